@@ -1,0 +1,1 @@
+"""Fusecade: a compiler for fused memory-bound operations."""

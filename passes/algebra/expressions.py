@@ -1,0 +1,309 @@
+"""The function vocabulary of map expressions, and which facts about it the algebra may use.
+
+sympy's own functions (`exp`, `log`, `tanh`, `Max`, ...) are used where sympy knows nothing that could hurt.  The classes
+here are *opaque*: they evaluate to nothing, so that an expression keeps the spelling of the program it came from
+(`log1p(x)` does not become `log(1 + x)`, which loses digits).  `REWRITES` says what each of them equals; it is consulted
+only for a subexpression that mixes leaves with values still being reduced, never for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sympy as sp
+from sympy import Expr, Function, S
+
+
+class _Real(Function):
+    """A real-valued function that sympy never evaluates."""
+
+    def _eval_is_real(self) -> bool:
+        return True
+
+
+class _Truth(_Real):
+    """A function with values 0 and 1.  Opaque to algebra."""
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+    def _eval_is_integer(self) -> bool:
+        return True
+
+
+class lt(_Truth):
+    """x < y, false on NaN."""
+
+    nargs = 2
+
+
+class le(_Truth):
+    """x <= y, false on NaN."""
+
+    nargs = 2
+
+
+class gt(_Truth):
+    """x > y, false on NaN."""
+
+    nargs = 2
+
+
+class ge(_Truth):
+    """x >= y, false on NaN."""
+
+    nargs = 2
+
+
+class eq(_Truth):
+    """x == y, false on NaN (so `eq(x, x)` asks whether x is a number)."""
+
+    nargs = 2
+
+
+class ne(_Truth):
+    """x != y, true on NaN."""
+
+    nargs = 2
+
+
+class land(_Truth):
+    """Logical and."""
+
+    nargs = 2
+
+
+class lor(_Truth):
+    """Logical or."""
+
+    nargs = 2
+
+
+class lxor(_Truth):
+    """Logical exclusive or."""
+
+    nargs = 2
+
+
+class lnot(_Truth):
+    """Logical not."""
+
+    nargs = 1
+
+
+class select(_Real):
+    """`select(c, a, b)` is a where c holds and b elsewhere; the branch not taken is never looked at (no 0 * inf)."""
+
+    nargs = 3
+
+    @classmethod
+    def eval(cls, c: Expr, a: Expr, b: Expr) -> Expr | None:
+        if a == b:
+            return a
+        if c.is_Number or c in (S.true, S.false):
+            return a if c not in (S.Zero, S.false) else b
+        return None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if all(a.is_nonnegative for a in self.args[1:]) else None
+
+    def _eval_is_positive(self) -> bool | None:
+        return True if all(a.is_positive for a in self.args[1:]) else None
+
+
+class _Rounding(_Real):
+    nargs = 1
+
+    def _eval_is_integer(self) -> bool:
+        return True
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+
+class round_(_Rounding):
+    """Round to nearest, ties to even."""
+
+
+class cast_int(_Rounding):
+    """Convert to an integer, toward zero."""
+
+
+class trunc(_Rounding):
+    """Drop the fraction."""
+
+
+class floordiv(_Real):
+    """Integer division, rounded down."""
+
+    nargs = 2
+
+
+class irem(_Real):
+    """Integer remainder with the sign of the dividend."""
+
+    nargs = 2
+
+
+class _Positive(_Real):
+    nargs = 1
+
+    def _eval_is_positive(self) -> bool:
+        return True
+
+
+class exp2(_Positive):
+    """2**x."""
+
+
+class sigmoid(_Positive):
+    """1 / (1 + exp(-x))."""
+
+
+class rsqrt(_Real):
+    """x**(-1/2)."""
+
+    nargs = 1
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+    def _eval_is_positive(self) -> bool | None:
+        return True if self.args[0].is_positive else None
+
+
+class log1p(_Real):
+    """log(1 + x)."""
+
+    nargs = 1
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+
+class log2(_Real):
+    """log(x) / log(2)."""
+
+    nargs = 1
+
+
+class expm1(_Real):
+    """exp(x) - 1."""
+
+    nargs = 1
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_nonnegative else None
+
+
+class relu(_Real):
+    """max(0, x)."""
+
+    nargs = 1
+
+    def _eval_is_nonnegative(self) -> bool:
+        return True
+
+
+REWRITES: dict[type, Callable[..., Expr]] = {
+    log1p: lambda x: sp.log(1 + x),
+    log2: lambda x: sp.log(x) / sp.log(2),
+    expm1: lambda x: sp.exp(x) - 1,
+    exp2: lambda x: sp.exp(x * sp.log(2)),
+    sigmoid: lambda x: 1 / (1 + sp.exp(-x)),
+    rsqrt: lambda x: x ** sp.Rational(-1, 2),
+    relu: lambda x: sp.Max(0, x),
+    sp.sinh: lambda x: sp.exp(x) / 2 - sp.exp(-x) / 2,
+    sp.cosh: lambda x: sp.exp(x) / 2 + sp.exp(-x) / 2,
+    sp.tan: lambda x: sp.sin(x) / sp.cos(x),
+}
+"""What an opaque function equals in real arithmetic; for decisions on mixed subexpressions only."""
+
+# name -> strictly? (nondecreasing on its real domain); a domain that is not all of R is checked by `monotone`
+INCREASING: dict[type, bool] = {
+    sp.exp: True,
+    exp2: True,
+    expm1: True,
+    sp.tanh: True,
+    sp.sinh: True,
+    sp.atan: True,
+    sp.erf: True,
+    sigmoid: True,
+    relu: False,
+    sp.sign: False,
+    sp.floor: False,
+    sp.ceiling: False,
+    round_: False,
+    cast_int: False,
+    trunc: False,
+}
+"""Nondecreasing on all reals -> whether strictly."""
+
+INCREASING_ON_NONNEGATIVE: dict[type, bool] = {sp.log: True, log2: True, log1p: True}
+"""Nondecreasing where the argument is known to be nonnegative (elsewhere the result may be NaN)."""
+
+COMPARISONS = (lt, le, gt, ge, eq, ne)
+_RELATIONS: dict[type, type] = {
+    sp.StrictLessThan: lt,
+    sp.LessThan: le,
+    sp.StrictGreaterThan: gt,
+    sp.GreaterThan: ge,
+    sp.Equality: eq,
+    sp.Unequality: ne,
+}
+
+
+def from_piecewise(e: sp.Piecewise) -> Expr:
+    """A sympy `Piecewise` over plain relations as nested `select`s."""
+    result: Expr = S.NaN
+    for value, condition in reversed(e.args):
+        kind = _RELATIONS.get(type(condition))
+        test = kind(*condition.args) if kind else condition
+        result = value if condition == S.true else select(test, value, result)
+    return result
+
+
+class Context:
+    """Which symbols are leaves and which are in flight; answers what an expression contains, remembering the answers."""
+
+    LEAF, FLIGHT, MIXED = 1, 2, 3
+
+    def __init__(self, leaves: frozenset[sp.Symbol], in_flight: frozenset[sp.Symbol]):
+        self.leaves = leaves
+        self.in_flight = in_flight
+        self._kinds: dict[sp.Basic, int] = {}
+
+    def kind(self, e: sp.Basic) -> int:
+        """0 for a constant of the row, else LEAF, FLIGHT or both (MIXED)."""
+        known = self._kinds.get(e)
+        if known is None:
+            if e.is_Symbol:
+                known = (e in self.leaves) | ((e in self.in_flight) << 1)
+            else:
+                known = 0
+                for a in e.args:
+                    known |= self.kind(a)
+            self._kinds[e] = known
+        return known
+
+    def carries_leaf(self, e: sp.Basic) -> bool:
+        return bool(self.kind(e) & self.LEAF)
+
+    def moves(self, e: sp.Basic) -> bool:
+        """Does e depend on a value that is still being reduced?"""
+        return bool(self.kind(e) & self.FLIGHT)
+
+    def mixed(self, e: sp.Basic) -> bool:
+        return self.kind(e) == self.MIXED
+
+    def flights(self, e: sp.Basic) -> list[sp.Symbol]:
+        return sorted(e.free_symbols & self.in_flight, key=str)
+
+    def ties(self, e: sp.Basic) -> str:
+        """'x to m': the leaves and the moving values that e holds together, for messages."""
+        leaves = ", ".join(sorted(map(str, e.free_symbols & self.leaves)))
+        return f"{leaves} to {', '.join(map(str, self.flights(e)))}"
+
+
+class NotSeparable(Exception):
+    """Internal: the structure at hand does not split; carries the reason in words."""

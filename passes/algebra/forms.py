@@ -1,0 +1,90 @@
+"""The records that the derivation engine takes and gives.  Plain, frozen, hashable; no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import sympy as sp
+from sympy import Expr, Symbol
+
+COMBINERS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One cascaded reduction over one rank k: `name = combiner_k expr`.
+
+    `expr` is written over leaves (symbols that carry k), constants of the row, and names of earlier reductions.
+    """
+
+    name: Symbol
+    combiner: str
+    expr: Expr
+
+    def __post_init__(self) -> None:
+        if self.combiner not in COMBINERS:
+            raise ValueError(f"unknown combiner {self.combiner!r}; known: {', '.join(COMBINERS)}")
+        object.__setattr__(self, "expr", sp.sympify(self.expr))
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.combiner}: {self.expr}"
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Reductions over one rank in topological order, and what is made of their results.
+
+    outputs carry no k.  maps do: each is a further traversal after the reductions it names.
+    A symbol that is neither a leaf nor a reduction name is a constant of the row.
+    """
+
+    reductions: tuple[Reduction, ...]
+    outputs: tuple[Expr, ...] = ()
+    maps: tuple[Expr, ...] = ()
+    leaves: frozenset[Symbol] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """One folded value: `symbol = combiner_k psi`.
+
+    psi is over leaves and constants; a reduction name in it stands for that reduction's *running* value.
+    gauge: when the running values move from old to new, the accumulator is multiplied by exp(gauge(new) - gauge(old));
+    None: it never moves.  An accumulator that still equals its combiner's identity stays what it is.
+    """
+
+    symbol: Symbol
+    combiner: str
+    psi: Expr
+    gauge: Expr | None = None
+
+
+@dataclass(frozen=True)
+class OnlineForm:
+    """How one reduction is computed while the reductions it depends on are still running.
+
+    form: "independent", "defer", "rescale", "rescale+defer", "moments", "monotone".
+    readout: over accumulator symbols, constants and *final* values of earlier reductions; evaluated once, at the end.
+    certificate: the identity that was used, in one line.
+    """
+
+    reduction: Symbol
+    form: str
+    accumulators: tuple[Accumulator, ...]
+    readout: Expr
+    certificate: str
+
+    @property
+    def J(self) -> int:
+        """How many values are folded."""
+        return len(self.accumulators)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """No online form was found.  Falsy, so that `form or ...` reads well."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False

@@ -1,0 +1,73 @@
+"""What one derivation holds in its hands: the context, the separator, and the accumulators found so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sympy as sp
+from sympy import Expr, Symbol
+
+from .expressions import Context, NotSeparable, select
+from .forms import Accumulator, Reduction
+from .separate import Separator
+
+MAX_ACCUMULATORS = 8
+
+
+class Workspace:
+    """Collects accumulators; equal ones are shared, and they are numbered in the order in which they are asked for."""
+
+    def __init__(self, reduction: Reduction, context: Context):
+        self.context = context
+        self.separator = Separator(context)
+        self._prefix = f"{reduction.name}_a"
+        self._taken = {str(s) for s in reduction.expr.free_symbols}
+        self._found: dict[tuple[str, Expr, Expr | None], Symbol] = {}
+
+    def accumulate(self, combiner: str, psi: Expr, gauge: Expr = sp.S.Zero) -> Symbol:
+        """The symbol of the accumulator `combiner psi`."""
+        key = (combiner, psi, None if gauge == 0 else gauge)
+        if key not in self._found:
+            if len(self._found) >= MAX_ACCUMULATORS:
+                raise NotSeparable(f"it takes more than {MAX_ACCUMULATORS} accumulators")
+            name = f"{self._prefix}{len(self._found)}"
+            while name in self._taken:
+                name += "_"
+            self._found[key] = Symbol(name, real=True)
+        return self._found[key]
+
+    def accumulators(self) -> tuple[Accumulator, ...]:
+        return tuple(Accumulator(s, combiner, psi, gauge) for (combiner, psi, gauge), s in self._found.items())
+
+
+def moving_selects(e: Expr, context: Context) -> Expr | None:
+    """The condition of the first `select` in e that holds leaves and moving values together, but whose condition has no
+    leaf.  None when there is none."""
+    for node in sp.preorder_traversal(e):
+        if isinstance(node, select) and context.mixed(node) and not context.carries_leaf(node.args[0]):
+            return node.args[0]
+    return None
+
+
+def lift_select(e: Expr, work: Workspace, fold: Callable[[Expr], Expr]) -> Expr | None:
+    """Conditions of the row leave the reduction.
+
+    before:  ⊕_k g(select(c, a, b))          c has no leaf
+    after:   select(c, ⊕_k g(a), ⊕_k g(b))
+    why:     c is the same for every k, so one of the two holds for all k.  Neither branch is evaluated with the other's
+             values, so a guard against 0/0 (a fully masked row) keeps guarding.
+    """
+    condition = moving_selects(e, work.context)
+    if condition is None:
+        return None
+    sides = []
+    for i in (1, 2):
+        swap = {n: n.args[i] for n in e.atoms(select) if n.args[0] == condition}
+        side = e.xreplace(swap)
+        for _ in range(4):  # a branch may hold the same condition again
+            swap = {n: n.args[i] for n in side.atoms(select) if n.args[0] == condition}
+            if not swap:
+                break
+            side = side.xreplace(swap)
+        sides.append(side)
+    return select(condition, *[fold(side) for side in sides])

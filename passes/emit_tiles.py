@@ -1,0 +1,542 @@
+"""Lowering of one cascade kernel to a tile kernel, once it is decided how each rank is walked.
+
+Everything is computed where it is first possible and no deeper: a value lives in the innermost loop whose rank it
+carries, so that what does not depend on a loop leaves it by construction.  Reductions over a streamed rank that may run
+at the same time share one loop.  Nothing here chooses; `walk.py` has chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, i1, i64
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
+
+from ..ir import scalar, tile
+from ..ir.attributes import AccessMap, TensorType, compute_type, is_float
+from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
+from .algebra.forms import Refused
+from .bounds import inside
+from .contraction import product_factors, split
+from .walk import Walk
+
+_COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}
+_COMBINE_INT = {"sum": "iadd", "prod": "imul", "max": "imaximum", "min": "iminimum"}
+
+
+@dataclass(eq=False)
+class _Scope:
+    """A block under construction: the kernel's body, or the body of the loop over `rank`."""
+
+    block: Block
+    rank: str | None
+    depth: int
+    known: dict[tuple, tuple[SSAValue, ...]] = field(default_factory=dict)  # value numbering
+
+
+@dataclass(frozen=True)
+class _Env:
+    """What the block arguments of a region stand for: a tile, made when it is asked for, and its ranks."""
+
+    make: Mapping[SSAValue, Callable[[], SSAValue]]
+    ranks: Mapping[SSAValue, frozenset[str]]
+    storage: Mapping[SSAValue, Attribute]
+
+
+def emit_tiles(
+    kernel: KernelOp,
+    walk: Walk,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+) -> tile.KernelOp | Refused:
+    """The tile kernel of `kernel`.
+
+    inputs: the layout of each kernel argument.  outputs: the layout of each returned value, and the access at which it is
+    stored, over the value's kernel ranks (so that a result can be written transposed).
+    """
+    try:
+        return _Emitter(kernel, walk, inputs, outputs).run()
+    except _Stop as stop:
+        return Refused(str(stop))
+
+
+class _Stop(Exception):
+    """The lowering cannot express something; becomes a Refused."""
+
+
+class _Emitter:
+    def __init__(self, kernel, walk, inputs, outputs):
+        self.kernel: KernelOp = kernel
+        self.walk: Walk = walk
+        self.table = walk.table
+        self.top = _Scope(Block(arg_types=[*inputs, *(b for b, _ in outputs)]), None, 0)
+        self.stack: list[_Scope] = [self.top]
+        self.scope_of: dict[SSAValue, _Scope] = {}
+        self.done: dict[SSAValue, SSAValue] = {}  # cascade value -> tile (reductions only)
+        self.outputs = outputs
+        arguments = list(self.top.block.args)
+        self.buffer: dict[SSAValue, SSAValue] = dict(zip(kernel.body.block.args, arguments, strict=False))
+        self.targets = arguments[len(inputs) :]
+        for inner, outer in self.buffer.items():
+            outer.name_hint = inner.name_hint
+        self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
+        self.levels = self._levels()
+
+    # --- driving -------------------------------------------------------------------------------------------------
+
+    def run(self) -> tile.KernelOp:
+        for n, value in enumerate(self.kernel.returned):
+            self.targets[n].name_hint = value.name_hint or f"out{n}"
+            carried = [r for r in _out_ranks(value) if self._role(r) == "loop"]
+            if carried:
+                self._store_loop(carried, n, value)
+            else:
+                self._store(n, value)
+        self.top.block.add_op(tile.ReturnOp())
+        result = tile.KernelOp(
+            self.kernel.sym_name.data,
+            self.table,
+            self.walk.grid,
+            self.walk.params,
+            len(self.targets),
+            Region(self.top.block),
+        )
+        return result
+
+    def _store(self, n: int, value: SSAValue) -> None:
+        access = self.outputs[n][1]
+        source = self.tensor(value, AccessMap.of(_out_ranks(value)))
+        element = self.outputs[n][0].element_type
+        source = self._convert(source, element)
+        guard = self._guards(access)
+        missing = set(tile.tile_type(source).names) ^ set(self.table.ordered(access.ranks))
+        if missing - set(tile.tile_type(source).names):
+            source = self._broadcast(source, self.table.ordered(access.ranks))
+        self._scope_for([source], access.ranks).block.add_op(tile.StoreOp(source, self.targets[n], access, guard))
+
+    def _store_loop(self, ranks: Sequence[str], n: int, value: SSAValue) -> None:
+        if len(ranks) > 1:
+            raise _Stop(f"an output carries two streamed ranks, {ranks}")
+        rank = ranks[0]
+        self._finish(value, rank)
+        body = _Scope(Block(), rank, len(self.stack))
+        self.stack.append(body)
+        self._store(n, value)
+        self.stack.pop()
+        body.block.add_op(tile.YieldOp())
+        self.stack[-1].block.add_op(tile.ForOp(rank, [], Region(body.block), 0, self.extents[rank]))
+
+    def _finish(self, value: SSAValue, rank: str) -> None:
+        """Run the loops over `rank` that `value` depends on, before a loop of its own is opened."""
+        owner = value.owner
+        if isinstance(owner, EinsumOp | OnlineOp):
+            if rank in _reduced(owner):
+                self.tensor(value, AccessMap.of(_out_ranks(value)))
+                return
+            for v in owner.inputs:
+                self._finish(v, rank)
+
+    # --- scopes --------------------------------------------------------------------------------------------------
+
+    def _role(self, rank: str) -> str:
+        return self.table[rank].role
+
+    def _scope_for(self, operands: Sequence[SSAValue], ranks: Sequence[str] = ()) -> _Scope:
+        scope = self.top
+        for v in operands:
+            at = self.scope_of.get(v, self.top)
+            if at.depth > scope.depth:
+                scope = at
+        for r in ranks:
+            if r in self.extents and self._role(r) == "loop":
+                bound = [s for s in self.stack if s.rank == r]
+                if not bound:
+                    raise _Stop(f"rank {r} is needed outside its loop")
+                if bound[-1].depth > scope.depth:
+                    scope = bound[-1]
+        return scope
+
+    def _emit(self, key: tuple, operands: Sequence[SSAValue], build: Callable[[], Operation], ranks: Sequence[str] = ()):
+        """Emit an operation where its operands and ranks are known, or reuse an equal one."""
+        scope = self._scope_for(operands, ranks)
+        key = (*key, *operands)
+        if key not in scope.known:
+            op = build()
+            scope.block.add_op(op)
+            for r in op.results:
+                self.scope_of[r] = scope
+            scope.known[key] = tuple(op.results)
+        return scope.known[key]
+
+    # --- tiles ---------------------------------------------------------------------------------------------------
+
+    def tensor(self, value: SSAValue, access: AccessMap) -> SSAValue:
+        """The tile of a cascade value at `access`, in the value's storage type or, for computed ones, compute type."""
+        if value in self.buffer:
+            return self._load(value, access)
+        if value in self.done:
+            return self.done[value]
+        op = value.owner
+        if isinstance(op, EinsumOp) and op.is_map:
+            return self.scalar(op.yields[value.index], self._env(op))  # pyright: ignore
+        if isinstance(op, EinsumOp | OnlineOp):
+            self._reduce(op)
+            return self.done[value]
+        raise _Stop(f"{op} cannot be scheduled")
+
+    def _load(self, value: SSAValue, access: AccessMap) -> SSAValue:
+        kind = value.type
+        assert isinstance(kind, TensorType)
+        ranks = self.table.ordered(access.ranks)
+        result = tile.TileType.of(ranks, kind.element_type)
+        checked = not inside(access, kind.dims, self.extents)
+        buffer = self.buffer[value]
+
+        def build() -> Operation:
+            op = tile.LoadOp(buffer, access, result, self._guards(access), checked)
+            op.result.name_hint = buffer.name_hint
+            return op
+
+        return self._emit(("load", access), [buffer], build, access.ranks)[0]
+
+    def _guards(self, access: AccessMap) -> tuple[str, ...]:
+        return tuple(r for r in self.table.ordered(access.ranks))
+
+    def _env(self, op: EinsumOp | OnlineOp) -> _Env:
+        region = op.body if isinstance(op, EinsumOp) else op.step
+        make, ranks, storage = {}, {}, {}
+        for arg, (value, access) in zip(region.block.args, op.operand_accesses, strict=False):
+            make[arg] = lambda value=value, access=access: self.tensor(value, access)
+            ranks[arg] = frozenset(self.table.ordered(access.ranks))
+            storage[arg] = value.type.element_type  # pyright: ignore
+        return _Env(make, ranks, storage)
+
+    def scalar(self, value: SSAValue, env: _Env) -> SSAValue:
+        """The tile of a scalar of a map region, in its compute type."""
+        if isinstance(value, BlockArgument):
+            return self._convert(env.make[value](), value.type)
+        op = value.owner
+        assert isinstance(op, Operation)
+        if isinstance(op, IndexOp):
+            ranks = self.table.ordered(op.expression.ranks)
+            return self._emit(("index", op.expression), [], lambda: tile.IndexOp(op.expr, ranks), op.expression.ranks)[0]
+        name = scalar.name_of(op)
+        if name == scalar.CONSTANT:
+            return self._constant(scalar.constant_value(op), value.type)
+        assert name is not None
+        return self._map(name, [self.scalar(o, env) for o in op.operands], value.type, value.name_hint)
+
+    def _constant(self, number: float | int | bool, kind: Attribute, ranks: Sequence[str] = ()) -> SSAValue:
+        result = tile.TileType.of(ranks, kind)
+        return self._emit(("fill", repr(number), result), [], lambda: tile.FillOp(number, result))[0]
+
+    def _map(self, name: str, operands: Sequence[SSAValue], kind: Attribute, hint: str | None = None) -> SSAValue:
+        ranks = self.table.ordered([r for o in operands for r in tile.tile_type(o).names])
+        result = tile.TileType.of(ranks, kind)
+
+        def build() -> Operation:
+            op = tile.MapOp(name, operands, result)
+            op.result.name_hint = hint
+            return op
+
+        return self._emit((name, result), operands, build)[0]
+
+    def _convert(self, value: SSAValue, element: Attribute) -> SSAValue:
+        if tile.tile_type(value).element_type == element:
+            return value
+        return self._emit(("cast", element), [value], lambda: tile.CastOp(value, element))[0]
+
+    def _broadcast(self, value: SSAValue, ranks: Sequence[str]) -> SSAValue:
+        kind = tile.tile_type(value).element_type
+        zero = self._constant(0 if not is_float(kind) else 0.0, kind, ranks)
+        if kind == i1:
+            return self._map("or", [value, zero], kind)
+        return self._map("add" if is_float(kind) else "iadd", [value, zero], kind)
+
+    def _pad(self, value: SSAValue, rank: str, fill: float | int | bool) -> SSAValue:
+        if rank not in tile.tile_type(value).names:
+            return value
+        return self._emit(("pad", rank, repr(fill)), [value], lambda: tile.PadOp(value, [rank], fill))[0]
+
+    # --- reductions ----------------------------------------------------------------------------------------------
+
+    def _levels(self) -> dict[Operation, int]:
+        """How many reductions over the same rank must have ended before each reduction can start."""
+        level: dict[Operation, int] = {}
+
+        def deepest(value: SSAValue, rank: str) -> int:
+            op = value.owner
+            if not isinstance(op, EinsumOp | OnlineOp):
+                return 0
+            if rank in _reduced(op):
+                return level[op] + 1
+            return max((deepest(v, rank) for v in op.inputs), default=0)
+
+        for op in self.kernel.body.block.ops:
+            if isinstance(op, EinsumOp | OnlineOp) and _reduced(op):
+                level[op] = max((deepest(v, r) for r in _reduced(op) for v in op.inputs), default=0)
+        return level
+
+    def _reduce(self, op: EinsumOp | OnlineOp) -> None:
+        reduced = _reduced(op)
+        streamed = [r for r in reduced if self._role(r) == "loop"]
+        if len(streamed) > 1:
+            raise _Stop(f"a reduction streams two ranks at once, {streamed}")
+        if streamed:
+            self._loop(streamed[0], op)
+        elif isinstance(op, OnlineOp):
+            for result, folded in zip(op.results, self._online_step(op, None), strict=True):
+                self.done[result] = folded
+                folded.name_hint = result.name_hint
+        else:
+            env = self._env(op)
+            for n, result in enumerate(op.results):
+                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, None)[-1 if _is_arg(op.combiner_names[n]) else 0]
+                self.done[result].name_hint = result.name_hint
+
+    def _home(self, op: EinsumOp | OnlineOp) -> int:
+        """Depth of the scope in which the results of a reduction live."""
+        ranks = {r for n in range(len(op.results)) for r in op.out_ranks(n)}
+        return self._scope_for([], sorted(ranks)).depth
+
+    def _loop(self, rank: str, wanted: EinsumOp | OnlineOp) -> None:
+        """One loop over `rank` for every reduction that can run beside `wanted`."""
+        home = self._home(wanted)
+        members: list[EinsumOp | OnlineOp] = []
+        for op in self.kernel.body.block.ops:
+            if not isinstance(op, EinsumOp | OnlineOp) or rank not in _reduced(op) or op.results[0] in self.done:
+                continue
+            if self.levels[op] == self.levels[wanted] and self._reachable_home(op) == home:
+                members.append(op)
+        scope_stack = self.stack
+        self.stack = [s for s in self.stack if s.depth <= home]
+        outer = self.stack[-1]
+        states: list[tuple[EinsumOp | OnlineOp, int, str, list[SSAValue]]] = []
+        inits: list[SSAValue] = []
+        for op in members:
+            for n, result in enumerate(op.results):
+                combiner = op.combiner_names[n]
+                ranks = self.table.ordered(op.out_ranks(n))
+                kind = compute_type(result.type.element_type)  # pyright: ignore
+                if _is_arg(combiner):
+                    kind = op.yields[n].type  # pyright: ignore
+                first = self._constant(scalar.identity(combiner, kind), kind, ranks)
+                start = [first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first]
+                states.append((op, n, combiner, start))
+                inits.extend(start)
+        body = _Scope(Block(arg_types=[v.type for v in inits]), rank, len(self.stack))
+        self.stack.append(body)
+        carried: list[list[SSAValue]] = []
+        position = 0
+        for op, n, _, start in states:
+            args = list(body.block.args[position : position + len(start)])
+            for a in args:
+                self.scope_of[a] = body
+                a.name_hint = op.results[n].name_hint
+            carried.append(args)
+            position += len(start)
+        yielded: list[SSAValue] = []
+        position = 0
+        for op in members:
+            mine = carried[position : position + len(op.results)]
+            position += len(op.results)
+            if isinstance(op, OnlineOp):
+                yielded.extend(self._online_step(op, [m[0] for m in mine]))
+            else:
+                env = self._env(op)
+                for n, state in enumerate(mine):
+                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, (rank,), state))
+        self.stack.pop()
+        body.block.add_op(tile.YieldOp(*yielded))
+        loop = tile.ForOp(rank, inits, Region(body.block), 0, self.extents[rank])
+        outer.block.add_op(loop)
+        position = 0
+        for op, n, combiner, start in states:
+            results = loop.results[position : position + len(start)]
+            position += len(start)
+            for r in results:
+                self.scope_of[r] = outer
+            self.done[op.results[n]] = results[-1] if _is_arg(combiner) else results[0]
+            self.done[op.results[n]].name_hint = op.results[n].name_hint
+        self.stack = scope_stack
+
+    def _reachable_home(self, op: EinsumOp | OnlineOp) -> int:
+        try:
+            return self._home(op)
+        except _Stop:
+            return -1
+
+    def _fold(
+        self, combiner: str, value: SSAValue, env: _Env, reduced: Sequence[str], state: Sequence[SSAValue] | None
+    ) -> list[SSAValue]:
+        """Fold one tile of contributions over `reduced` (into `state`, if there is one); argmax/argmin carry two values."""
+        if combiner == "sum" and len(reduced) == 1 and is_float(value.type):
+            dot = self._dot(value, env, reduced[0], state[0] if state else None)
+            if dot is not None:
+                return [dot]
+        contribution = self.scalar(value, env)
+        kind = tile.tile_type(contribution).element_type
+        neutral = scalar.identity(combiner, kind)
+        extreme: list[SSAValue] = [contribution]
+        for r in reduced:
+            if r not in tile.tile_type(contribution).names:
+                contribution = self._broadcast(contribution, self.table.ordered([*tile.tile_type(contribution).names, r]))
+        for r in reversed(reduced):
+            padded = self._pad(contribution, r, neutral)
+            extreme = list(
+                self._emit(("reduce", combiner, r), [padded], lambda p=padded, r=r: tile.ReduceOp(combiner, p, r))
+            )
+            contribution = extreme[0]
+        if state is None:
+            return extreme
+        if _is_arg(combiner):
+            return self._better(combiner, state, extreme)
+        table = _COMBINE if is_float(kind) or kind == i1 else _COMBINE_INT
+        return [self._map(table[combiner], [state[0], extreme[0]], kind)]
+
+    def _better(self, combiner: str, old: Sequence[SSAValue], new: Sequence[SSAValue]) -> list[SSAValue]:
+        """The better of two (extreme, index) pairs; the earlier one on a tie; a NaN is better than any number."""
+        kind = tile.tile_type(old[0]).element_type
+        if is_float(kind):
+            take = self._map("lt" if combiner == "argmin" else "gt", [new[0], old[0]], i1)
+            is_nan = self._map("ne", [new[0], new[0]], i1)
+            was_number = self._map("eq", [old[0], old[0]], i1)
+            take = self._map("or", [take, self._map("and", [is_nan, was_number], i1)], i1)
+        else:
+            take = self._map("ilt" if combiner == "argmin" else "igt", [new[0], old[0]], i1)
+        return [self._map("select", [take, n, o], tile.tile_type(o).element_type) for n, o in zip(new, old, strict=True)]
+
+    def _online_step(self, op: OnlineOp, state: Sequence[SSAValue] | None) -> list[SSAValue]:
+        """The state after one more tile; without a state, the result of the one tile that holds the whole rank."""
+        rank = op.over.data
+        gauges = op.gauge_indices
+        count = len(op.inputs)
+        base = self._env(op)
+        last = op.step.block.last_op
+        assert isinstance(last, YieldOp)
+        result: dict[int, SSAValue] = {}
+        for g in gauges:
+            result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), [state[g]] if state else None)[0]
+        finite = {g: self._finite(op.combiner_names[g], result[g]) for g in gauges}
+        make, ranks, storage = dict(base.make), dict(base.ranks), dict(base.storage)
+        for n, g in enumerate(gauges):
+            arg = op.step.block.args[count + n]
+            make[arg] = lambda g=g: finite[g]
+            ranks[arg] = frozenset(tile.tile_type(finite[g]).names)
+            storage[arg] = tile.tile_type(finite[g]).element_type
+        env = _Env(make, ranks, storage)
+        rest = [n for n in range(len(op.results)) if n not in gauges]
+        if state is None:
+            for r in rest:
+                result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), None)[0]
+            return [result[n] for n in range(len(op.results))]
+        args = op.transport.block.args
+        moved = _Env(
+            {
+                **{args[n]: (lambda g=g: state[g]) for n, g in enumerate(gauges)},
+                **{args[len(gauges) + n]: (lambda g=g: finite[g]) for n, g in enumerate(gauges)},
+                **{args[2 * len(gauges) + n]: (lambda r=r: state[r]) for n, r in enumerate(rest)},
+            },
+            {},
+            {},
+        )
+        ending = op.transport.block.last_op
+        assert isinstance(ending, YieldOp)
+        for n, r in enumerate(rest):
+            transported = self.scalar(ending.values[n], moved)
+            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported])[0]
+        return [result[n] for n in range(len(op.results))]
+
+    def _finite(self, combiner: str, value: SSAValue) -> SSAValue:
+        """The gauge that contributions are taken at: 0 while nothing but the neutral element was seen."""
+        if combiner not in ("max", "min"):
+            return value
+        kind = tile.tile_type(value).element_type
+        none_yet = self._map("eq", [value, self._constant(scalar.identity(combiner, kind), kind)], i1)
+        return self._map("select", [none_yet, self._constant(0.0, kind), value], kind)
+
+    # --- contractions --------------------------------------------------------------------------------------------
+
+    def _dot(self, value: SSAValue, env: _Env, rank: str, state: SSAValue | None) -> SSAValue | None:
+        """Σ over `rank` of a product whose factors fall into two groups with ranks of their own, as a dot; else None."""
+        if self._role(rank) == "unit":
+            return None
+        factors = product_factors(value)
+        carried = {f: self._scalar_ranks(f, env) for f in factors}
+        inner = [f for f in factors if rank in carried[f]]
+        outer = [f for f in factors if rank not in carried[f]]
+        sides = split(inner, carried, rank)
+        if sides is None:
+            return None
+        left, right = sides
+        lhs_ranks = frozenset().union(*(carried[f] for f in left))
+        rhs_ranks = frozenset().union(*(carried[f] for f in right))
+        after: list[SSAValue] = []
+        for f in outer:
+            if carried[f] <= lhs_ranks:
+                left = [*left, f]
+            elif carried[f] <= rhs_ranks:
+                right = [*right, f]
+            else:
+                after.append(f)
+        low = self._dot_type([*left, *right], env)
+        kept = self.table.ordered([r for r in (*lhs_ranks, *rhs_ranks) if r != rank])
+        own = [r for r in kept if (r in lhs_ranks) != (r in rhs_ranks)]
+        if own[0] in rhs_ranks:  # rows first, so that the product comes out in the order it is kept in
+            left, right, lhs_ranks, rhs_ranks = right, left, rhs_ranks, lhs_ranks
+        lhs, rhs = self._side(left, env, rank, low), self._side(right, env, rank, low)
+        kind = value.type if value.type != f32 or low is None else f32
+        result = tile.TileType.of(kept, kind)
+        acc = state if state is not None and not after and state.type == result else None
+        operands = [lhs, rhs] if acc is None else [lhs, rhs, acc]
+        out = self._emit(("dot", rank), operands, lambda: tile.DotOp(lhs, rhs, rank, result, acc))[0]
+        for f in after:
+            out = self._map("mul", [out, self.scalar(f, env)], kind)
+        if state is not None and acc is None:
+            out = self._map("add", [state, out], kind)
+        return out
+
+    def _scalar_ranks(self, value: SSAValue, env: _Env) -> frozenset[str]:
+        if isinstance(value, BlockArgument):
+            return env.ranks[value]
+        op = value.owner
+        if isinstance(op, IndexOp):
+            return frozenset(self.table.ordered(op.expression.ranks))
+        return frozenset().union(*(self._scalar_ranks(o, env) for o in op.operands)) if op.operands else frozenset()  # pyright: ignore
+
+    def _dot_type(self, factors: Sequence[SSAValue], env: _Env) -> Attribute | None:
+        """The 16-bit type in which the operands were multiplied as written, or None for full precision."""
+        if not self.walk.low_precision_dots:
+            return None
+        stored = [env.storage[f] for f in factors if isinstance(f, BlockArgument) and f in env.storage]
+        low = [s for s in stored if isinstance(s, Float16Type | BFloat16Type)]
+        wide = [s for s in stored if is_float(s) and not isinstance(s, Float16Type | BFloat16Type)]
+        tensors = [s for f, s in ((f, env.storage.get(f)) for f in factors) if s is not None and len(env.ranks[f]) > 1]
+        return low[0] if low and not any(w in tensors for w in wide) else None
+
+    def _side(self, factors: Sequence[SSAValue], env: _Env, rank: str, low: Attribute | None) -> SSAValue:
+        if len(factors) == 1 and isinstance(factors[0], BlockArgument):
+            raw = env.make[factors[0]]()
+            value = self._convert(raw, low if low is not None else factors[0].type)
+            return value if isinstance(raw.owner, tile.LoadOp) else self._pad(value, rank, 0.0)
+        value = self.scalar(factors[0], env)
+        for f in factors[1:]:
+            value = self._map("mul", [value, self.scalar(f, env)], value.type.element_type)  # pyright: ignore
+        value = self._pad(value, rank, 0.0)
+        return self._convert(value, low) if low is not None else value
+
+
+def _is_arg(combiner: str) -> bool:
+    return combiner in ("argmax", "argmin")
+
+
+def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:
+    return op.reduced if isinstance(op, EinsumOp) else (op.over.data,)
+
+
+def _out_ranks(value: SSAValue) -> tuple[str, ...]:
+    return value.owner.out_ranks(value.index)  # pyright: ignore
+
+
