@@ -37,8 +37,8 @@ class RankSpace(Data[tuple[tuple[str, sympy.Expr], ...]]):
     name = "cascade.ranks"
 
     @staticmethod
-    def of(extents: Mapping[str, sympy.Expr | int] | Iterable[tuple[str, sympy.Expr | int]]) -> RankSpace:
-        items = extents.items() if isinstance(extents, Mapping) else extents
+    def of(extents: Mapping[str, sympy.Expr | int | str] | Iterable[tuple[str, sympy.Expr | int | str]]) -> RankSpace:
+        items = cast(Mapping, extents).items() if isinstance(extents, Mapping) else extents
         return RankSpace(tuple((name, symbols.expr(extent)) for name, extent in items))
 
     @property
@@ -94,8 +94,8 @@ class AccessMap(Data[tuple[sympy.Expr, ...]]):
         return tuple(seen)
 
     def substitute(self, replacement: Mapping[str, sympy.Expr]) -> AccessMap:
-        table = {symbols.symbol(n): e for n, e in replacement.items()}
-        return AccessMap(tuple(e.subs(table, simultaneous=True) for e in self.data))
+        table = [(symbols.symbol(n), e) for n, e in replacement.items()]
+        return AccessMap(tuple(cast(sympy.Expr, e.subs(table, simultaneous=True)) for e in self.data))
 
     def bare(self) -> tuple[str, ...] | None:
         """The rank names when every index is one bare symbol, else None."""

@@ -238,14 +238,12 @@ def verify_scalar_region(
             f"{what} takes {[str(a.type) for a in block.args]}, expected {[str(a) for a in arguments]} "
             "(compute types of the inputs)"
         )
-    for op in block.ops:
-        if isinstance(op, YieldOp | IndexOp):
-            continue
-        if scalar.name_of(op) is None:
-            raise VerifyException(f"{what}: {op.name} is not in the scalar table")
     last = block.last_op
     if not isinstance(last, YieldOp):
         raise VerifyException(f"{what} must end in cascade.yield")
+    for op in block.ops:
+        if not isinstance(op, YieldOp | IndexOp) and scalar.name_of(op) is None:
+            raise VerifyException(f"{what}: {op.name} is not in the scalar table")
     if [v.type for v in last.values] != list(results):
         raise VerifyException(
             f"{what} yields {[str(v.type) for v in last.values]}, expected {[str(r) for r in results]}"
@@ -358,8 +356,9 @@ class OnlineOp(_Structured):
 
     Folding a chunk into the state: combine the gauges; transport the other accumulators from the old gauges to the new
     ones; add the contributions taken at the new gauges.  Two states merge in the same way, each transported to the
-    combined gauge.  The first state is the combiners' identities, and a transport has to leave it alone.  Where a new gauge is infinite in its combiner's neutral direction (-inf for max), `step` and
-    `transport` see 0 for the *new* one (never for the old), so that masked prefixes and fully masked rows stay exact.
+    combined gauge.  The first state is the combiners' identities, and a transport has to leave it alone.  Where a new
+    gauge is infinite in its combiner's neutral direction (-inf for max), `step` and `transport` see 0 for the *new* one
+    (never for the old), so that masked prefixes and fully masked rows stay exact.
     """
 
     name = "cascade.online"
@@ -535,13 +534,19 @@ class GatherOp(IRDLOperation):
             raise VerifyException(f"the result is {self.result.type}, expected {expected}")
 
 
+def _parse_string(parser: Parser) -> str:
+    """A string literal; xDSL takes one with escapes and letters outside ASCII for bytes."""
+    text = parser.parse_optional_str_literal()
+    return text if text is not None else parser.parse_bytes_literal().decode()
+
+
 @irdl_op_definition
 class ExternOp(IRDLOperation):
     """An opaque ATen call: `%y, %p = cascade.extern "aten.sort.default"(%x) because "it sorts" : (T) -> (T, I)`.
 
-    `arguments` (after `with`) holds the call's arguments as JSON: a list, or `{"args": [...], "kwargs": {...}}`; without
-    it the call takes the operands.  In it, `{"tensor": n}` stands for operand n, `{"size": "n * 2"}` for an index
-    expression over sizes, `{"dtype": "float32"}` for a dtype, `{"float": "inf"}` for a number that JSON cannot write.
+    `arguments` (after `with`) holds the call's arguments as JSON: a list, or `{"args": [...], "kwargs": {...}}`;
+    without it the call takes the operands.  In it, `{"tensor": n}` stands for operand n, `{"size": "n * 2"}` for an
+    index expression over sizes, `{"dtype": "float32"}` for a dtype, `{"float": "inf"}` for what JSON cannot write.
     """
 
     name = "cascade.extern"
@@ -585,11 +590,11 @@ class ExternOp(IRDLOperation):
 
     @classmethod
     def parse(cls, parser: Parser) -> ExternOp:
-        target = parser.parse_str_literal()
+        target = _parse_string(parser)
         operands = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_unresolved_operand)
         parser.parse_keyword("because")
-        reason = parser.parse_str_literal()
-        arguments = parser.parse_str_literal() if parser.parse_optional_keyword("with") else None
+        reason = _parse_string(parser)
+        arguments = _parse_string(parser) if parser.parse_optional_keyword("with") else None
         parser.parse_punctuation(":")
         kind = parser.parse_function_type()
         inputs = parser.resolve_operands(operands, kind.inputs.data, parser.pos)
@@ -736,7 +741,7 @@ class KernelOp(_Function):
     def parse(cls, parser: Parser) -> KernelOp:
         name = parser.parse_symbol_name().data
 
-        def one() -> tuple[Parser.UnresolvedArgument, SSAValue]:
+        def one() -> tuple[Parser.Argument, SSAValue]:
             inner = parser.parse_argument(expect_type=False)
             parser.parse_punctuation("=")
             unresolved = parser.parse_unresolved_operand()

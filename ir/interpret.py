@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import sympy
@@ -132,7 +133,7 @@ def _index(e: sympy.Expr, table: Mapping[str, Named]) -> Named:
             raise InternalCompilerError(f"the symbol {e.name} has no value here")
         return table[e.name]
     if isinstance(e, sympy.floor | sympy.ceiling):
-        top, bottom = (_index(x, table) for x in sympy.together(e.args[0]).as_numer_denom())
+        top, bottom = (_index(x, table) for x in symbols.fraction(e))
         if isinstance(e, sympy.floor):
             return _apply(lambda a, b: a.div(b, rounding_mode="floor"), top, bottom)
         return _apply(lambda a, b: -(-a).div(b, rounding_mode="floor"), top, bottom)
@@ -206,6 +207,38 @@ def _read_plain(
 # --- regions and reductions ---------------------------------------------------------------------------------------
 
 
+def torch_function(name: str) -> Callable:
+    """What a function of the scalar table does to float64, int64 and bool tensors."""
+    table: dict[str, Callable] = {
+        "div": torch.true_divide,
+        "ne": torch.ne,
+        "iadd": torch.add,
+        "isub": torch.sub,
+        "imul": torch.mul,
+        "ifloordiv": partial(torch.div, rounding_mode="floor"),
+        "irem": torch.fmod,
+        "imaximum": torch.maximum,
+        "iminimum": torch.minimum,
+        "ilt": torch.lt,
+        "ile": torch.le,
+        "igt": torch.gt,
+        "ige": torch.ge,
+        "ieq": torch.eq,
+        "ine": torch.ne,
+        "and": torch.bitwise_and,
+        "or": torch.bitwise_or,
+        "xor": torch.bitwise_xor,
+        "select": torch.where,
+        "int_to_float": lambda x: x.to(torch.float64),
+        "bool_to_float": lambda x: x.to(torch.float64),
+        "float_to_int": lambda x: x.to(torch.int64),
+        "bool_to_int": lambda x: x.to(torch.int64),
+        "widen": lambda x: x,
+        "narrow": lambda x: x,
+    }
+    return table.get(name) or getattr(torch, name)
+
+
 def _evaluate(block: Block, known: Mapping[SSAValue, Named], wanted: Iterable[SSAValue], table: Mapping[str, Named]):
     """The values of a region, at least the wanted ones; `known` binds its arguments."""
     values = dict(known)
@@ -224,7 +257,7 @@ def _evaluate(block: Block, known: Mapping[SSAValue, Named], wanted: Iterable[SS
         elif name is not None:
             if any(o not in values for o in op.operands):
                 raise InternalCompilerError(f"{op.name} uses a value not known here (a gauge that needs gauges?)")
-            values[op.results[0]] = _apply(scalar.torch_function(name), *(values[o] for o in op.operands))
+            values[op.results[0]] = _apply(torch_function(name), *(values[o] for o in op.operands))
         else:
             raise InternalCompilerError(f"the reference interpreter does not know {op.name} in a region")
     for value in wanted:
@@ -493,7 +526,7 @@ class _Run:
         for g in gauges:
             new[g] = _combine(op.combiner_names[g], state[g], contribution(g, {}))
         moved = self.transport(op, state, new, piece)
-        at = dict(zip(block.args[count:], self.guarded(op, new), strict=True))
+        at: dict[SSAValue, Named] = dict(zip(block.args[count:], self.guarded(op, new), strict=True))
         for n in range(len(state)):
             if n not in gauges:
                 new[n] = _combine(op.combiner_names[n], moved[n], contribution(n, at))
@@ -513,7 +546,8 @@ class _Run:
         rest = [n for n in range(len(state)) if n not in op.gauge_indices]
         old = [Named(state[g], op.out_ranks(g)) for g in op.gauge_indices]
         accumulators = [Named(state[n], op.out_ranks(n)) for n in rest]
-        known = dict(zip(block.args, [*old, *self.guarded(op, new), *accumulators], strict=True))
+        bound = [*old, *self.guarded(op, new), *accumulators]
+        known: dict[SSAValue, Named] = dict(zip(block.args, bound, strict=True))
         yields = cast(cascade.YieldOp, block.last_op).values
         values = _evaluate(block, known, yields, _coordinates({}, self.sizes))
         moved = list(state)
@@ -553,9 +587,8 @@ def call_extern(
         raise InternalCompilerError(f"cascade.extern calls {target}, and torch has no such operator") from None
     if not path or not callable(function):
         raise InternalCompilerError(f"cascade.extern calls {target}, which is not an operator")
-    given = json.loads(arguments) if arguments is not None else [{"tensor": n} for n in range(len(tensors))]
-    if isinstance(given, list):
-        given = {"args": given}
+    read: Any = json.loads(arguments) if arguments is not None else [{"tensor": n} for n in range(len(tensors))]
+    given: dict[str, Any] = {"args": read} if isinstance(read, list) else read
 
     def value(x: Any) -> Any:
         if isinstance(x, list):
@@ -678,7 +711,7 @@ class _Program:
             return [_constant(op.python_value, tile.tile_type(op.result).element_type)]
         if isinstance(op, tile.MapOp):
             operands = [self.named(o, values) for o in op.operands]
-            return [_apply(scalar.torch_function(op.function.data), *operands)]
+            return [_apply(torch_function(op.function.data), *operands)]
         if isinstance(op, tile.CastOp):
             value = self.named(op.value, values)
             return [Named(value.tensor.to(reference_dtype(tile.tile_type(op.result).element_type)), value.ranks)]

@@ -1,7 +1,7 @@
 """The scalar vocabulary of map regions: one row a function.
 
 Everything that touches a scalar function looks it up here by name: the front end builds it (`build`), the reference
-interpreter evaluates it (`Scalar.torch`), passes translate it to algebra, the printers print it.  A function that is
+interpreter evaluates it (`interpret.torch_function`), passes translate it to algebra, the printers print it.  A function that is
 not in the table does not exist.
 
 A region computes in *compute types* (`attributes.compute_type`): f32, f64, i64, i1.
@@ -10,9 +10,8 @@ A region computes in *compute types* (`attributes.compute_type`): f32, f64, i64,
 from __future__ import annotations
 
 import math as _math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from xdsl.dialects import arith, math
 from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, IntegerType, i1
@@ -124,7 +123,7 @@ def constant_value(op: Operation) -> float | int | bool:
 def constant(value: float | int | bool, type_: Attribute) -> arith.ConstantOp:
     """A constant of a compute type."""
     if is_float(type_):
-        return arith.ConstantOp(FloatAttr(float(value), type_))  # pyright: ignore[reportArgumentType]
+        return arith.ConstantOp(FloatAttr(float(value), type_))  # pyright: ignore
     if type_ == i1:
         return arith.ConstantOp(BoolAttr.from_bool(bool(value)))
     assert isinstance(type_, IntegerType)
@@ -150,44 +149,10 @@ def build(name: str, operands: Sequence[SSAValue], cast_to: Attribute | None = N
     if len(operands) != row.arity:
         raise ValueError(f"{name} takes {row.arity} operands, {len(operands)} given")
     if row.predicate is not None:
-        return row.operation(*operands, row.predicate)
+        return row.operation(*operands, row.predicate)  # pyright: ignore[reportCallIssue]
     if row.result == "cast":
-        return row.operation(*operands, result_type(name, [o.type for o in operands], cast_to))
+        return row.operation(*operands, result_type(name, [o.type for o in operands], cast_to))  # pyright: ignore[reportCallIssue]
     return row.operation(*operands)
-
-
-def torch_function(name: str) -> Callable:
-    """How the reference interpreter evaluates a scalar function on float64 / int64 / bool tensors."""
-    import torch
-
-    table: dict[str, Callable] = {
-        "div": torch.true_divide,
-        "ne": torch.ne,
-        "iadd": torch.add,
-        "isub": torch.sub,
-        "imul": torch.mul,
-        "ifloordiv": partial(torch.div, rounding_mode="floor"),
-        "irem": torch.fmod,
-        "imaximum": torch.maximum,
-        "iminimum": torch.minimum,
-        "ilt": torch.lt,
-        "ile": torch.le,
-        "igt": torch.gt,
-        "ige": torch.ge,
-        "ieq": torch.eq,
-        "ine": torch.ne,
-        "and": torch.bitwise_and,
-        "or": torch.bitwise_or,
-        "xor": torch.bitwise_xor,
-        "select": torch.where,
-        "int_to_float": lambda x: x.to(torch.float64),
-        "bool_to_float": lambda x: x.to(torch.float64),
-        "float_to_int": lambda x: x.to(torch.int64),
-        "bool_to_int": lambda x: x.to(torch.int64),
-        "widen": lambda x: x,
-        "narrow": lambda x: x,
-    }
-    return table.get(name) or getattr(torch, name)
 
 
 def identity(combiner: str, type_: Attribute) -> float | int | bool:

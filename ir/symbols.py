@@ -12,6 +12,7 @@ A size (`s0`) and a rank variable (`i`) are the same kind of symbol: a nonnegati
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import sympy
 from xdsl.context import Context
@@ -38,6 +39,11 @@ def floordiv(a: sympy.Expr, b: sympy.Expr | int) -> sympy.Expr:
 def ceildiv(a: sympy.Expr | int, b: sympy.Expr | int) -> sympy.Expr:
     """`a / b` rounding up; `b` is positive."""
     return sympy.ceiling(sympy.sympify(a) / b)
+
+
+def fraction(e: sympy.floor | sympy.ceiling) -> tuple[sympy.Expr, sympy.Expr]:
+    """Numerator and denominator of what `e` rounds."""
+    return cast(sympy.Expr, sympy.together(e.args[0])).as_numer_denom()
 
 
 def names(expression: sympy.Expr) -> set[str]:
@@ -70,7 +76,7 @@ def evaluate(expression: sympy.Expr | int, sizes: Mapping[str, int]) -> int:
 
     Raises KeyError with the name of a symbol that is not bound.
     """
-    e = sympy.sympify(expression)
+    e = cast(sympy.Expr, sympy.sympify(expression))
     if e.is_Integer:
         return int(e)
     missing = sorted(names(e) - set(sizes))
@@ -87,8 +93,9 @@ def to_text(expression: sympy.Expr | int) -> str:
     return _print(sympy.sympify(expression), 0)
 
 
-def _print(e: sympy.Expr, level: int) -> str:
+def _print(e: sympy.Basic, level: int) -> str:
     """`level` 0: sum position, 1: factor position, 2: atom position."""
+    assert isinstance(e, sympy.Expr), e
 
     def wrap(text: str, own: int) -> str:
         return f"({text})" if own < level else text
@@ -112,7 +119,7 @@ def _print(e: sympy.Expr, level: int) -> str:
     if isinstance(e, sympy.Pow) and e.exp.is_Integer and int(e.exp) > 0:
         return wrap(" * ".join([_print(e.base, 2)] * int(e.exp)), 1)
     if isinstance(e, sympy.floor | sympy.ceiling):
-        top, bottom = sympy.together(e.args[0]).as_numer_denom()
+        top, bottom = fraction(e)
         word = "floordiv" if isinstance(e, sympy.floor) else "ceildiv"
         return wrap(f"{_print(top, 2)} {word} {_print(bottom, 2)}", 1)
     if isinstance(e, sympy.Mod):
@@ -128,14 +135,22 @@ def _terms(total: sympy.Add) -> list[sympy.Expr]:
 
     def key(term: sympy.Expr):
         coefficient, rest = term.as_coeff_Mul()
-        degree = sum(int(p) for p in rest.as_powers_dict().values() if p.is_Integer)
+        degree = sum(int(p) for p in rest.as_powers_dict().values() if isinstance(p, sympy.Integer))
         negative = term.could_extract_minus_sign()
         return bool(term.is_Number), negative, -degree, -abs(coefficient), sympy.default_sort_key(rest)
 
-    terms = sorted(total.args, key=key)
-    if terms[0].could_extract_minus_sign() and terms[-1].is_Number and terms[-1] > 0:
+    terms = sorted(cast(tuple[sympy.Expr, ...], total.args), key=key)
+    if terms[0].could_extract_minus_sign() and terms[-1].is_positive and terms[-1].is_Number:
         terms.insert(0, terms.pop())
     return terms
+
+
+def to_python(expression: sympy.Expr | int) -> int | str:
+    """The same expression for Python: an integer where it is one, else text over the size names."""
+    e = cast(sympy.Expr, sympy.sympify(expression))
+    if e.is_Integer:
+        return int(e)
+    return _print(e.replace(sympy.ceiling, lambda x: -sympy.floor(-x)), 0).replace("floordiv", "//").replace("mod", "%")
 
 
 def from_text(text: str) -> sympy.Expr:

@@ -34,17 +34,27 @@ def parse_module(text: str, name: str = "<text>") -> ModuleOp:
 
 
 class _Printer(Printer):
-    """Floats as one writes them, `0.5` and not `5.000000e-01`; everything else as xDSL prints it."""
+    """Floats and strings as one writes them: `0.5` and not `5.000000e-01`, `"≤"` and not `"\\E2\\89\\A4"`."""
+
+    def print_string_literal(self, string: str) -> None:
+        for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\t", "\\t")):
+            string = string.replace(character, escaped)
+        self.print_string(f'"{string}"')
 
     def print_float(self, value: float, type: AnyFloat) -> None:
         if not math.isfinite(value):
-            return super().print_float(value, type)
+            super().print_float(value, type)
+            return
+        rounded = value
         for digits in range(1, 18):
             rounded = float(f"{value:.{digits}g}")
-            if type.unpack(type.pack([rounded]), 1)[0] == value:
-                break
+            try:
+                if type.unpack(type.pack([rounded]), 1)[0] == value:
+                    break
+            except OverflowError:  # the largest number of a type, rounded up to fewer digits
+                continue
         mantissa, e, exponent = repr(rounded).partition("e")  # MLIR wants a point: 1.0e-05
-        return self.print_string(f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}")
+        self.print_string(f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}")
 
 
 def print_module(op: Operation) -> str:

@@ -395,7 +395,8 @@ class PadOp(IRDLOperation):
 class DotOp(IRDLOperation):
     """`%s = tile.dot %a, %b acc %c : T over "d" precision "ieee" : T, T -> T`: Σ_d a·b (+ c).
 
-    It accumulates in the result's type.  Ranks that both operands and the result have are batch ranks.  precision: "ieee" (full fp32 products) or "tf32".
+    It accumulates in the result's type.  Ranks that both operands and the result have are batch ranks.  precision:
+    "ieee" (full fp32 products) or "tf32".
     """
 
     name = "tile.dot"
@@ -498,7 +499,7 @@ class YieldOp(IRDLOperation):
 
 @irdl_op_definition
 class ForOp(IRDLOperation):
-    """`%r:2 = tile.for j from 0 to n (%m = %m0 : T, %l = %l0 : T) { ... tile.yield }`: stream a loop rank, tile by tile.
+    """`%r:2 = tile.for j from 0 to n (%m = %m0 : T, %l = %l0 : T) { ... tile.yield }`: walk a loop rank, tile by tile.
 
     `from` and `to` are index expressions in elements; `from` is a multiple of the rank's tile.  In them a unit rank
     stands for its index, a grid rank (or the rank of a loop around this one) for its first index here, and a parameter
@@ -602,7 +603,9 @@ class ReturnOp(IRDLOperation):
 
 @irdl_op_definition
 class KernelOp(IRDLOperation):
-    """One kernel: a rank table, parameters, buffers, a body.  The last `outputs` arguments are written, the others read.
+    """One kernel: a rank table, parameters, buffers, a body.
+
+    The last `outputs` arguments are written, the others read.
 
     `grid` is the order of the grid and unit ranks, outermost (slowest) first.
     """
@@ -664,9 +667,10 @@ class KernelOp(IRDLOperation):
         printer.print_string(f" {self.ranks.text()} grid ({', '.join(self.grid_ranks)}) params {{")
         printer.print_string(", ".join(f"{k} = {v}" for k, v in self.parameters.items()))
         printer.print_string("} (")
-        printer.print_list(self.inputs, printer.print_block_argument)
+        reads, writes = (self.body.block.args[: len(self.inputs)], self.body.block.args[len(self.inputs) :])
+        printer.print_list(reads, printer.print_block_argument)
         printer.print_string(") -> (")
-        printer.print_list(self.written, printer.print_block_argument)
+        printer.print_list(writes, printer.print_block_argument)
         printer.print_string(") ")
         printer.print_region(self.body, print_entry_block_args=False)
         if self.attributes:
@@ -713,7 +717,7 @@ class KernelOp(IRDLOperation):
                 wrong = [n for n in kind.names if not self._is_dimension(n)] if isinstance(kind, TileType) else []
                 if wrong:
                     raise VerifyException(f"{op.name} gives a tile over {wrong}, no dimensions of {self.ranks.text()}")
-            if isinstance(op, ForOp) and (op.rank.data not in self.ranks.names or self.ranks[op.rank.data].role != "loop"):
+            if isinstance(op, ForOp) and op.rank.data not in [r.name for r in table if r.role == "loop"]:
                 raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
 
     def _is_dimension(self, name: str) -> bool:

@@ -74,7 +74,7 @@ class _Rewriter:
                 by_level.setdefault(self.levels.level[s], []).append(s)
         for level in sorted(by_level):
             self._rewrite_level([(s, rewritten[s]) for s in by_level[level]])
-        _erase_dead(self.kernel)
+        erase_dead(self.kernel)
         if self.certificates:
             self.kernel.attributes["certificates"] = ArrayAttr([StringAttr(c) for c in self.certificates])
 
@@ -85,7 +85,8 @@ class _Rewriter:
         plain: list[tuple[sp.Symbol, Accumulator]] = []
         for s, form in forms:
             for a in form.accumulators:
-                running = (a.psi.free_symbols | (a.gauge.free_symbols if a.gauge is not None else set())) & set(self.result)
+                moving = a.psi.free_symbols | (a.gauge.free_symbols if a.gauge is not None else set())
+                running = {n for n in moving & set(self.result) if self.levels.level.get(n) == self.levels.level[s]}
                 (gauged if running else plain).append((s, a))
         new: list[Operation] = []
         folded: dict[sp.Symbol, SSAValue] = {}
@@ -160,7 +161,8 @@ class _Rewriter:
         return writer
 
     def _online(self, gauged: Sequence[tuple[sp.Symbol, Accumulator]], new: list[Operation], folded: dict) -> None:
-        names = set(self.result)
+        level = self.levels.level[gauged[0][0]]
+        names = {n for n in self.result if self.levels.level.get(n) == level}
         running = sorted(
             {n for _, a in gauged for e in (a.psi, a.gauge) if e is not None for n in e.free_symbols & names},
             key=lambda n: n.name,
@@ -281,7 +283,7 @@ def hoist_monotone(kernel: KernelOp, rank: str) -> None:
         rewriter = _Rewriter(kernel, rank, algebra, Levels(1, {name: 1}, {name: form}, {}), {name: op})
         rewriter.result = {name: op.results[0]}
         rewriter._rewrite_level([(name, form)])
-        _erase_dead(kernel)
+        erase_dead(kernel)
         old = kernel.attributes.get("certificates")
         kept = list(old.data) if isinstance(old, ArrayAttr) else []
         kernel.attributes["certificates"] = ArrayAttr([*kept, *(StringAttr(c) for c in rewriter.certificates)])
@@ -387,7 +389,7 @@ def _sort(kernel: KernelOp) -> None:
     block.add_ops(order)
 
 
-def _erase_dead(kernel: KernelOp) -> None:
+def erase_dead(kernel: KernelOp) -> None:
     """Erase operations whose results nobody reads (all operations in a kernel are pure)."""
     for op in reversed(list(kernel.body.block.ops)):
         if isinstance(op, EinsumOp | OnlineOp) and not any(r.first_use for r in op.results):

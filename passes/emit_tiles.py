@@ -7,6 +7,7 @@ at the same time share one loop.  Nothing here chooses; `walk.py` has chosen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,6 +76,7 @@ class _Emitter:
         self.stack: list[_Scope] = [self.top]
         self.scope_of: dict[SSAValue, _Scope] = {}
         self.done: dict[SSAValue, SSAValue] = {}  # cascade value -> tile (reductions only)
+        self.beyond: dict[SSAValue, dict[str, float]] = {}  # what the lanes past a rank's extent are known to hold
         self.outputs = outputs
         arguments = list(self.top.block.args)
         self.buffer: dict[SSAValue, SSAValue] = dict(zip(kernel.body.block.args, arguments, strict=False))
@@ -199,7 +201,9 @@ class _Emitter:
             op.result.name_hint = buffer.name_hint
             return op
 
-        return self._emit(("load", access), [buffer], build, access.ranks)[0]
+        loaded = self._emit(("load", access), [buffer], build, access.ranks)[0]
+        self.beyond[loaded] = dict.fromkeys(ranks, 0.0)
+        return loaded
 
     def _guards(self, access: AccessMap) -> tuple[str, ...]:
         return tuple(r for r in self.table.ordered(access.ranks))
@@ -241,12 +245,27 @@ class _Emitter:
             op.result.name_hint = hint
             return op
 
-        return self._emit((name, result), operands, build)[0]
+        made = self._emit((name, result), operands, build)[0]
+        self._note_beyond(name, operands, made)
+        return made
+
+    def _note_beyond(self, name: str, operands: Sequence[SSAValue], made: SSAValue) -> None:
+        """Follow known lanes through a map: exp(-inf - m) is 0, 0 * 0 is 0."""
+        held = [self.beyond.get(o, {}) for o in operands]
+        if name == "sub":
+            other = tile.tile_type(operands[1]).names
+            self.beyond[made] = {r: v for r, v in held[0].items() if v == -math.inf and r not in other}
+        elif name in ("exp", "exp2"):
+            self.beyond[made] = {r: 0.0 for r, v in held[0].items() if v == -math.inf}
+        elif name == "mul":
+            self.beyond[made] = {r: 0.0 for r, v in held[0].items() if v == 0.0 and held[1].get(r) == 0.0}
 
     def _convert(self, value: SSAValue, element: Attribute) -> SSAValue:
         if tile.tile_type(value).element_type == element:
             return value
-        return self._emit(("cast", element), [value], lambda: tile.CastOp(value, element))[0]
+        cast = self._emit(("cast", element), [value], lambda: tile.CastOp(value, element))[0]
+        self.beyond[cast] = self.beyond.get(value, {})
+        return cast
 
     def _broadcast(self, value: SSAValue, ranks: Sequence[str]) -> SSAValue:
         kind = tile.tile_type(value).element_type
@@ -256,9 +275,12 @@ class _Emitter:
         return self._map("add" if is_float(kind) else "iadd", [value, zero], kind)
 
     def _pad(self, value: SSAValue, rank: str, fill: float | int | bool) -> SSAValue:
-        if rank not in tile.tile_type(value).names:
+        known = self.beyond.get(value, {})
+        if rank not in tile.tile_type(value).names or known.get(rank) == fill:
             return value
-        return self._emit(("pad", rank, repr(fill)), [value], lambda: tile.PadOp(value, [rank], fill))[0]
+        padded = self._emit(("pad", rank, repr(fill)), [value], lambda: tile.PadOp(value, [rank], fill))[0]
+        self.beyond[padded] = {**known, rank: float(fill)}
+        return padded
 
     # --- reductions ----------------------------------------------------------------------------------------------
 
@@ -421,6 +443,12 @@ class _Emitter:
             result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), [state[g]] if state else None)[0]
         finite = {g: self._finite(op.combiner_names[g], result[g]) for g in gauges}
         make, ranks, storage = dict(base.make), dict(base.ranks), dict(base.storage)
+        for g in gauges:
+            x = last.values[g]
+            if isinstance(x, BlockArgument):  # the lanes that the extreme must not see vanish from the rest as well
+                make[x] = lambda x=x, g=g: self._pad(
+                    self.scalar(x, base), rank, scalar.identity(op.combiner_names[g], x.type)
+                )
         for n, g in enumerate(gauges):
             arg = op.step.block.args[count + n]
             make[arg] = lambda g=g: finite[g]
@@ -520,7 +548,7 @@ class _Emitter:
         if len(factors) == 1 and isinstance(factors[0], BlockArgument):
             raw = env.make[factors[0]]()
             value = self._convert(raw, low if low is not None else factors[0].type)
-            return value if isinstance(raw.owner, tile.LoadOp) else self._pad(value, rank, 0.0)
+            return self._pad(value, rank, 0.0)
         value = self.scalar(factors[0], env)
         for f in factors[1:]:
             value = self._map("mul", [value, self.scalar(f, env)], value.type.element_type)  # pyright: ignore

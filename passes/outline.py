@@ -13,6 +13,7 @@ at two places becomes two maps; a reduction read at two places is refused, since
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -168,25 +169,25 @@ def _align(space: _Space, have: Sequence[sympy.Expr], want: Sequence[sympy.Expr]
 
 
 def _unify_shared_fibres(space: _Space, instances: Sequence[_Instance], inside: set[EinsumOp]) -> None:
-    """Make reduced ranks one where two operations read one outside tensor along the same fibre."""
+    """Make a reduced rank and another one where operations read one outside tensor along the same fibre."""
+    hole = symbols.symbol("_")
     changed = True
     while changed:
         changed = False
-        fibres: dict[tuple, list[str]] = {}
+        reduced = {space.root(i.binding[r].name) for i in instances for r in i.op.reduced}  # pyright: ignore
+        fibres: dict[tuple, dict[str, None]] = {}
         for instance in instances:
             for value, access in instance.op.operand_accesses:
                 if isinstance(value.owner, EinsumOp) and value.owner in inside:
                     continue
                 at = tuple(space.resolve(e) for e in access.substitute(instance.binding).data)
-                for k in [space.root(instance.binding[r].name) for r in instance.op.reduced]:  # pyright: ignore
-                    hole = symbols.symbol("_")
-                    if any(symbols.symbol(k) in e.free_symbols for e in at):
-                        key = (value, tuple(e.subs(symbols.symbol(k), hole) for e in at))
-                        fibres.setdefault(key, []).append(k)
+                for k in sorted({s.name for e in at for s in e.free_symbols if s.name in space.parent}):
+                    key = (value, tuple(e.subs(symbols.symbol(k), hole) for e in at))
+                    fibres.setdefault(key, {}).setdefault(k)
         for ranks in fibres.values():
-            first = ranks[0]
-            for other in ranks[1:]:
-                if space.root(first) != space.root(other) and space.unite(first, other):
+            for a, b in itertools.combinations(ranks, 2):
+                bound = {space.root(a), space.root(b)} & reduced
+                if bound and space.root(a) != space.root(b) and space.unite(a, b):
                     changed = True
 
 

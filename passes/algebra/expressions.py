@@ -1,10 +1,13 @@
 """The function vocabulary of map expressions, and which facts about it the algebra may use.
 
-sympy's own functions (`exp`, `log`, `tanh`, `Max`, ...) are used where sympy knows nothing that could hurt.  The classes
-here are *opaque*: they evaluate to nothing, so that an expression keeps the spelling of the program it came from
-(`log1p(x)` does not become `log(1 + x)`, which loses digits).  `REWRITES` says what each of them equals; it is consulted
-only for a subexpression that mixes leaves with values still being reduced, never for the rest.
+sympy's own functions (`exp`, `log`, `tanh`, `Max`, ...) are used where sympy knows nothing that could hurt.  The
+classes here are *opaque*: they evaluate only where numbers make the result exact, so that an expression keeps the
+spelling of the program it came from (`log1p(x)` does not become `log(1 + x)`, which loses digits).  `REWRITES` says
+what each of them equals; it is consulted only for a subexpression that mixes leaves with values still being reduced.
 """
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false, reportIncompatibleMethodOverride=false, reportReturnType=false
 
 from __future__ import annotations
 
@@ -15,10 +18,24 @@ from sympy import Expr, Function, S
 
 
 class _Real(Function):
-    """A real-valued function that sympy never evaluates."""
+    """A real-valued function that sympy evaluates at exact numbers only (`EXACT`)."""
+
+    @classmethod
+    def eval(cls, *args: Expr) -> Expr | None:
+        exact = EXACT.get(cls)
+        if exact is None or not all(a.is_Number and a is not S.NaN for a in args):
+            return None
+        if issubclass(cls, _Rounding) and args[0].is_infinite:
+            return None
+        value = exact(*args)
+        return value if isinstance(value, Expr) else sp.Integer(int(value))
 
     def _eval_is_real(self) -> bool:
         return True
+
+    def _eval_evalf(self, precision: int) -> Expr | None:
+        rewrite = REWRITES.get(self.func)
+        return rewrite(*self.args)._eval_evalf(precision) if rewrite else None
 
 
 class _Truth(_Real):
@@ -205,6 +222,35 @@ class relu(_Real):
         return True
 
 
+def _nearest(a: Expr) -> int:
+    low = sp.floor(a)
+    rest = a - low
+    half = sp.Rational(1, 2)
+    return low + 1 if rest > half or (rest == half and low % 2) else low
+
+
+def _same(a: Expr, b: Expr) -> bool:
+    return a == b if a.is_infinite or b.is_infinite else bool(a - b == 0)
+
+
+EXACT: dict[type, Callable[..., object]] = {
+    lt: lambda a, b: bool(a < b),
+    le: lambda a, b: bool(a <= b),
+    gt: lambda a, b: bool(a > b),
+    ge: lambda a, b: bool(a >= b),
+    eq: _same,
+    ne: lambda a, b: not _same(a, b),
+    land: lambda a, b: a != 0 and b != 0,
+    lor: lambda a, b: a != 0 or b != 0,
+    lxor: lambda a, b: (a != 0) != (b != 0),
+    lnot: lambda a: a == 0,
+    round_: _nearest,
+    cast_int: int,
+    trunc: int,
+    relu: lambda x: sp.Max(0, x),
+}
+"""The value at numbers, where it is exact."""
+
 REWRITES: dict[type, Callable[..., Expr]] = {
     log1p: lambda x: sp.log(1 + x),
     log2: lambda x: sp.log(x) / sp.log(2),
@@ -261,49 +307,3 @@ def from_piecewise(e: sp.Piecewise) -> Expr:
         test = kind(*condition.args) if kind else condition
         result = value if condition == S.true else select(test, value, result)
     return result
-
-
-class Context:
-    """Which symbols are leaves and which are in flight; answers what an expression contains, remembering the answers."""
-
-    LEAF, FLIGHT, MIXED = 1, 2, 3
-
-    def __init__(self, leaves: frozenset[sp.Symbol], in_flight: frozenset[sp.Symbol]):
-        self.leaves = leaves
-        self.in_flight = in_flight
-        self._kinds: dict[sp.Basic, int] = {}
-
-    def kind(self, e: sp.Basic) -> int:
-        """0 for a constant of the row, else LEAF, FLIGHT or both (MIXED)."""
-        known = self._kinds.get(e)
-        if known is None:
-            if e.is_Symbol:
-                known = (e in self.leaves) | ((e in self.in_flight) << 1)
-            else:
-                known = 0
-                for a in e.args:
-                    known |= self.kind(a)
-            self._kinds[e] = known
-        return known
-
-    def carries_leaf(self, e: sp.Basic) -> bool:
-        return bool(self.kind(e) & self.LEAF)
-
-    def moves(self, e: sp.Basic) -> bool:
-        """Does e depend on a value that is still being reduced?"""
-        return bool(self.kind(e) & self.FLIGHT)
-
-    def mixed(self, e: sp.Basic) -> bool:
-        return self.kind(e) == self.MIXED
-
-    def flights(self, e: sp.Basic) -> list[sp.Symbol]:
-        return sorted(e.free_symbols & self.in_flight, key=str)
-
-    def ties(self, e: sp.Basic) -> str:
-        """'x to m': the leaves and the moving values that e holds together, for messages."""
-        leaves = ", ".join(sorted(map(str, e.free_symbols & self.leaves)))
-        return f"{leaves} to {', '.join(map(str, self.flights(e)))}"
-
-
-class NotSeparable(Exception):
-    """Internal: the structure at hand does not split; carries the reason in words."""

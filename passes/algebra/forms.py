@@ -66,6 +66,8 @@ class OnlineForm:
     form: "independent", "defer", "rescale", "rescale+defer", "moments", "monotone".
     readout: over accumulator symbols, constants and *final* values of earlier reductions; evaluated once, at the end.
     certificate: the identity that was used, in one line.
+    anchors: further constants of the row that ψ and the readout name, each with an expression over leaves whose value
+    at any one element of the row is a good choice (see `anchored`); every finite value is exact.
     """
 
     reduction: Symbol
@@ -73,6 +75,7 @@ class OnlineForm:
     accumulators: tuple[Accumulator, ...]
     readout: Expr
     certificate: str
+    anchors: tuple[tuple[Symbol, Expr], ...] = ()
 
     @property
     def J(self) -> int:

@@ -1,10 +1,13 @@
 """Counting passes: in which traversal of the rank can each reduction be finished?
 
-A traversal that can start only after another has ended adds a pass under every mapping, so this number is a property of
-the algebra, not of a schedule.  Reductions are taken in order; each joins the traversal of the latest results it needs if
-an online form lets it (`derive`), and otherwise starts the next one.  Results of earlier traversals are constants.
-Greedy is optimal for a fixed set of repairs: finishing a result earlier never delays another.
+A traversal that can start only after another has ended adds a pass under every mapping, so this number is a property
+of the algebra, not of a schedule.  Reductions are taken in order; each joins the traversal of the latest results it
+needs if an online form lets it (`derive`), and otherwise starts the next one.  Results of earlier traversals are
+constants.  Greedy is optimal for a fixed set of repairs: finishing a result earlier never delays another.
 """
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from dataclasses import dataclass
 
 from sympy import Symbol
 
-from .derive import derive
+from .anchored import derive_anchored
+from .derive import derive as derive_raw
 from .forms import Cascade, OnlineForm, Reduction, Refused
 
 REPAIRS = ("none", "defer", "full")
@@ -32,14 +36,15 @@ class Levels:
     map_levels: tuple[int, ...] = ()
 
 
-def count(cascade: Cascade, repair: str = "full") -> Levels:
+def count(cascade: Cascade, repair: str = "full", anchored: bool = False) -> Levels:
     """The levels of a cascade.  repair: "none" (as written), "defer" (only factors and monotone maps leave a reduction,
-    one plain accumulator each), "full" (everything `derive` finds).
+    one plain accumulator each), "full" (everything `derive` finds).  anchored: moments are taken from anchors.
 
     Raises ValueError for a name that is used before it is defined, or defined twice.
     """
     if repair not in REPAIRS:
         raise ValueError(f"unknown repair {repair!r}; known: {', '.join(REPAIRS)}")
+    derive = derive_anchored if anchored else derive_raw
     names = [r.name for r in cascade.reductions]
     if len(set(names)) != len(names) or set(names) & cascade.leaves:
         raise ValueError("a reduction name is used twice")
@@ -70,7 +75,7 @@ def count(cascade: Cascade, repair: str = "full") -> Levels:
 def _allowed(form: OnlineForm | Refused, repair: str) -> bool:
     if isinstance(form, Refused) or repair == "none":
         return False
-    return repair == "full" or (form.J == 1 and form.accumulators[0].gauge is None)
+    return repair == "full" or (form.J <= 1 and all(a.gauge is None for a in form.accumulators))
 
 
 def passes_over(cascade: Cascade, levels: Levels, leaf: Symbol) -> int:
@@ -82,5 +87,3 @@ def passes_over(cascade: Cascade, levels: Levels, leaf: Symbol) -> int:
 
 def _reads(r: Reduction, levels: Levels, leaf: Symbol) -> bool:
     return any(leaf in a.psi.free_symbols for a in levels.forms[r.name].accumulators)
-
-

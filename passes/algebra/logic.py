@@ -1,12 +1,15 @@
 """any, all and prod: the reductions that are not sums or orders.
 
-    any_k (c and x) ->  c and any_k x           c without k; dually for or and all
-    any_k not x     ->  not all_k x
-    any_k x > h     ->  (max_k x) > h           NaN never compares as true, so NaNs are left out of the max
-    Π_k h x         ->  h**n Π_k x              n counts the elements
-    Π_k exp(z)      ->  exp(Σ_k z)
-    Π_k z**p        ->  (Π_k z)**p
+any_k (c and x) ->  c and any_k x           c without k; dually for or and all
+any_k not x     ->  not all_k x
+any_k x > h     ->  (max_k x) > h           NaN never compares as true, so NaNs are left out of the max
+Π_k h x         ->  h**n Π_k x              n counts the elements
+Π_k exp(z)      ->  exp(Σ_k z)
+Π_k z**p        ->  (Π_k z)**p
 """
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ import sympy as sp
 from sympy import Expr, Mul, S
 
 from . import expressions as ex
-from .expressions import NotSeparable
+from .context import NotSeparable
+from .exponentials import exponent
 from .monotone import fold_order
-from .separate import exponent
 from .sums import fold_sum
 from .workspace import Workspace, lift_select
 

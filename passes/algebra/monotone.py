@@ -12,13 +12,16 @@ Why: a max is one of its elements, and a nondecreasing f maps the largest argume
 this exact: floating-point evaluation of these functions is nondecreasing too.
 """
 
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+
 from __future__ import annotations
 
 import sympy as sp
 from sympy import Add, Expr, Mul, S
 
 from . import expressions as ex
-from .expressions import Context, NotSeparable, select
+from .context import Context, NotSeparable
 from .workspace import Workspace, lift_select
 
 _SWAPPED = {"max": "min", "min": "max", "argmax": "argmin", "argmin": "argmax"}
@@ -80,7 +83,12 @@ def fold_order(e: Expr, combiner: str, work: Workspace) -> Expr:
     affine = _affine(e, context)
     if affine is not None:
         h1, z, h0 = affine
-        if h1 == 1 or h1.is_nonnegative and (mixed or h1.is_positive) or h1.is_nonpositive and mixed or h1.is_negative:
+        if (
+            h1 == 1
+            or (h1.is_nonnegative and (mixed or h1.is_positive))
+            or (h1.is_nonpositive and mixed)
+            or h1.is_negative
+        ):
             inner = _SWAPPED[combiner] if h1 != 1 and h1.is_nonpositive else combiner
             return h1 * fold_order(z, inner, work) + h0
         if mixed:
@@ -96,7 +104,6 @@ def fold_order(e: Expr, combiner: str, work: Workspace) -> Expr:
 
 
 def _fold_mixed(e: Expr, combiner: str, work: Workspace) -> Expr:
-    context = work.context
     h1, psi, gauge, h0, reason = _separated(e, work)
     if psi is not None:
         if h1.is_nonnegative:
@@ -156,5 +163,3 @@ def fold_arg(e: Expr, combiner: str, work: Workspace) -> Expr:
     if h1.is_negative:
         return work.accumulate(_SWAPPED[combiner], psi, gauge)
     raise NotSeparable(f"{e}: the sign of {h1} is not known to be strict, so its order is not known")
-
-

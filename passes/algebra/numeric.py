@@ -1,5 +1,8 @@
 """Plain float64 evaluation of map expressions.  One row per function; no cleverness, no compilation."""
 
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportReturnType=false
+
 from __future__ import annotations
 
 import functools

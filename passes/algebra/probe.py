@@ -5,6 +5,9 @@ law of transport.  `rank` samples g on a grid of leaves and moving values: a mat
 that no other spelling need be tried.
 """
 
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -53,8 +56,8 @@ def sample(s: Symbol, index: int, shape: tuple[int, ...], flags: set[Symbol]) ->
     return v
 
 
-def agrees(reduction: Reduction, form: OnlineForm, leaves: frozenset[Symbol]) -> str:
-    """"" when the form computes the reduction at sampled points, else what differed."""
+def agrees(reduction: Reduction, form: OnlineForm, leaves: frozenset[Symbol], in_flight: frozenset[Symbol]) -> str:
+    """ "" when the form computes the reduction at sampled points, else what differed."""
     e = reduction.expr
     flags = _flags(e)
     symbols = sorted(e.free_symbols | {s for a in form.accumulators for s in a.psi.free_symbols}, key=str)
@@ -64,7 +67,7 @@ def agrees(reduction: Reduction, form: OnlineForm, leaves: frozenset[Symbol]) ->
             env[s] = moved[s] = sample(s, i, (ROWS, EXTENT), flags)
         else:
             env[s] = moved[s] = sample(s, i, (ROWS, 1), flags)
-    gauges = {s for a in form.accumulators if a.gauge is not None for s in a.gauge.free_symbols}
+    gauges = {s for a in form.accumulators if a.gauge is not None for s in a.gauge.free_symbols & in_flight}
     for i, s in enumerate(sorted(gauges, key=str)):
         moved[s] = sample(s, 100 + i, (ROWS, 1), flags)
     memo, moved_memo, final = {}, {}, dict(env)
@@ -82,14 +85,15 @@ def agrees(reduction: Reduction, form: OnlineForm, leaves: frozenset[Symbol]) ->
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    finite = np.isfinite(a) & np.isfinite(b)
+    """Equal up to rounding wherever a is finite."""
     a, b = np.broadcast_arrays(a, b)
+    finite = np.isfinite(a)
     a, b = a[finite], b[finite]
     return bool(np.all(np.abs(a - b) <= TOLERANCE * (1 + np.abs(a) + np.abs(b))))
 
 
 def rank(e: Expr, leaves: frozenset[Symbol], in_flight: frozenset[Symbol]) -> int | None:
-    """The numeric rank of e as a matrix (leaves by moving values) if it is at most MAX_RANK with a clear gap, else None.
+    """The numeric rank of e as a matrix (leaves by moving values) if it is at most MAX_RANK with a clear gap.
 
     A smooth kernel looks low-rank to any tolerance, so the next singular value has to vanish, not just be small.
     """

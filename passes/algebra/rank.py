@@ -1,8 +1,12 @@
 """Fewest products: rewrite a sum of products with as few of them as possible.
 
-A sum `Σ_i φ_i(d) ψ_i(x)` written over monomials `α_a` of d and `β_b` of x is a matrix of rational numbers, `Σ C[a,b] α_a β_b`;
-its rank is the number of accumulators that are needed.  `x*m + 2*x + m + 2` has rank 1: `(m + 2) * (x + 1)`.
+Written over monomials `α_a` of d and `β_b` of x, a sum `Σ_i φ_i(d) ψ_i(x)` is a matrix of rational numbers,
+`Σ C[a,b] α_a β_b`; its rank is the number of accumulators that are needed.  `x*m + 2*x + m + 2` has rank 1: it is
+`(m + 2) * (x + 1)`.
 """
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportAssignmentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -70,9 +74,7 @@ def _reduce(matrix: list[list[Fraction]]) -> tuple[list[list[Fraction]], list[in
 
 
 def _combine(coefficients: Iterable[Fraction], monomials: list[Expr]) -> Expr:
-    terms = [
-        Mul(sp.Rational(c.numerator, c.denominator), m) for c, m in zip(coefficients, monomials, strict=True) if c
-    ]
+    terms = [Mul(sp.Rational(c.numerator, c.denominator), m) for c, m in zip(coefficients, monomials, strict=True) if c]
     return Add(*terms)
 
 

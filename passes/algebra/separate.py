@@ -8,11 +8,15 @@
     exp(X(x) + D(d)), 2**(X + D)    ->  ψ = exp(X + D) as written, gauge D: what ψ is multiplied by when d moves
     |h x|, sign(h x), relu(h x)     ->  |h| |x|, sign h sign x, h relu x for h >= 0
     log(h x)                        ->  log h + log x for h, x > 0
+    Max(h x, h' x)                  ->  Max(h, h') x for x >= 0
     sin, cos of X + D               ->  the addition theorems
     select(c(x), a, b)              ->  the terms of both, each selected or 0
 
 ψ may mention d only through its gauge: ψ(x; d') = ψ(x; d) * exp(gauge(d') - gauge(d)).
 """
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -22,7 +26,9 @@ import sympy as sp
 from sympy import Add, Expr, Mul, Pow, S
 
 from . import expressions as ex
-from .expressions import Context, NotSeparable, select
+from .context import Context, NotSeparable
+from .exponentials import exponent, unguarded
+from .expressions import select
 from .rank import fewest, group
 
 MAX_TERMS = 24
@@ -40,31 +46,6 @@ class Term:
 
     def __mul__(self, other: Term) -> Term:
         return Term(self.phi * other.phi, self.shift + other.shift, self.psi * other.psi, self.gauge + other.gauge)
-
-
-def exponent(e: Expr, context: Context) -> Expr | None:
-    """z when e is exp(z) in some spelling (exp, exp2, a power of a positive constant of the row), else None."""
-    if isinstance(e, sp.exp):
-        return e.args[0]
-    if isinstance(e, ex.exp2):
-        return e.args[0] * sp.log(2)
-    if e.is_Pow and context.kind(e.exp) and not context.kind(e.base) and e.base.is_positive:
-        return e.exp * sp.log(e.base)
-    return None
-
-
-def unguarded(e: Expr, context: Context) -> Expr:
-    """In an exponent, `select(eq(m, -oo), 0, m)` of a moving m is m: whoever moves a gauge makes an infinite reference 0
-    (and has to see that the old one was infinite, which the guard would hide)."""
-    swaps = {}
-    for n in e.atoms(select):
-        condition, a, b = n.args
-        guarded, other = (b, a) if isinstance(condition, ex.eq) else (a, b)
-        if isinstance(condition, ex.eq | ex.ne) and other == 0 and guarded in context.in_flight:
-            compared = set(condition.args) - {guarded, sp.Abs(guarded)}
-            if len(compared) == 1 and compared.pop() in (S.Infinity, S.NegativeInfinity):
-                swaps[n] = guarded
-    return e.xreplace(swaps)
 
 
 class Separator:
@@ -272,14 +253,15 @@ class Separator:
             terms = [self.single(a) for a in args]
         except NotSeparable:
             terms = []
+        if terms and len({t.psi for t in terms}) == 1 and terms[0].psi.is_nonnegative:  # Max(h x, h' x), x >= 0
+            if all(t.gauge == 0 for t in terms):
+                return [Term(phi=e.func(*[t.phi * sp.exp(t.shift) for t in terms], *zero), psi=terms[0].psi)]
         if terms and len({(t.phi, t.shift, t.gauge) for t in terms}) == 1:
             t = terms[0]
             inner = [s.psi for s in terms] + zero
             if t.phi.is_nonnegative or (t.phi.is_nonpositive and self.context.moves(t.phi)):
                 outer = e.func if t.phi.is_nonnegative else flipped
                 return [Term(t.phi, t.shift, outer(*inner), t.gauge)]
-            if zero and len(args) == 1 and t.psi.is_nonnegative:
-                return [Term(e.func(0, t.phi), t.shift, t.psi, t.gauge)]
         if not zero:
             split = [self._translation(a) for a in args]
             if split and len({h for h, _ in split}) == 1:
@@ -297,6 +279,15 @@ class Separator:
             else:
                 raise self._stop(e)
         return Add(*h), Add(*x)
+
+    def _positive_scale(self, e: Expr) -> tuple[Expr, Expr] | None:
+        """(h, x) with e = h(d) * x and h > 0 moving, or None."""
+        try:
+            t = self.single(e)
+        except NotSeparable:
+            return None
+        h = t.phi * sp.exp(t.shift)
+        return (h, t.psi) if t.gauge == 0 and h.is_positive and self.context.moves(h) else None
 
     def _log(self, e: Expr) -> list[Term]:
         t = self.single(e.args[0])
@@ -321,6 +312,10 @@ class Separator:
             raise NotSeparable(f"the condition {condition} ties {self.context.ties(e)}")
         if a.is_infinite or b.is_infinite:  # select(c, h + x, -oo) = h + select(c, x, -oo)
             kept = b if a.is_infinite else a
+            product = self._positive_scale(kept)
+            if product is not None:  # select(c, h x, -oo) = h select(c, x, -oo) for h > 0
+                h, x = product
+                return [Term(phi=h, psi=select(condition, a, x) if a.is_infinite else select(condition, x, b))]
             h, x = self._translation(kept)
             inner = select(condition, a, x) if a.is_infinite else select(condition, x, b)
             return [Term(phi=h), Term(psi=inner)]

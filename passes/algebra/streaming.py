@@ -13,6 +13,9 @@ reference is made finite; the old one stays, so that exp(gauge(new) - gauge(old)
 equals its identity is never multiplied (0 * inf).  NaN is not touched.
 """
 
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +72,8 @@ def run(
         members = [r for r in cascade.reductions if levels.level[r.name] == n]
         if not members:
             continue
-        worker = _Traversal(members, levels, {**constants, **finished})
+        known = {**constants, **finished}
+        worker = _Traversal(members, levels, {**known, **_anchors(members, levels, data, known)})
         bounds = _bounds(extent, tile_sizes, rng)
         tiles = [(a, {s: np.asarray(data[s], dtype=float)[a:b] for s in cascade.leaves}) for a, b in bounds]
         if merge == "sequential":
@@ -88,6 +92,14 @@ def run(
             state = states[0]
         finished.update({r.name: state.values[r.name] for r in members})
     return {r.name: np.asarray(finished[r.name]) for r in cascade.reductions}
+
+
+def _anchors(members: Sequence[Reduction], levels: Levels, data: Data, known: Mapping) -> dict[Symbol, np.ndarray]:
+    """Anchors that the data does not name: taken at the first element, or 0 where that is not finite."""
+    first = {s: np.asarray(v, dtype=float).reshape(-1)[0] for s, v in data.items()}
+    wanted = [(s, e) for r in members for s, e in levels.forms[r.name].anchors if s not in data]
+    values = {s: evaluate(e, {**first, **known}) for s, e in wanted}
+    return {s: np.where(np.isfinite(v), v, 0.0) for s, v in values.items()}
 
 
 def _extent(cascade: Cascade, data: Data) -> int:

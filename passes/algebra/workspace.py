@@ -1,5 +1,8 @@
 """What one derivation holds in its hands: the context, the separator, and the accumulators found so far."""
 
+# sympy's annotations call every argument a Basic.
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,7 +10,8 @@ from collections.abc import Callable
 import sympy as sp
 from sympy import Expr, Symbol
 
-from .expressions import Context, NotSeparable, select
+from .context import Context, NotSeparable
+from .expressions import select
 from .forms import Accumulator, Reduction
 from .separate import Separator
 

@@ -1,0 +1,1 @@
+"""How is a scheduled program printed?  Triton source for GPUs, torch tile source for the CPU."""

@@ -1,0 +1,96 @@
+"""Binding: a kernel with its parameters and some sizes given, and without the edge work that is then not needed.
+
+    before   tile.kernel [i = 128 * n grid BI, d = 64 whole] params {BI = 64} ...
+               tile.load %q<[i, d]> guard ["i", "d"] ...          tile.pad %s over ["i", "d"] ...
+    after    with BI = 128: no tile of i is ragged, and 64 is a power of two: the guard is empty, the pad is gone
+
+Guards and pads only matter to a printer of fixed block shapes (Triton), where lanes beyond the extent exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
+from xdsl.ir import Attribute
+
+from ..errors import InternalCompilerError
+from ..ir import symbols, tile
+from ..ir.attributes import AccessMap
+from ..ir.verify import verify
+from . import text
+
+
+def bind(
+    kernel: tile.KernelOp,
+    params: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    multiples: Mapping[str, int] | None = None,
+) -> tile.KernelOp:
+    """A clone of `kernel` with parameters and sizes bound, and guards and pads dropped where no lane is beyond an extent.
+
+    `sizes` become literals everywhere.  `multiples` says of sizes that stay symbols what they are multiples of; the
+    caller answers for it when the kernel runs.  Unknown parameters are an InternalCompilerError.
+    """
+    unknown = sorted(set(params or {}) - set(kernel.parameters) - {"num_warps", "num_stages"})
+    if unknown:
+        raise InternalCompilerError(f"kernel {kernel.sym_name.data} has no parameters {unknown}")
+    bound = kernel.clone()
+    values = {**kernel.parameters, **(params or {})}
+    bound.properties["params"] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(values.items())})
+    _bind_sizes(bound, {k: v for k, v in (sizes or {}).items() if k not in kernel.ranks.names})
+    known = {**text.multiples(kernel), **(multiples or {})}
+    if known:
+        bound.attributes[text.MULTIPLES] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(known.items())})
+    _drop_edges(bound)
+    verify(bound)
+    return bound
+
+
+def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
+    if not sizes:
+        return
+    table = {n: sympy.Integer(v) for n, v in sizes.items()}
+    pairs = {symbols.symbol(n): v for n, v in table.items()}
+
+    def substituted(attribute: Attribute) -> Attribute:
+        if isinstance(attribute, AccessMap):
+            return attribute.substitute(table)
+        if isinstance(attribute, tile.BufferType):
+            shape, strides = attribute.shape.substitute(table), attribute.strides.substitute(table)
+            return tile.BufferType(shape, strides, attribute.element_type)
+        return attribute
+
+    ranks = tuple(
+        tile.TileRank(r.name, r.extent.subs(pairs, simultaneous=True), r.role, r.tile) for r in kernel.ranks.data
+    )
+    kernel.properties["ranks"] = tile.TileRanks(ranks)
+    for argument in kernel.arguments:
+        argument._type = substituted(argument.type)  # the uses read the type from the value
+    for op in kernel.body.walk():
+        for name, attribute in op.properties.items():
+            op.properties[name] = substituted(attribute)
+
+
+def _drop_edges(kernel: tile.KernelOp) -> None:
+    dots, known = text.dot_ranks(kernel), text.multiples(kernel)
+
+    def even(name: str) -> bool:
+        rank = kernel.ranks[name]
+        if rank.role == "unit":
+            return True
+        if rank.tile is not None:
+            return text.is_multiple(rank.extent, kernel.parameters[rank.tile], known)
+        return bool(rank.extent.is_Integer) and text.whole_lanes(int(rank.extent), name in dots) == int(rank.extent)
+
+    for op in list(kernel.body.walk()):
+        if isinstance(op, tile.LoadOp | tile.StoreOp):
+            op.properties["guard"] = tile.strings(r for r in op.guards if not even(r))
+        elif isinstance(op, tile.PadOp):
+            ragged = [r for r in op.over_ranks if not even(r)]
+            op.properties["over"] = tile.strings(ragged)
+            if not ragged:
+                op.result.replace_all_uses_with(op.value)
+                op.detach()
+                op.erase()

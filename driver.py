@@ -1,0 +1,369 @@
+"""The pipeline, as one readable list: an ATen graph in, a plan of printed kernels out.
+
+This is the only module that asks the machine what it has, and the only one that reads environment variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import SSAValue
+
+from .codegen.artifact import KernelArtifact, Layout
+from .codegen.emit import emit
+from .errors import InvalidArgument
+from .frontend.importer import Imported, import_graph
+from .ir import symbols, tile
+from .ir.attributes import AccessMap
+from .ir.cascade import KernelOp
+from .ir.target import Target, get_target
+from .ir.text import print_module
+from .ir.verify import verify
+from .passes.canonicalise import canonicalise_program
+from .passes.count_passes import Counted, count_kernel
+from .passes.algebra.forms import Refused
+from .passes.fuse import Fused, Refusal, fuse_program
+from .passes.plan_memory import MemoryPlan, plan_memory
+from .passes.repair import repair_kernel
+from .passes.schedule import Scheduled, schedule_kernel
+
+if TYPE_CHECKING:
+    from torch import fx
+
+log = logging.getLogger("fusecade")
+
+REMAINDERS = ("inductor", "eager")
+TUNING = ("off", "quick", "full")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the process was started with; read once, here."""
+
+    cache_dir: Path
+    interpret: bool
+
+    @staticmethod
+    def read() -> Environment:
+        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET."""
+        base = os.environ.get("FUSECADE_CACHE_DIR")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Environment(Path(base) if base else home / "fusecade", os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose.  Raises InvalidArgument for a value that is none of the known ones."""
+
+    target: str = "auto"
+    remainder: str = "inductor"
+    tune: str = "off"
+    strict: bool = False
+    print_after_all: bool = False
+
+    def __post_init__(self) -> None:
+        if self.remainder not in REMAINDERS:
+            raise InvalidArgument.choice("remainder", self.remainder, REMAINDERS)
+        if self.tune not in TUNING:
+            raise InvalidArgument.choice("tune", self.tune, TUNING)
+
+
+def pick_target(name: str, devices: set[str] | None = None) -> Target:
+    """The target called `name`; "auto" means the device the tensors are on, or the machine's GPU, else the CPU."""
+    if name != "auto":
+        return get_target(name)
+    wants_gpu = "cuda" in devices if devices else torch.cuda.is_available()
+    if not wants_gpu or not torch.cuda.is_available():
+        return get_target("cpu")
+    if torch.version.hip:
+        return get_target("gfx942")
+    major, minor = torch.cuda.get_device_capability()
+    known = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_89", 90: "sm_90", 100: "sm_100"}
+    return get_target(known.get(10 * major + minor, "sm_100" if major >= 10 else "sm_80"))
+
+
+@dataclass
+class Call:
+    """One kernel in the graph: which FX nodes it reads, which nodes' values it writes.
+
+    The layouts of `artifact.inputs` and `artifact.outputs` are exactly those of the nodes' tensors.
+    sizes: what each size argument is: an integer, or the FX node that gives it.
+    """
+
+    artifact: KernelArtifact
+    inputs: list[fx.Node]
+    outputs: list[fx.Node]
+    sizes: dict[str, fx.Node | tuple[fx.Node, int] | int] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass
+class Plan:
+    """A graph with the kernels that replace parts of it.
+
+    externs: (operator, reason) of what stays opaque.  refusals: what was not fused, and why.  rewrites: (rule, what,
+    certificate).  memory: the intermediates between kernels.
+    """
+
+    gm: fx.GraphModule
+    target: Target
+    calls: list[Call] = field(default_factory=list)
+    externs: list[tuple[str, str]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    rewrites: list[tuple[str, str, str]] = field(default_factory=list)
+    memory: MemoryPlan | None = None
+    hbm_bytes_unfused: int = 0
+    program_text: str = ""
+
+    @property
+    def hbm_bytes(self) -> int:
+        return sum(c.artifact.facts["hbm_bytes"] for c in self.calls)
+
+
+def plan_graph(
+    gm: fx.GraphModule,
+    target: Target,
+    options: Options | None = None,
+    size_names: Mapping[str, str] | None = None,
+    hints: Mapping[str, int] | None = None,
+) -> Plan:
+    """Everything from the ATen graph to printed kernels.
+
+    size_names: other names for torch's size symbols.  hints: likely values of symbolic sizes, used for pricing only.
+    Raises UnsupportedProgram for a graph that is not functional ATen.
+    """
+    options = options or Options()
+    imported = import_graph(gm, size_names=size_names)
+    return _Pipeline(imported, gm, target, options, dict(hints or {})).run()
+
+
+class _Pipeline:
+    def __init__(self, imported: Imported, gm: fx.GraphModule, target: Target, options: Options, hints: dict[str, int]):
+        self.imported, self.gm, self.target, self.options, self.hints = imported, gm, target, options, hints
+        self.plan = Plan(gm, target, externs=imported.externs)
+        self.previous = ""
+
+    def run(self) -> Plan:
+        program = self.imported.program
+        self.plan.program_text = print_module(program)
+        _return_values(self.imported)
+
+        canonicalise_program(program)
+        self._show("canonicalise")
+
+        fused = fuse_program(program, self.target, self.hints)
+        self.plan.refusals = fused.refusals
+        self._show("fuse")
+
+        verify(program)
+        scheduled: dict[str, KernelArtifact] = {}
+        for kernel in fused.kernels:
+            call = self._lower(kernel, fused, scheduled)
+            if isinstance(call, Refused):
+                names = tuple(_attribute(kernel, "nodes").split())
+                self.plan.refusals.append(Refusal(names, call.reason))
+            else:
+                self.plan.calls.append(call)
+
+        self.plan.memory = plan_memory(program)
+        return self.plan
+
+    def _show(self, stage: str) -> None:
+        if not (self.options.print_after_all or log.isEnabledFor(logging.DEBUG)):
+            return
+        text = print_module(self.imported.program)
+        shown = "(unchanged)" if text == self.previous else text
+        self.previous = text
+        log.log(logging.INFO if self.options.print_after_all else logging.DEBUG, "after %s:\n%s", stage, shown)
+
+    # --- one kernel ----------------------------------------------------------------------------------------------
+
+    def _lower(self, kernel: KernelOp, fused: Fused, done: dict[str, KernelArtifact]) -> Call | Refused:
+        """count passes, derive online forms, schedule, emit."""
+        inputs: list[tuple[fx.Node, tile.BufferType]] = []
+        for value in kernel.inputs:
+            found = self._anchor_of(fused.origin.get(value, value))
+            if found is None:
+                return Refused("an input has no node of the graph with an affine layout")
+            node, exprs = found
+            inputs.append((node, self._input_layout(node, value, exprs)))
+        outputs: list[tuple[fx.Node, tile.BufferType, AccessMap]] = []
+        members = {n for op in fused.members[kernel] for n in self.imported.nodes_of.get(op, [])}
+        for result, inner in zip(kernel.results, kernel.returned, strict=True):
+            found = self._output_anchor(fused.origin[result], members, fused)
+            if found is None:
+                return Refused("an output has no node of the graph with an affine layout")
+            node, exprs = found
+            ranks = inner.owner.out_ranks(inner.index)  # pyright: ignore
+            rename = {symbols.symbol(f"v{n}"): symbols.symbol(r) for n, r in enumerate(ranks)}
+            access = AccessMap.of([e.subs(rename, simultaneous=True) for e in exprs])
+            outputs.append((node, self._node_layout(node), access))
+        artifact = self._artifact(kernel, inputs, outputs, done)
+        if isinstance(artifact, Refused):
+            return artifact
+        sizes = {name: self._size_source(name) for name in artifact.sizes}
+        names = tuple(_attribute(kernel, "nodes").split())
+        return Call(artifact, [n for n, _ in inputs], [n for n, _, _ in outputs], sizes, names)
+
+    def _artifact(self, kernel: KernelOp, inputs, outputs, done: dict[str, KernelArtifact]) -> KernelArtifact | Refused:
+        counted = count_kernel(kernel)
+        stream = _attribute(kernel, "stream")
+        repair_kernel(kernel, stream, self.target)
+        verify(kernel)
+        scheduled = schedule_kernel(
+            kernel, self.target, [b for _, b in inputs], [(b, a) for _, b, a in outputs], self.hints
+        )
+        if isinstance(scheduled, Refused):
+            return scheduled
+        verify(scheduled.kernel)
+        key = print_module(_anonymous(scheduled.kernel))
+        for certificate in _certificates(kernel):
+            self.plan.rewrites.append(("derive-online", scheduled.kernel.sym_name.data, certificate))
+        self.plan.hbm_bytes_unfused += int(_attribute(kernel, "unfused_bytes") or 0)
+        if key not in done:
+            name = _attribute(kernel, "name") or f"k{len(done)}"
+            scheduled.kernel.sym_name = StringAttr(name)
+            artifact = emit(scheduled.kernel, self.target)
+            done[key] = artifact if isinstance(artifact, Refused) else self._with_facts(artifact, kernel, scheduled, counted)  # type: ignore
+        return done[key]
+
+    def _with_facts(self, artifact: KernelArtifact, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
+        facts: dict[str, Any] = {
+            "passes": counted.passes,
+            "passes_as_written": counted.as_written,
+            "pass_reasons": counted.reasons,
+            "sram_load_bytes": s.work.load_bytes,
+            "sram_store_bytes": s.work.store_bytes,
+            "hbm_bytes": s.price.hbm_bytes,
+            "hbm_bytes_bound": s.work.hbm_bytes_bound,
+            "flops": s.work.flops,
+            "footprint_bytes": s.price.sram_bytes,
+            "register_bytes": s.price.register_bytes,
+            "predicted_us": s.price.us,
+            "bound_by": s.price.bound_by,
+            "programs": s.work.programs,
+            "certificates": _certificates(kernel),
+            "nodes": _attribute(kernel, "nodes").split(),
+            "cascade": print_module(kernel),
+            "tile": print_module(s.kernel),
+            "space": [[dict(params), us] for params, us in s.space[:64]],
+        }
+        return replace(artifact, facts=facts)
+
+    # --- the graph around a kernel -------------------------------------------------------------------------------
+
+    def _aliases(self, value: SSAValue) -> list[tuple[fx.Node, tuple[sympy.Expr, ...]]]:
+        """The nodes that hold exactly the elements of `value`, with their dimensions as affine expressions over it."""
+        found = []
+        for node, view in self.imported.views.items():
+            if view.value is value and view.inverse is not None:
+                variables = [f"v{n}" for n in range(len(value.type.dims))]  # pyright: ignore
+                if all(symbols.affine(e, variables) is not None for e in view.inverse):
+                    found.append((node, view.inverse))
+        return found
+
+    def _anchor_of(self, value: SSAValue):
+        aliases = self._aliases(value)
+        return aliases[0] if aliases else None
+
+    def _output_anchor(self, value: SSAValue, members: set[fx.Node], fused: Fused):
+        """The last node that holds the value such that everything outside the kernel is reached through it."""
+        aliases = self._aliases(value)
+        all_views = [n for n, v in self.imported.views.items() if v.value is value]
+        inner = members | set(all_views)
+        best = None
+        for node, exprs in aliases:
+            below = _descendants(node, set(all_views))
+            outside = [n for n in all_views if n not in below and any(u not in inner for u in n.users)]
+            if not outside:
+                best = (node, exprs)
+        return best
+
+    def _node_layout(self, node: fx.Node) -> tile.BufferType:
+        fake = node.meta["val"]
+        size = self.imported_size
+        return tile.BufferType.of([size(n) for n in fake.shape], [size(n) for n in fake.stride()], _element(fake.dtype))
+
+    def _input_layout(self, node: fx.Node, value: SSAValue, exprs) -> tile.BufferType:
+        """The layout of an SSA value that lives in `node`'s tensor: strides follow from the node's."""
+        fake = node.meta["val"]
+        kind = value.type
+        strides = []
+        for n in range(len(kind.dims)):  # pyright: ignore
+            v = symbols.symbol(f"v{n}")
+            strides.append(sum((self.imported_size(s) * e.diff(v) for s, e in zip(fake.stride(), exprs, strict=True)), sympy.Integer(0)))
+        return tile.BufferType.of(kind.dims, strides, kind.element_type)  # pyright: ignore
+
+    def imported_size(self, value: Any) -> sympy.Expr:
+        from .frontend.sizes import size
+
+        return size(value, self.size_names)
+
+    @property
+    def size_names(self) -> Mapping[str, str]:
+        return getattr(self.imported, "size_names", {}) or {}
+
+    def _size_source(self, name: str):
+        source = self.imported.sizes[name]
+        placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
+        node = placeholders[source.placeholder]
+        return node if source.dim is None else (node, source.dim)
+
+
+def _return_values(imported: Imported) -> None:
+    """Let the program return the values behind its outputs: the views in front of them stay in the graph."""
+    block = imported.program.body.block
+    last = block.last_op
+    assert last is not None
+    values = [o.view.value for o in imported.outputs if o.view is not None]
+    copies = [v.owner for v in last.operands]
+    last.detach()
+    last.erase()
+    imported.program.finish(*values)
+    for op in copies:
+        if hasattr(op, "attributes") and "copy" in op.attributes and not any(r.first_use for r in op.results):  # pyright: ignore
+            op.detach()  # pyright: ignore
+            op.erase()  # pyright: ignore
+
+
+def _descendants(node: fx.Node, within: set[fx.Node]) -> set[fx.Node]:
+    found, pending = {node}, [node]
+    while pending:
+        for user in pending.pop().users:
+            if user in within and user not in found:
+                found.add(user)
+                pending.append(user)
+    return found
+
+
+def _attribute(kernel: KernelOp, name: str) -> str:
+    found = kernel.attributes.get(name)
+    return found.data if isinstance(found, StringAttr) else ""
+
+
+def _certificates(kernel: KernelOp) -> list[str]:
+    found = kernel.attributes.get("certificates")
+    return [c.data for c in found.data] if found is not None else []  # pyright: ignore
+
+
+def _anonymous(kernel: tile.KernelOp) -> tile.KernelOp:
+    copy = kernel.clone()
+    copy.sym_name = StringAttr("_")
+    return copy
+
+
+def _element(dtype: torch.dtype):
+    from .frontend.sizes import element_type
+
+    return element_type(dtype)
+
+
+__all__ = ["Call", "Environment", "Layout", "Options", "Plan", "pick_target", "plan_graph"]

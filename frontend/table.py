@@ -1,0 +1,15 @@
+"""The import table: which function imports which ATen operator."""
+
+from __future__ import annotations
+
+from . import contractions, creation, indexing, norms, pointwise, reductions, views
+
+TABLE = {
+    **views.TABLE,
+    **pointwise.TABLE,
+    **creation.TABLE,
+    **reductions.TABLE,
+    **norms.TABLE,
+    **contractions.TABLE,
+    **indexing.TABLE,
+}

@@ -1,0 +1,74 @@
+"""Moments that do not cancel: measure leaves from an anchor.
+
+before:  Σ (x - μ)**2 = Σx**2 - 2 μ Σx + μ**2 Σ1
+after:   Σ (x - μ)**2 = Σ(x - c)**2 + 2 (c - μ) Σ(x - c) + (c - μ)**2 Σ1      c: any constant of the row
+when:    a form needs several accumulators because a leaf is compared with a moving value, outside of exponentials
+why:     x - μ = (x - c) + (c - μ) for every c; c is as free as a gauge.  With c near the data, nothing large is
+         subtracted from anything large: in fp32, raw moments of data at 1e4 lose all digits of the variance.
+
+The anchor is a value of the data itself (one element of the row, say); all parts of a split have to use the same one.
+Anything finite is exact; 0 gives the raw moments back.
+"""
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import sympy as sp
+from sympy import Add, Expr, Symbol
+
+from .context import Context
+from .derive import derive
+from .exponentials import exponent
+from .forms import OnlineForm, Reduction, Refused
+
+
+@lru_cache(maxsize=4096)
+def derive_anchored(
+    reduction: Reduction, in_flight: frozenset[Symbol], leaves: frozenset[Symbol]
+) -> OnlineForm | Refused:
+    """`derive`, with anchors where they help.  `OnlineForm.anchors` says what each anchor should be near."""
+    raw = derive(reduction, in_flight, leaves)
+    if isinstance(raw, Refused) or raw.form != "moments" or reduction.combiner != "sum":
+        return raw
+    context = Context(leaves, in_flight & reduction.expr.free_symbols)
+    names = {str(s) for s in reduction.expr.free_symbols}
+    shifted: dict[Expr, tuple[Symbol, Symbol]] = {}
+
+    def symbols_for(z: Expr) -> tuple[Symbol, Symbol]:
+        if z not in shifted:
+            anchor = f"{reduction.name}_c{len(shifted)}"
+            while anchor in names:
+                anchor += "_"
+            shifted[z] = Symbol(anchor + "'", real=True), Symbol(anchor, real=True)
+        return shifted[z]
+
+    def visit(e: Expr) -> Expr:
+        if not context.mixed(e) or exponent(e, context) is not None or isinstance(e, sp.Piecewise):
+            return e
+        if e.is_Add and not any(context.mixed(a) for a in e.args):
+            leafy = [a for a in e.args if context.carries_leaf(a)]
+            away, anchor = symbols_for(Add(*leafy))
+            return Add(away, anchor, *[a for a in e.args if not context.carries_leaf(a)])
+        return e.func(*[visit(a) for a in e.args])
+
+    moved = Reduction(reduction.name, reduction.combiner, visit(reduction.expr))
+    if not shifted:
+        return raw
+    form = derive(moved, in_flight, leaves | {away for away, _ in shifted.values()})
+    if isinstance(form, Refused) or raw.J < form.J:
+        return raw
+    back = {away: z - anchor for z, (away, anchor) in shifted.items()}
+    accumulators = tuple(replace(a, psi=a.psi.xreplace(back)) for a in form.accumulators)
+    anchors = tuple((anchor, z) for z, (_, anchor) in shifted.items())
+    text = f"{reduction.combiner} {reduction.expr}: " + ", ".join(
+        f"{z} = ({z - anchor}) + {anchor} for any {anchor}" for anchor, z in anchors
+    )
+    folds = ", ".join(f"{a.symbol} = {a.combiner} {a.psi}" for a in accumulators)
+    return replace(
+        form, accumulators=accumulators, anchors=anchors, certificate=f"{text}; = {form.readout} with {folds}"
+    )

@@ -1,0 +1,79 @@
+"""Exponentials: recognising them in any spelling, and keeping them from overflowing."""
+
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+
+from __future__ import annotations
+
+import sympy as sp
+from sympy import Add, Expr, Mul, S
+
+from . import expressions as ex
+from .context import Context
+from .expressions import select
+
+
+def exponent(e: Expr, context: Context) -> Expr | None:
+    """z when e is exp(z) in some spelling (exp, exp2, a power of a positive constant of the row), else None."""
+    if isinstance(e, sp.exp):
+        return e.args[0]
+    if isinstance(e, ex.exp2):
+        return e.args[0] * sp.log(2)
+    if e.is_Pow and context.kind(e.exp) and not context.kind(e.base) and e.base.is_positive:
+        return e.exp * sp.log(e.base)
+    return None
+
+
+def unguarded(e: Expr, context: Context) -> Expr:
+    """In an exponent, `select(eq(m, -oo), 0, m)` of a moving m is m.
+
+    Whoever moves a gauge makes an infinite reference 0, and has to see that the old one was infinite, which the guard
+    of the program would hide.
+    """
+    swaps = {}
+    for n in e.atoms(select):
+        condition, a, b = n.args
+        guarded, other = (b, a) if isinstance(condition, ex.eq) else (a, b)
+        if isinstance(condition, ex.eq | ex.ne) and other == 0 and guarded in context.in_flight:
+            compared = set(condition.args) - {guarded, sp.Abs(guarded)}
+            if len(compared) == 1 and compared.pop() in (S.Infinity, S.NegativeInfinity):
+                swaps[n] = guarded
+    return e.xreplace(swaps)
+
+
+def push_exponential(psi: Expr, shift: Expr, context: Context) -> Expr | None:
+    """psi * exp(shift) with the shift inside the exponentials of psi, or None when psi has none at its top.
+
+    An exponential of a leaf overflows unless something is subtracted first; so what can be subtracted is.
+    """
+    z = exponent(psi, context)
+    if z is not None and context.carries_leaf(z):
+        return sp.exp(z + shift)
+    if psi.is_Add:
+        parts = [push_exponential(a, shift, context) for a in psi.args]
+        if all(p is None for p in parts):
+            return None
+        return Add(*[a * sp.exp(shift) if p is None else p for p, a in zip(parts, psi.args, strict=True)])
+    if psi.is_Mul:
+        for i, a in enumerate(psi.args):
+            pushed = push_exponential(a, shift, context)
+            if pushed is not None:
+                return Mul(pushed, *psi.args[:i], *psi.args[i + 1 :])
+        return None
+    if isinstance(psi, select):
+        parts = [push_exponential(a, shift, context) for a in psi.args[1:]]
+        if all(p is None for p in parts):
+            return None
+        return select(
+            psi.args[0], *[a * sp.exp(shift) if p is None else p for p, a in zip(parts, psi.args[1:], strict=True)]
+        )
+    return None
+
+
+def stabilised(e: Expr, context: Context) -> bool:
+    """Does every exponential of a leaf in e have something subtracted from it?"""
+    return not any(
+        (z := exponent(n, context)) is not None and context.carries_leaf(z) and not z.free_symbols - context.leaves
+        for n in sp.preorder_traversal(e)
+        if n.is_Function or n.is_Pow
+    )

@@ -1,0 +1,364 @@
+"""The IO model: what a tile kernel moves and computes, and the time that costs on a target.
+
+Traffic between SRAM and the next level is exact, before any cache: every load and store is counted once per program
+and loop step that executes it, tiles cut at their extents.  `fusecade.testing.count_io` measures the same number.
+
+    bytes(load) = element size x product of the extents of the ranks it reads
+                  x product of the trip counts of the loops and grid ranks around it that it does not read
+
+Main-memory traffic follows from it: an operand is read once as long as what runs at the same time shares it in cache.
+An operation that the model does not know raises; nothing is free by default.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+
+from ..ir import symbols, tile
+from ..ir.attributes import element_bits
+from ..ir.target import Target
+
+ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
+
+TRANSCENDENTAL = {
+    "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "pow", "div",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Traffic of one load or store: `bytes` between SRAM and the next level, `distinct` bytes it touches at all."""
+
+    buffer: str
+    bytes: int
+    distinct: int
+    shared_by: int  # programs running next to each other that touch the same data
+
+
+@dataclass
+class Work:
+    """What one launch of a kernel does.
+
+    loads, stores: traffic.  dot_flops: by operand dtype.  map_elements, transcendental_elements, reduce_elements: tile
+    elements processed.  operations: tile operations executed.  programs: size of the grid.  live_bytes: the largest sum
+    of tiles alive in one program.  loop_load_bytes: tiles loaded in one step of the innermost loops (to be pipelined).
+    """
+
+    loads: list[Transfer] = field(default_factory=list)
+    stores: list[Transfer] = field(default_factory=list)
+    dot_flops: dict[str, float] = field(default_factory=dict)
+    map_elements: float = 0.0
+    transcendental_elements: float = 0.0
+    reduce_elements: float = 0.0
+    tile_bytes: float = 0.0
+    operations: float = 0.0
+    programs: int = 1
+    carried_bytes: int = 0
+    temporary_bytes: int = 0
+    loop_load_bytes: int = 0
+    kept_load_bytes: int = 0
+    smallest_dot: tuple[int, int, int] | None = None
+
+    @property
+    def load_bytes(self) -> int:
+        return sum(t.bytes for t in self.loads)
+
+    @property
+    def store_bytes(self) -> int:
+        return sum(t.bytes for t in self.stores)
+
+    @property
+    def flops(self) -> float:
+        return sum(self.dot_flops.values()) + self.map_elements + self.reduce_elements
+
+    @property
+    def hbm_bytes_bound(self) -> int:
+        """Every buffer once: the least that any kernel with these inputs and outputs moves."""
+        distinct: dict[str, int] = {}
+        for t in [*self.loads, *self.stores]:
+            distinct[t.buffer] = max(distinct.get(t.buffer, 0), t.distinct)
+        return sum(distinct.values())
+
+
+@dataclass(frozen=True)
+class Price:
+    """Predicted cost of a launch: microseconds, what bounds it, and whether it fits the target."""
+
+    us: float
+    bound_by: str
+    hbm_bytes: int
+    sram_bytes: int
+    register_bytes: int
+    fits: bool
+
+
+def work(kernel: tile.KernelOp, params: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None) -> Work:
+    """Count what `kernel` does with these parameters (default: its own) and these sizes (for symbolic extents)."""
+    return Census(kernel, sizes or {}).count({**kernel.parameters, **(params or {})})
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One operation of a kernel, reduced to what counting needs."""
+
+    kind: str  # "load", "store", "map", "special", "fill", "reduce", "dot", "carry"
+    ranks: tuple[str, ...]  # of the result (map), operand (reduce), both operands (dot), or access (load, store)
+    swept: tuple[tuple[str, ...], ...]  # ranks of every tile that is read or written
+    loops: tuple[str, ...]
+    width: int = 4
+    dtype: str = "f32"
+    buffer: str = ""
+    points: int = 0  # of a transfer: elements touched by one full walk over its ranks
+    distinct: int = 0
+    rows: tuple[str, ...] = ()  # of a dot
+    columns: tuple[str, ...] = ()
+    over: str = ""
+
+
+class Census:
+    """A kernel's operations, listed once, so that many parameter bindings can be counted quickly."""
+
+    def __init__(self, kernel: tile.KernelOp, sizes: Mapping[str, int]):
+        self.sizes = sizes
+        self.ranks = kernel.ranks.data
+        self.extent = {r.name: symbols.evaluate(r.extent, sizes) for r in self.ranks}
+        self.grid = kernel.grid_ranks
+        self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
+        self.entries: list[_Entry] = []
+        self._block(kernel.body.block, ())
+
+    # --- listing -------------------------------------------------------------------------------------------------
+
+    def _block(self, block: Block, loops: tuple[str, ...]) -> None:
+        for op in block.ops:
+            self._operation(op, loops)
+
+    def _operation(self, op: Operation, loops: tuple[str, ...]) -> None:
+        add = self.entries.append
+        swept = tuple(tile.tile_type(v).names for v in [*op.operands, *op.results] if isinstance(v.type, tile.TileType))
+        match op:
+            case tile.LoadOp() | tile.StoreOp():
+                add(self._transfer(op, swept, loops))
+            case tile.MapOp():
+                kind = "special" if op.function.data in TRANSCENDENTAL else "map"
+                add(_Entry(kind, tile.tile_type(op.result).names, swept, loops))
+            case tile.CastOp():
+                add(_Entry("map", tile.tile_type(op.result).names, swept, loops))
+            case tile.PadOp() | tile.IndexOp() | tile.FillOp():
+                add(_Entry("fill", tile.tile_type(op.results[0]).names, swept, loops))
+            case tile.ReduceOp():
+                add(_Entry("reduce", tile.tile_type(op.value).names, swept, loops))
+            case tile.DotOp():
+                lhs, rhs, over = tile.tile_type(op.lhs), tile.tile_type(op.rhs), op.over.data
+                shared = {over, *op.batch}
+                add(
+                    _Entry(
+                        "dot",
+                        tuple(dict.fromkeys([*lhs.names, *rhs.names])),
+                        swept,
+                        loops,
+                        dtype=dot_dtype(lhs.element_type),
+                        rows=tuple(r for r in lhs.names if r not in shared),
+                        columns=tuple(r for r in rhs.names if r not in shared),
+                        over=over,
+                    )
+                )
+            case tile.ForOp():
+                for arg in op.body.block.args:
+                    add(_Entry("carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
+                self._block(op.body.block, (*loops, op.rank.data))
+            case tile.YieldOp() | tile.ReturnOp():
+                pass
+            case _:
+                raise NotImplementedError(f"the cost model has no rule for {op.name}")
+
+    def _transfer(self, op: tile.LoadOp | tile.StoreOp, swept, loops: tuple[str, ...]) -> _Entry:
+        kind = op.buffer.type
+        assert isinstance(kind, tile.BufferType)
+        width = element_bits(kind.element_type) // 8
+        read = tuple(r for r in op.access.ranks if r in self.extent)
+        points = math.prod(self.extent[r] for r in read)
+        if isinstance(op, tile.LoadOp) and op.checked is not None:
+            points = self._valid_points(op, list(read))
+        distinct = min(points, math.prod(symbols.evaluate(d, self.sizes) for d in kind.shape.data))
+        word = "load" if isinstance(op, tile.LoadOp) else "store"
+        return _Entry(word, read, swept, loops, width, "", self.names[op.buffer], points, distinct)
+
+    def _valid_points(self, op: tile.LoadOp, ranks: list[str]) -> int:
+        """Points whose access stays in bounds: groups of dimensions that share no rank are counted apart."""
+        dims = [symbols.evaluate(d, self.sizes) for d in op.buffer.type.shape.data]  # pyright: ignore
+        groups: list[tuple[set[str], list[tuple[sympy.Expr, int]]]] = []
+        for e, dim in zip(op.access.data, dims, strict=True):
+            merged: tuple[set[str], list] = ({r for r in ranks if symbols.symbol(r) in e.free_symbols}, [(e, dim)])
+            for g in [g for g in groups if g[0] & merged[0]]:
+                groups.remove(g)
+                merged = (merged[0] | g[0], merged[1] + g[1])
+            groups.append(merged)
+        total = math.prod(self._count_valid(sorted(used), checks) for used, checks in groups)
+        return total * math.prod(self.extent[r] for r in set(ranks) - set().union(*(g[0] for g in groups)))
+
+    def _count_valid(self, ranks: list[str], checks: list[tuple[sympy.Expr, int]]) -> int:
+        every = math.prod(self.extent[r] for r in ranks)
+        if not ranks or every > 4_000_000:
+            return every  # too many to count: an upper bound
+        args = [symbols.symbol(r) for r in ranks]
+        bind = {symbols.symbol(n): v for n, v in self.sizes.items()}
+        tests = [(sympy.lambdify(args, e.subs(bind), "math"), dim) for e, dim in checks]
+        points = itertools.product(*(range(self.extent[r]) for r in ranks))
+        return sum(all(0 <= f(*p) < dim for f, dim in tests) for p in points)
+
+    # --- counting ------------------------------------------------------------------------------------------------
+
+    def count(self, params: Mapping[str, int]) -> Work:
+        """The work of one launch with these parameters bound."""
+        extent = self.extent
+        size = {
+            r.name: 1 if r.role == "unit" else extent[r.name] if r.role == "whole" else params[r.tile or ""]
+            for r in self.ranks
+        }
+        trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
+        tile_of = {r: min(size[r], extent[r]) for r in extent}
+        programs = math.prod(trips[r] for r in self.grid)
+        w = Work(programs=programs)
+        carried: dict[tuple[str, ...], int] = {}
+        for e in self.entries:
+            around = (*self.grid, *e.loops)
+
+            def total(ranks: tuple[str, ...], around=around) -> int:
+                """Elements of a tile over all its executions, cut at the extents."""
+                n = 1
+                for r in ranks:
+                    n *= extent[r]
+                for r in around:
+                    if r not in ranks:
+                        n *= trips[r]
+                return n
+
+            if e.kind == "carry":
+                carried[e.loops] = carried.get(e.loops, 0) + 4 * math.prod(tile_of[r] for r in e.ranks)
+                continue
+            runs = programs * math.prod(trips[r] for r in e.loops)
+            w.operations += runs
+            if e.kind in ("load", "store"):
+                repeats = math.prod(trips[r] for r in around if r not in e.ranks)
+                sharing = 1
+                for r in reversed(self.grid):
+                    if r in e.ranks:
+                        break
+                    sharing *= trips[r]
+                transfer = Transfer(e.buffer, e.points * repeats * e.width, e.distinct * e.width, sharing)
+                (w.loads if e.kind == "load" else w.stores).append(transfer)
+                if e.kind == "load":
+                    held = e.width * math.prod(tile_of[r] for r in e.swept[-1])
+                    if e.loops:
+                        w.loop_load_bytes += held
+                    else:
+                        w.kept_load_bytes += held
+                continue
+            if e.kind == "dot":
+                w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total(e.ranks)
+                shape = (
+                    math.prod(size[r] for r in e.rows),
+                    math.prod(size[r] for r in e.columns),
+                    size[e.over],
+                )
+                if w.smallest_dot is None or math.prod(shape) < math.prod(w.smallest_dot):
+                    w.smallest_dot = shape
+            else:
+                elements = total(e.ranks)
+                if e.kind == "reduce":
+                    w.reduce_elements += elements
+                else:
+                    w.map_elements += elements
+                if e.kind == "special":
+                    w.transcendental_elements += elements
+                if e.kind != "fill":
+                    w.tile_bytes += 4.0 * sum(total(ranks) for ranks in e.swept if ranks)
+            if e.kind != "fill":
+                wide = 4 * math.prod(tile_of[r] for r in (e.swept[-1] if e.kind != "reduce" else e.ranks))
+                w.temporary_bytes = max(w.temporary_bytes, wide)
+        w.carried_bytes = sum(carried.values())
+        return w
+
+
+def dot_dtype(element: Attribute) -> str:
+    """The rate table's name for an operand type."""
+    if isinstance(element, Float16Type):
+        return "f16"
+    if isinstance(element, BFloat16Type):
+        return "bf16"
+    return "f64" if isinstance(element, Float64Type) else "f32"
+
+
+def price(w: Work, target: Target, warps: int = 4, stages: int = 2) -> Price:
+    """Time of one launch on `target`, from what it does."""
+    return _price_cpu(w, target) if target.kind == "cpu" else _price_gpu(w, target, warps, stages)
+
+
+def hbm_bytes(w: Work, target: Target) -> int:
+    """Main-memory traffic: each transfer, divided by how far neighbours in flight share it, never under its distinct bytes."""
+    total = 0
+    flight = target.sms * 2
+    resident = w.hbm_bytes_bound <= 0.8 * target.l2_bytes
+    for t in w.loads:
+        if resident:
+            total += t.distinct
+        else:
+            total += max(t.distinct, t.bytes // max(1, min(t.shared_by, flight)))
+    return min(total, w.load_bytes) + w.store_bytes
+
+
+def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
+    hbm = hbm_bytes(w, target)
+    sram = w.kept_load_bytes + stages * w.loop_load_bytes
+    registers = w.carried_bytes + 2 * w.temporary_bytes
+    per_thread = registers / (4 * warps * target.warp_size) + 32
+    fits = sram <= target.max_sram_per_program and per_thread <= target.max_registers_per_thread
+    waves = max(1.0, w.programs / target.sms)
+    full = math.ceil(waves) / waves if w.programs else 1.0
+    efficiency = 0.75
+    if w.smallest_dot is not None:
+        m, n, k = w.smallest_dot
+        efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
+        efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
+    dots = sum(f / (target.dot_flops(d) * efficiency) for d, f in w.dot_flops.items())
+    vector = (w.map_elements * 2 + w.reduce_elements) / (target.vector_flops / 2)
+    special = w.transcendental_elements / target.exp_per_s
+    times = {
+        "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms) * full,
+        "HBM": hbm / (target.hbm_bytes_per_s * 0.85),
+        "L2": (w.load_bytes + w.store_bytes) / (target.l2_bytes_per_s * 0.8),
+    }
+    bound_by = max(times, key=lambda k: times[k])
+    us = times[bound_by] * 1e6 + target.launch_us
+    return Price(us, bound_by, hbm, sram, registers, fits)
+
+
+def _price_cpu(w: Work, target: Target) -> Price:
+    """A tile program as torch calls: dots, sweeps over tiles, transcendental functions, and the calls themselves."""
+    hbm = hbm_bytes(w, target)
+    live = w.carried_bytes + 2 * w.temporary_bytes + w.loop_load_bytes + w.kept_load_bytes
+    dots = sum(f / target.dot_flops(d if d in target.flops else "f32") for d, f in w.dot_flops.items())
+    if w.smallest_dot is not None:
+        m, n, k = w.smallest_dot
+        dots /= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.3
+    room = target.sram_bytes * 4
+    sweep = w.tile_bytes / target.l2_bytes_per_s * (1.0 if live <= room else min(4.0, live / room))
+    special = w.transcendental_elements / target.exp_per_s
+    calls = w.operations * target.launch_us * 1e-6
+    uneven = math.ceil(w.programs / target.sms) / (w.programs / target.sms) if w.programs else 1.0
+    times = {
+        "compute": (dots + special) * uneven,
+        "sweeps": sweep * uneven,
+        "calls": calls,
+        "memory": 0.5 * hbm / target.hbm_bytes_per_s,
+    }
+    bound_by = max(times, key=lambda k: times[k])
+    return Price(sum(times.values()) * 1e6, bound_by, hbm, live, w.carried_bytes, True)

@@ -1,0 +1,178 @@
+"""exp2-units: fold a gauge in units of log 2, so that every exponential of it is one exp2.
+
+When: in a `cascade.online` whose gauge is the running extreme of an input x, and x and the gauge are used only in
+exp(x - gauge).
+
+Before:  m = max x;  l = Σ exp(x - m), transported by exp(m_old - m_new)
+After:   m' = max x';  l = Σ exp2(x' - m'), transported by exp2(m'_old - m'_new);  x' = x · log2 e,  m = m' · ln 2
+
+Why legal: exp(z) = 2^(z · log2 e), and multiplying by a positive constant commutes with max and min.  Why cheaper: the
+machines have exp2, not exp; the factor joins one that is already there (`s · scale`), or is absorbed by a contraction.
+"""
+
+from __future__ import annotations
+
+import math
+
+from xdsl.dialects.builtin import f32
+from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from ..ir import scalar
+from ..ir.attributes import AccessMap, RankSpace, is_float
+from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
+
+LOG2_E = 1.0 / math.log(2.0)
+
+
+def use_exp2_units(kernel: KernelOp) -> None:
+    """Rewrite every online op of a kernel for which it is legal."""
+    for op in list(kernel.body.block.ops):
+        if isinstance(op, OnlineOp):
+            _rewrite(op)
+
+
+def _rewrite(op: OnlineOp) -> None:
+    count = len(op.inputs)
+    gauges = op.gauge_indices
+    last = op.step.block.last_op
+    assert isinstance(last, YieldOp)
+    chosen: list[tuple[int, int, BlockArgument]] = []
+    for n, g in enumerate(gauges):
+        x = last.values[g]
+        gauge = op.step.block.args[count + n]
+        if not (isinstance(x, BlockArgument) and x.index < count and is_float(x.type)):
+            return
+        old, new = op.transport.block.args[n], op.transport.block.args[len(gauges) + n]
+        if op.combiner_names[g] not in ("max", "min") or not _only_in_exponentials(x, gauge, last, g):
+            return
+        if not _only_in_exponentials(old, new, None, -1):
+            return
+        chosen.append((n, g, x))
+    if not chosen:
+        return
+    for region in (op.step, op.transport):
+        for inner in list(region.block.ops):
+            if scalar.name_of(inner) == "exp":
+                Rewriter.replace_op(inner, scalar.build("exp2", list(inner.operands)))
+    for _, g, x in chosen:
+        value, access = op.operand_accesses[x.index]
+        op.operands[x.index] = _times(op, value, access, LOG2_E)
+        accesses = list(op.accesses.data)
+        accesses[x.index] = AccessMap.of(_ranks(op.operands[x.index]))
+        op.accesses = type(op.accesses)(accesses)
+        _in_natural_units(op, g)
+
+
+def _only_in_exponentials(x: SSAValue, gauge: SSAValue, last: YieldOp | None, index: int) -> bool:
+    """Whether `x` and `gauge` occur only as exp(x - gauge), and x as the gauge's own contribution."""
+    for value in (x, gauge):
+        for use in value.uses:
+            op = use.operation
+            if op is last and value is x and use.index == index:
+                continue
+            if scalar.name_of(op) != "sub" or op.operands[0] is not x or op.operands[1] is not gauge:
+                return False
+            if any(scalar.name_of(u.operation) != "exp" for u in op.results[0].uses):
+                return False
+    return True
+
+
+def _ranks(value: SSAValue) -> tuple[str, ...]:
+    owner = value.owner
+    assert isinstance(owner, EinsumOp)
+    return owner.out_ranks(value.index)  # pyright: ignore
+
+
+def _times(op: OnlineOp, value: SSAValue, access: AccessMap, factor: float) -> SSAValue:
+    """A map that computes `value · factor`; the factor goes into the map that made the value, where there is one."""
+    owner = value.owner
+    names = [r for r in op.ranks.names if r in access.ranks]
+    block = Block()
+    inputs = [(value, access)]
+    if isinstance(owner, EinsumOp) and owner.is_map and len(owner.results) == 1 and access.bare() == owner.out_ranks(0):
+        region = owner.body.clone()
+        block = region.block
+        last = block.last_op
+        assert isinstance(last, YieldOp)
+        inputs = list(owner.operand_accesses)
+        names = list(owner.out_ranks(0))
+        before = last.values[0]
+        last.detach()
+        block.add_op(YieldOp(scaled(before, factor, block)))
+        last.erase()
+        _drop_unread(block)
+    else:
+        arg = block.insert_arg(f32, 0)
+        block.add_op(YieldOp(scaled(arg, factor, block)))
+        region = Region(block)
+    space = RankSpace(tuple((n, op.extents[n]) for n in names))
+    new = EinsumOp(space, inputs, [(MAP, AccessMap.of(names), f32)], region)
+    new.results[0].name_hint = value.name_hint
+    Rewriter.insert_op(new, InsertPoint.before(op))
+    return new.results[0]
+
+
+def scaled(value: SSAValue, factor: float, block: Block) -> SSAValue:
+    """`value · factor` at the end of `block`, the factor joined to constants that are already there."""
+    owner = value.owner
+    name = scalar.name_of(owner) if isinstance(owner, Operation) else None
+
+    def add(op: Operation) -> SSAValue:
+        block.add_op(op)
+        return op.results[0]
+
+    def number(x: float) -> SSAValue:
+        return add(scalar.constant(x, value.type))
+
+    if isinstance(owner, Operation):
+        if name == scalar.CONSTANT:
+            return number(float(scalar.constant_value(owner)) * factor)
+        if name in ("mul", "div"):
+            a, b = owner.operands
+            constant = _constant(b)
+            if constant is not None:
+                return add(scalar.build("mul", [a, number(constant * factor if name == "mul" else factor / constant)]))
+            constant = _constant(a)
+            if constant is not None and name == "mul":
+                return add(scalar.build("mul", [b, number(constant * factor)]))
+        if name == "neg":
+            return add(scalar.build("neg", [scaled(owner.operands[0], factor, block)]))
+        if name in ("add", "sub"):
+            a, b = (scaled(o, factor, block) for o in owner.operands)
+            return add(scalar.build(name, [a, b]))
+        if name == "select":
+            a, b = (scaled(o, factor, block) for o in owner.operands[1:])
+            return add(scalar.build("select", [owner.operands[0], a, b]))
+    return add(scalar.build("mul", [value, number(factor)]))
+
+
+def _constant(value: SSAValue) -> float | None:
+    owner = value.owner
+    if isinstance(owner, Operation) and scalar.name_of(owner) == scalar.CONSTANT:
+        return float(scalar.constant_value(owner))
+    return None
+
+
+def _drop_unread(block: Block) -> None:
+    for inner in reversed(list(block.ops)):
+        if not isinstance(inner, YieldOp) and not inner.results[0].first_use:
+            inner.detach()
+            inner.erase()
+
+
+def _in_natural_units(op: OnlineOp, g: int) -> None:
+    """Readers of the gauge's final value get it multiplied by ln 2."""
+    result = op.results[g]
+    if not result.first_use:
+        return
+    names = op.out_ranks(g)
+    block = Block(arg_types=[f32])
+    block.add_op(YieldOp(scaled(block.args[0], math.log(2.0), block)))
+    space = RankSpace(tuple((n, op.extents[n]) for n in names))
+    back = EinsumOp(space, [(result, AccessMap.of(names))], [(MAP, AccessMap.of(names), result.type.element_type)], Region(block))  # pyright: ignore
+    back.results[0].name_hint = result.name_hint
+    Rewriter.insert_op(back, InsertPoint.after(op))
+    result.replace_uses_with_if(back.results[0], lambda use: use.operation is not back)
+
+

@@ -1,0 +1,36 @@
+"""The rewrites of one kernel, in order: what fusion prices and what the driver lowers are the same program."""
+
+from __future__ import annotations
+
+from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
+from ..ir.target import Target
+from .absorb_scales import absorb_scales
+from .canonicalise import simplify_region
+from .derive_online import derive_kernel, erase_dead
+from .exp2_units import use_exp2_units
+
+
+def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> None:
+    """Derive online forms over `stream`, then move constants to where they cost least.  In place."""
+    if stream:
+        derive_kernel(kernel, stream)
+    use_exp2_units(kernel)
+    if target.kind == "cpu":  # operands are multiplied in full precision there
+        absorb_scales(kernel)
+    for op in kernel.body.block.ops:
+        if isinstance(op, EinsumOp):
+            simplify_region(op.body.block)
+        elif isinstance(op, OnlineOp):
+            simplify_region(op.step.block)
+            simplify_region(op.transport.block)
+    erase_dead(kernel)
+    drop_unread_inputs(kernel)
+
+
+def drop_unread_inputs(kernel: KernelOp) -> None:
+    """Take arguments away that nothing reads any more (a row constant that fell out of an argmin)."""
+    for arg in reversed(kernel.body.block.args):
+        if not arg.first_use:
+            kept = [v for n, v in enumerate(kernel.inputs) if n != arg.index]
+            kernel.operands = kept
+            kernel.body.block.erase_arg(arg)

@@ -1,0 +1,234 @@
+"""schedule: each kernel becomes a tile program whose walk and tile sizes are the cheapest that the IO model knows.
+
+When: on every `cascade.kernel`.
+
+Before:  cascade.kernel @k { einsums over ranks }
+After:   tile.kernel @k [i = n grid BI, j = m loop BJ, ...] params {BI = 128, BJ = 64} { loads, dots, loops, stores }
+
+Roles come from how contractions use a rank, never from what the operations are called:
+
+    batch ranks of every contraction          one element a program (unit)
+    the streamed rank                         a loop, or whole where the row fits
+    other reduced ranks                       whole where they fit, else a loop inside
+    output ranks that some contraction lacks  whole: a grid over them would repeat that contraction
+    other output ranks                        the grid, tiled
+
+Why legal: a walk only orders independent work; reductions that cannot be split along a rank are never split.
+The parameter space is what the tuner searches; its order is the predicted cost.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy
+from xdsl.dialects.builtin import StringAttr
+
+from ..ir import symbols, tile
+from ..ir.attributes import AccessMap
+from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
+from ..ir.target import Target
+from .algebra.forms import Refused
+from .contraction import Contraction, contractions
+from .cost import Census, Price, Work, price
+from .emit_tiles import emit_tiles
+from .walk import Walk
+
+LARGE = 4096  # stands for a size that is not known when it is needed for a decision
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A tile kernel with its parameters bound to the cheapest choice, what it does, what that costs.
+
+    space: every admissible binding, cheapest first, as (parameters, predicted microseconds).
+    """
+
+    kernel: tile.KernelOp
+    work: Work
+    price: Price
+    space: tuple[tuple[tuple[tuple[str, int], ...], float], ...]
+
+
+def schedule_kernel(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None = None,
+) -> Scheduled | Refused:
+    """The cheapest schedule of one kernel.
+
+    sizes: values (or guesses) of symbolic sizes, for pricing only.  Refused when no walk fits the target.
+    """
+    shape = _Shape(kernel, target, dict(sizes or {}))
+    best: Scheduled | None = None
+    reasons: list[str] = []
+    for roles in shape.variants():
+        walk = Walk(shape.table(roles), shape.grid(roles), dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2}, target.kind != "cpu")
+        emitted = emit_tiles(kernel, walk, inputs, outputs)
+        if isinstance(emitted, Refused):
+            reasons.append(emitted.reason)
+            continue
+        priced = []
+        census = Census(emitted, shape.sizes)
+        for params in shape.bindings(roles):
+            w = census.count(params)
+            p = price(w, target, params.get("num_warps", 4), params.get("num_stages", 2))
+            if p.fits:
+                priced.append((p.us, tuple(sorted(params.items())), w, p))
+        if not priced:
+            reasons.append("no tile sizes fit the target's registers and shared memory")
+            continue
+        priced.sort(key=lambda row: (row[0], row[1]))
+        us, params, w, p = priced[0]
+        if best is None or us < best.price.us:
+            emitted.params = _params(dict(params))
+            space = tuple((params, us) for us, params, _, _ in priced)
+            best = Scheduled(emitted, w, p, space)
+    if best is None:
+        return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
+    return best
+
+
+def _params(values: dict[str, int]):
+    from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
+
+    return DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(values.items())})
+
+
+class _Shape:
+    """What the choice of a walk depends on: ranks, contractions, extents, target."""
+
+    def __init__(self, kernel: KernelOp, target: Target, sizes: dict[str, int]):
+        self.kernel, self.target = kernel, target
+        self.extents: dict[str, sympy.Expr] = {}
+        for op in kernel.body.block.ops:
+            if isinstance(op, EinsumOp | OnlineOp):
+                for name, extent in op.extents.items():
+                    self.extents.setdefault(name, extent)
+        self.sizes = dict(sizes)
+        for e in self.extents.values():
+            for n in symbols.names(e):
+                self.sizes.setdefault(n, LARGE)
+        for arg in kernel.body.block.args:
+            for e in arg.type.dims:  # pyright: ignore
+                for n in symbols.names(e):
+                    self.sizes.setdefault(n, LARGE)
+        self.dots: list[Contraction] = contractions(kernel)
+        self.out: list[str] = list(dict.fromkeys(r for v in kernel.returned for r in v.owner.out_ranks(v.index)))  # pyright: ignore
+        self.reduced: set[str] = set()
+        for op in kernel.body.block.ops:
+            if isinstance(op, EinsumOp):
+                self.reduced |= set(op.reduced)
+            elif isinstance(op, OnlineOp):
+                self.reduced.add(op.over.data)
+        stream = kernel.attributes.get("stream")
+        self.stream = stream.data if isinstance(stream, StringAttr) else None
+        self.cpu = target.kind == "cpu"
+        self.whole_limit = 1024 if self.cpu else 256
+
+    def value(self, rank: str) -> int:
+        return symbols.evaluate(self.extents[rank], self.sizes)
+
+    def static(self, rank: str) -> bool:
+        return self.extents[rank].is_Integer is True
+
+    def may_be_whole(self, rank: str, limit: int | None = None) -> bool:
+        return self.static(rank) and self.value(rank) <= (limit or self.whole_limit)
+
+    def variants(self) -> Iterator[dict[str, str]]:
+        """Assignments of roles to ranks that make sense, a few."""
+        fixed: dict[str, str] = {}
+        choices: dict[str, list[str]] = {}
+        for rank in self.extents:
+            options = self._options(rank)
+            if len(options) == 1:
+                fixed[rank] = options[0]
+            else:
+                choices[rank] = options
+        for combination in itertools.islice(itertools.product(*choices.values()), 12):
+            yield {r: {**fixed, **dict(zip(choices, combination, strict=True))}[r] for r in self.extents}
+
+    def _options(self, rank: str) -> list[str]:
+        if rank in self.reduced or (rank == self.stream):
+            limit = self.target.sram_bytes // 16 if rank not in {d.over for d in self.dots} and not self.cpu else None
+            whole = self.may_be_whole(rank, limit)
+            if whole and rank != self.stream:
+                return ["whole"]
+            return ["loop", "whole"] if whole else ["loop"]
+        if self._batch(rank):  # on a CPU, the innermost batch rank is folded: a few dots in one call
+            return ["grid"] if self.cpu and rank == [r for r in self.out if self._batch(r)][-1] else ["unit"]
+        lacking = [d for d in self.dots if rank not in d.ranks]
+        carrying = [d for d in self.dots if rank in d.ranks]
+        if lacking and carrying:
+            return ["whole"] if self.may_be_whole(rank) else ["grid"]
+        return ["grid"] if rank in self._tiled() else ["unit"]
+
+    def _batch(self, rank: str) -> bool:
+        """A rank that both sides of every contraction that has it carry."""
+        having = [d for d in self.dots if rank in d.ranks]
+        return bool(having) and all(rank in d.batch for d in having) and not any(rank not in d.ranks for d in self.dots)
+
+    def _tiled(self) -> set[str]:
+        """Which output ranks get tiles: the largest on each side of the contractions; without any, the innermost."""
+        candidates = [r for r in self.out if r not in self.reduced and not self._batch(r)]
+        if not self.dots:
+            return set(candidates[-1:]) if self.reduced else set(candidates[-2:])
+        tiled: set[str] = set()
+        for d in self.dots:
+            for side in (d.lhs - d.rhs, d.rhs - d.lhs):
+                mine = [r for r in candidates if r in side]
+                walked = side & self.reduced  # the streamed rank gives this side its tile
+                if mine and (self.cpu or not walked):
+                    tiled.add(max(mine, key=lambda r: (self.value(r), -candidates.index(r))))
+        return tiled
+
+    # --- tables --------------------------------------------------------------------------------------------------
+
+    def table(self, roles: Mapping[str, str]) -> tile.TileRanks:
+        order = [r for r in self.out if r in self.extents] + [r for r in self.extents if r not in self.out]
+        return tile.TileRanks(
+            tuple(
+                tile.TileRank(r, self.extents[r], roles[r], _parameter(r) if roles[r] in ("grid", "loop") else None)
+                for r in order
+            )
+        )
+
+    def grid(self, roles: Mapping[str, str]) -> tuple[str, ...]:
+        """Batch ranks outermost; then the ranks with more programs outside, so that the wider operand is reused inside."""
+        ranks = [r for r in self.table(roles).names if roles[r] in ("unit", "grid")]
+        outer = [r for r in ranks if self._batch(r)]
+        inner = sorted((r for r in ranks if r not in outer), key=lambda r: -self.value(r))
+        return (*outer, *inner)
+
+    def parameters(self, roles: Mapping[str, str]) -> list[str]:
+        return [_parameter(r) for r in roles if roles[r] in ("grid", "loop")]
+
+    def bindings(self, roles: Mapping[str, str]) -> Iterator[dict[str, int]]:
+        ranks = [r for r in roles if roles[r] in ("grid", "loop")]
+        launches = [{}] if self.cpu else [{"num_warps": w, "num_stages": s} for w in (4, 8) for s in (2, 3)]
+        for values in itertools.product(*(self._sizes_of(r, roles[r]) for r in ranks)):
+            for launch in launches:
+                yield dict(zip(map(_parameter, ranks), values, strict=True)) | launch
+
+    def _sizes_of(self, rank: str, role: str) -> list[int]:
+        extent = max(1, self.value(rank))
+        if self.cpu and self._batch(rank):
+            return [s for s in (1, 2, 4, 8) if s <= extent]
+        if self.cpu:
+            steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
+            kept = [s for s in steps if s < extent]
+            return [*kept, extent] if extent <= steps[-1] and self.static(rank) else kept or [steps[0]]
+        low = 16 if any(rank in d.ranks for d in self.dots) else 1
+        steps = [s for s in (1, 2, 4, 8, 16, 32, 64, 128, 256) if s >= low]
+        ceiling = max(low, 1 << (extent - 1).bit_length())
+        if role == "loop":
+            steps = [s for s in (16, 32, 64, 128, 256, 512, 1024) if s <= (128 if self.dots else 1024)]
+        return [s for s in steps if s <= ceiling] or [low]
+
+
+def _parameter(rank: str) -> str:
+    return f"B{rank.upper()}"
