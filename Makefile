@@ -49,6 +49,7 @@ $(BIN)/python:
 
 # One stamp for each extra of pyproject.toml: the second run installs nothing.
 $(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "installing fusecade[$*] into $(VENV); the first time takes a few minutes"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "CacheWarning",
     "FallbackWarning",
     "FusecadeError",
     "FusecadeWarning",
@@ -197,4 +198,18 @@ class FallbackWarning(FusecadeWarning):
             f"fusecade: {self.what} runs eagerly: {self.reason}{place}\n"
             "next: nothing has to be done, the result is the same; `fusecade.explain(fn, *args)` shows all such "
             "parts, and `strict=True` raises instead"
+        )
+
+
+class CacheWarning(FusecadeWarning):
+    """The cache could not be used; what was to be found there is made anew."""
+
+    def __init__(self, what: str, folder: str | Path) -> None:
+        super().__init__(what, folder)
+        self.what, self.folder = what, folder
+
+    def __str__(self) -> str:
+        return (
+            f"fusecade: {self.what}\nnext: nothing has to be done, the result is the same; if it happens again, delete "
+            f"{self.folder}, or set FUSECADE_CACHE_DIR to a folder of your own"
         )

@@ -86,7 +86,7 @@ def _total(counters: Iterable[Counter[str]]) -> Mapping[str, int]:
 
 
 class LaunchableForTesting(Protocol):
-    def launch_for_testing(self, *args: object) -> Callable[[], object]: ...
+    def launch_for_testing(self, *args: Any, **kwargs: Any) -> Callable[[], object]: ...
 
 
 def count_io(kernel: LaunchableForTesting, *args: object) -> IOCount:

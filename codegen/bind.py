@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import sympy
 from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
 from xdsl.ir import Attribute
+from xdsl.rewriter import Rewriter
 
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
@@ -67,28 +68,18 @@ def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
     )
     kernel.properties["ranks"] = tile.TileRanks(ranks)
     for argument in kernel.arguments:
-        argument._type = substituted(argument.type)  # the uses read the type from the value
+        Rewriter.replace_value_with_new_type(argument, substituted(argument.type))
     for op in kernel.body.walk():
         for name, attribute in op.properties.items():
             op.properties[name] = substituted(attribute)
 
 
 def _drop_edges(kernel: tile.KernelOp) -> None:
-    dots, known = text.dot_ranks(kernel), text.multiples(kernel)
-
-    def even(name: str) -> bool:
-        rank = kernel.ranks[name]
-        if rank.role == "unit":
-            return True
-        if rank.tile is not None:
-            return text.is_multiple(rank.extent, kernel.parameters[rank.tile], known)
-        return bool(rank.extent.is_Integer) and text.whole_lanes(int(rank.extent), name in dots) == int(rank.extent)
-
     for op in list(kernel.body.walk()):
         if isinstance(op, tile.LoadOp | tile.StoreOp):
-            op.properties["guard"] = tile.strings(r for r in op.guards if not even(r))
+            op.properties["guard"] = tile.strings(r for r in op.guards if not text.is_even(kernel, r))
         elif isinstance(op, tile.PadOp):
-            ragged = [r for r in op.over_ranks if not even(r)]
+            ragged = [r for r in op.over_ranks if not text.is_even(kernel, r)]
             op.properties["over"] = tile.strings(ragged)
             if not ragged:
                 op.result.replace_all_uses_with(op.value)

@@ -197,6 +197,16 @@ def whole_lanes(extent: int, in_dot: bool) -> int:
     return max(1 << max(0, extent - 1).bit_length(), LEAST_DOT if in_dot else 1)
 
 
+def is_even(kernel: tile.KernelOp, name: str) -> bool:
+    """Whether blocks of fixed shape hold a rank without lanes beyond its extent, as far as is known."""
+    rank = kernel.ranks[name]
+    if rank.role == "unit":
+        return True
+    if rank.tile is not None:
+        return is_multiple(rank.extent, kernel.parameters[rank.tile], multiples(kernel))
+    return bool(rank.extent.is_Integer) and whole_lanes(int(rank.extent), name in dot_ranks(kernel)) == int(rank.extent)
+
+
 def programs(kernel: tile.KernelOp) -> sympy.Expr:
     """How many programs the kernel has, over sizes."""
     total = sympy.Integer(1)

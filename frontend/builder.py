@@ -317,7 +317,14 @@ class Einsum:
             for op in self.block.ops:
                 if isinstance(op, IndexOp):
                     op.expression = AccessMap(self._renamed([op.expr], table, ranks))
-        out_ranks = [[n for d in out.dims if d is not None for n, _, _ in kept[self.names[d]]] for out in outs]
+        if all(out.combiner == "map" for out in outs):
+            indexed = [op.expr for op in self.block.ops if isinstance(op, IndexOp)]
+            ranks = self._used(ranks, [*(e for _, access in reads for e in access), *indexed])
+        present = {n for n, _ in ranks}
+        out_ranks = [
+            [n for d in out.dims if d is not None for n, _, _ in kept[self.names[d]] if n in present]
+            for out in outs
+        ]
         reduces = len(out_ranks[0]) < len(ranks)
         values, results = [], []
         for out, names in zip(outs, out_ranks, strict=True):
@@ -331,11 +338,10 @@ class Einsum:
             values.append(value.value)
             results.append((combiner, AccessMap.of(names), element_type(out.dtype)))
         self.block.add_op(YieldOp(*values))
-        op = EinsumOp(
-            RankSpace(tuple(ranks)), [(v, AccessMap(a)) for v, a in reads], results, Region(self.block)
-        )
+        accessed = [(v, AccessMap(a)) for v, a in reads]
+        op = EinsumOp(RankSpace(tuple(ranks)), accessed, results, Region(self.block))
         self.translator.append(op, self.node, [out.hint for out in outs])
-        return [self._result(result, out.dims, kept) for result, out in zip(op.results, outs, strict=True)]
+        return [self._result(result, out.dims, kept, present) for result, out in zip(op.results, outs, strict=True)]
 
     def access(self, tensor: Tensor, index: Sequence[Expr]) -> tuple[Expr, ...]:
         """Which element of the tensor's value is at `index`, one expression over the ranks a dimension."""
@@ -347,14 +353,12 @@ class Einsum:
     ) -> View:
         """Append a gather over `dims`; `access` may mention `GatherOp.slot(n)`, the value of index tensor n."""
         ranks, table, kept = self._layout([access, *(a for _, a in at)])
-        op = GatherOp(
-            RankSpace(tuple(ranks)),
-            source,
-            AccessMap(self._renamed(access, table, ranks)),
-            [(v, AccessMap(self._renamed(a, table, ranks))) for v, a in at],
-        )
+        access = self._renamed(access, table, ranks)
+        at = [(v, self._renamed(a, table, ranks)) for v, a in at]
+        ranks = self._used(ranks, [*access, *(e for _, a in at for e in a)])
+        op = GatherOp(RankSpace(tuple(ranks)), source, AccessMap(access), [(v, AccessMap(tuple(a))) for v, a in at])
         self.translator.append(op, self.node)
-        return self._result(op.result, dims, kept)
+        return self._result(op.result, dims, kept, {n for n, _ in ranks})
 
     def _layout(self, accesses: Sequence[Sequence[Expr]]):
         """The ranks of the operation, what each rank that was asked for is in them, and its digits."""
@@ -383,9 +387,23 @@ class Einsum:
             return tuple(access)
         return tuple(indices.substitute(e, table, tuple(ranks)) for e in access)
 
-    def _result(self, value: SSAValue, dims: Sequence[str | None], kept: Mapping[str, list[tuple[str, Expr, Expr]]]) -> View:
+    def _used(self, ranks: list[tuple[str, Expr]], expressions: Iterable[Expr]) -> list[tuple[str, Expr]]:
+        """The ranks that something depends on; along the others a map is one value, and its result is a broadcast."""
+        if self.exact:
+            return ranks
+        names = {s.name for e in expressions for s in e.free_symbols}  # type: ignore[attr-defined]
+        return [(n, extent) for n, extent in ranks if n in names]
+
+    def _result(
+        self,
+        value: SSAValue,
+        dims: Sequence[str | None],
+        kept: Mapping[str, list[tuple[str, Expr, Expr]]],
+        present: set[str],
+    ) -> View:
         digits = [kept[self.names[d]] if d is not None else [] for d in dims]
-        return self._view(value, digits, [self.extents[self.names[d]] if d is not None else ONE for d in dims])
+        shape = [self.extents[self.names[d]] if d is not None else ONE for d in dims]
+        return self._view(value, digits, shape, present)
 
     def _split(self, accesses: Sequence[Sequence[Expr]]) -> dict[str, list[tuple[str, Expr, Expr]]]:
         """The digits of each rank that has to be split: (name, stride, extent), the outermost first."""
@@ -422,19 +440,23 @@ class Einsum:
         return names
 
     @staticmethod
-    def _view(value: SSAValue, dims: Sequence[Sequence[tuple[str, Expr, Expr]]], shape: Sequence[Expr]) -> View:
-        """The view of a result whose dimension k is written in the digits `dims[k]`."""
+    def _view(
+        value: SSAValue, dims: Sequence[Sequence[tuple[str, Expr, Expr]]], shape: Sequence[Expr], present: set[str]
+    ) -> View:
+        """The view of a result whose dimension k is written in the digits `dims[k]`, of which those present are ranks."""
         access: list[Expr] = []
         inverse: list[Expr] = []
         bounds = indices.bounds_of(shape)
         for k, parts in enumerate(dims):
             total: Expr = ZERO
-            for n, (_, stride, size) in enumerate(parts):
-                total = total + indices.dim(len(access), "v") * stride
-                digit = indices.floordiv(indices.dim(k), stride, bounds)
-                access.append(digit if n == 0 else indices.mod(digit, size, bounds))
+            for n, (name, stride, size) in enumerate(parts):
+                if name in present:
+                    total = total + indices.dim(len(access), "v") * stride
+                    digit = indices.floordiv(indices.dim(k), stride, bounds)
+                    access.append(digit if n == 0 else indices.mod(digit, size, bounds))
             inverse.append(total)
-        return View(value, AccessMap(tuple(access)), tuple(inverse))
+        whole = all(name in present for parts in dims for name, _, _ in parts)
+        return View(value, AccessMap(tuple(access)), tuple(inverse) if whole else None)
 
 
 def symbolic_index(op: EinsumOp, known: Mapping[SSAValue, tuple[Expr, ...] | Any]) -> Expr | None:

@@ -1,15 +1,15 @@
 """The `cascade` dialect: the algorithm, as a DAG of extended Einsums over named ranks, with no schedule.
 
-    cascade.program @attention(%q : !cascade.tensor<[n, 64], f32>, ...) {
-      %s = cascade.einsum [i = n, j = m, d = 64]
-             ins(%q[i, d] : !cascade.tensor<[n, 64], f32>, %k[j, d] : !cascade.tensor<[m, 64], f32>)
-             outs(sum [i, j] : !cascade.tensor<[n, m], f32>) {
-      ^bb0(%a : f32, %b : f32):
-        %p = arith.mulf %a, %b : f32
-        cascade.yield %p : f32
-      }
-      cascade.return %s : !cascade.tensor<[n, m], f32>
-    }
+cascade.program @attention(%q : !cascade.tensor<[n, 64], f32>, ...) {
+  %s = cascade.einsum [i = n, j = m, d = 64]
+         ins(%q[i, d] : !cascade.tensor<[n, 64], f32>, %k[j, d] : !cascade.tensor<[m, 64], f32>)
+         outs(sum [i, j] : !cascade.tensor<[n, m], f32>) {
+  ^bb0(%a : f32, %b : f32):
+    %p = arith.mulf %a, %b : f32
+    cascade.yield %p : f32
+  }
+  cascade.return %s : !cascade.tensor<[n, m], f32>
+}
 """
 
 from __future__ import annotations

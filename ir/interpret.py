@@ -181,9 +181,7 @@ def _read(source: Tensor, access: Sequence[sympy.Expr], space: Space, table: Map
     return Named(source[tuple(n.over(ranks) for n in index)] if index else source, ranks), False
 
 
-def _read_plain(
-    source: Tensor, access: Sequence[sympy.Expr], space: Space, table: Mapping[str, Named]
-) -> Named | None:
+def _read_plain(source: Tensor, access: Sequence[sympy.Expr], space: Space, table: Mapping[str, Named]) -> Named | None:
     """The read as a view, when every index is one number or a rank of its own, and stays inside the tensor."""
     ranks: list[str] = []
     view = source

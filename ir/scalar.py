@@ -1,8 +1,8 @@
 """The scalar vocabulary of map regions: one row a function.
 
 Everything that touches a scalar function looks it up here by name: the front end builds it (`build`), the reference
-interpreter evaluates it (`interpret.torch_function`), passes translate it to algebra, the printers print it.  A function that is
-not in the table does not exist.
+interpreter evaluates it (`interpret.torch_function`), passes translate it to algebra, the printers print it.  A
+function that is not in the table does not exist.
 
 A region computes in *compute types* (`attributes.compute_type`): f32, f64, i64, i1.
 """

@@ -51,6 +51,15 @@ def names(expression: sympy.Expr) -> set[str]:
     return {s.name for s in expression.free_symbols if isinstance(s, sympy.Symbol)}
 
 
+def substitute(expression: sympy.Expr, table: Mapping[sympy.Symbol, sympy.Expr]) -> sympy.Expr:
+    """`expression` with symbols replaced, all at once (much faster than sympy's for a bare symbol, the common case)."""
+    if isinstance(expression, sympy.Symbol):
+        return table.get(expression, expression)
+    if not expression.free_symbols & table.keys():
+        return expression
+    return expression.subs(table, simultaneous=True)
+
+
 def affine(expression: sympy.Expr, ranks: Iterable[str]) -> tuple[dict[str, sympy.Expr], sympy.Expr] | None:
     """`expression` as Σ coefficient·rank + constant, or None when it is not affine in `ranks`.
 

@@ -127,9 +127,13 @@ class TileRanks(Data[tuple[TileRank, ...]]):
             printer.print_string(self.text())
 
     def text(self) -> str:
-        return "[" + ", ".join(
-            f"{r.name} = {symbols.to_text(r.extent)} {r.role}" + (f" {r.tile}" if r.tile else "") for r in self.data
-        ) + "]"
+        return (
+            "["
+            + ", ".join(
+                f"{r.name} = {symbols.to_text(r.extent)} {r.role}" + (f" {r.tile}" if r.tile else "") for r in self.data
+            )
+            + "]"
+        )
 
 
 @irdl_attr_definition
@@ -294,9 +298,7 @@ class IndexOp(IRDLOperation):
     traits = traits_def(Pure())
 
     def __init__(self, expression: sympy.Expr | str, ranks: Iterable[str]):
-        super().__init__(
-            properties={"expression": AccessMap.of([expression])}, result_types=[TileType.of(ranks, i64)]
-        )
+        super().__init__(properties={"expression": AccessMap.of([expression])}, result_types=[TileType.of(ranks, i64)])
 
     @property
     def expr(self) -> sympy.Expr:
@@ -333,9 +335,7 @@ class MapOp(IRDLOperation):
     traits = traits_def(Pure())
 
     def __init__(self, function: str, operands: Sequence[SSAValue], result: TileType):
-        super().__init__(
-            operands=[operands], properties={"function": StringAttr(function)}, result_types=[result]
-        )
+        super().__init__(operands=[operands], properties={"function": StringAttr(function)}, result_types=[result])
 
     def verify_(self) -> None:
         row = scalar.SCALARS.get(self.function.data)
@@ -539,9 +539,7 @@ class ForOp(IRDLOperation):
 
     def print(self, printer: Printer) -> None:
         lower, upper = self.bounds
-        printer.print_string(
-            f" {self.rank.data} from {symbols.to_text(lower)} to {symbols.to_text(upper)} ("
-        )
+        printer.print_string(f" {self.rank.data} from {symbols.to_text(lower)} to {symbols.to_text(upper)} (")
         for n, (arg, value) in enumerate(zip(self.body.block.args, self.init, strict=True)):
             if n:
                 printer.print_string(", ")
@@ -753,7 +751,19 @@ def with_role(rank: TileRank, role: str, tile: str | None) -> TileRank:
 Tile = Dialect(
     "tile",
     [
-        LoadOp, StoreOp, IndexOp, FillOp, MapOp, CastOp, PadOp, DotOp, ReduceOp, YieldOp, ForOp, ReturnOp, KernelOp,
+        LoadOp,
+        StoreOp,
+        IndexOp,
+        FillOp,
+        MapOp,
+        CastOp,
+        PadOp,
+        DotOp,
+        ReduceOp,
+        YieldOp,
+        ForOp,
+        ReturnOp,
+        KernelOp,
     ],
     [TileRanks, TileType, BufferType],
 )

@@ -145,7 +145,9 @@ class _Rewriter:
         block.add_op(YieldOp(writer.r(a.psi)))
         out = AccessMap.of([r for r in space if r != self.rank])
         ranks = RankSpace(tuple(space.items()))
-        copy = EinsumOp(ranks, list(inputs.values()), [(a.combiner, out, writer.floating)], Region(block))
+        index = a.combiner in ("argmax", "argmin")
+        element = self.result[s].type.element_type if index else writer.floating  # pyright: ignore
+        copy = EinsumOp(ranks, list(inputs.values()), [(a.combiner, out, element)], Region(block))
         copy.results[0].name_hint = a.symbol.name
         new.append(copy)
         return copy.results[0]

@@ -234,7 +234,7 @@ class _Emitter:
 
     def _constant(self, number: float | int | bool, kind: Attribute, ranks: Sequence[str] = ()) -> SSAValue:
         result = tile.TileType.of(ranks, kind)
-        return self._emit(("fill", repr(number), result), [], lambda: tile.FillOp(number, result))[0]
+        return self._emit(("fill", repr(number), result), [], lambda: tile.FillOp(number, result), ranks)[0]
 
     def _map(self, name: str, operands: Sequence[SSAValue], kind: Attribute, hint: str | None = None) -> SSAValue:
         ranks = self.table.ordered([r for o in operands for r in tile.tile_type(o).names])

@@ -35,7 +35,7 @@ from .schedule import LARGE, Scheduled, schedule_kernel
 
 FRESH_FROM = 32 << 20  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
 FRESH_BYTES_PER_S = 1.3e9  # first touch of fresh pages, measured
-GAIN = 0.95  # a kernel must be predicted to take less than this part of its operations left apart
+GAIN = 1.0  # a kernel must be predicted to take less than this part of its operations left apart
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,10 @@ class _Fuser:
         self.program, self.target, self.sizes = program, target, sizes
         self.block: Block = program.body.block
         self.ops = [o for o in self.block.ops if isinstance(o, EinsumOp)]
-        self.position = {o: n for n, o in enumerate(self.block.ops)}
+        self.order = list(self.block.ops)
+        self.position: dict[Operation, int] = {o: n for n, o in enumerate(self.order)}
         self.taken: set[Operation] = set()
+        self.contraction: dict[EinsumOp, bool] = {}
         self.result = Fused()
         self.evaluated: dict[str, tuple[float, str] | Refused] = {}
 
@@ -93,10 +95,26 @@ class _Fuser:
                 for dim in range(len(value.type.dims)):
                     found.update(dict.fromkeys(self._cascades(value, dim)))
                 found.update(dict.fromkeys(self._contraction_with_maps(value)))
-        clusters = [c for c in found if len(c) > 1]
+        clusters = [c for c in dict.fromkeys(map(self._without_detours, found)) if len(c) > 1]
         saved = {c: self._unwritten(c) for c in clusters}
         first = {c: min(self.position[o] for o in c) for c in clusters}
         return sorted(clusters, key=lambda c: (-saved[c], -len(c), first[c]))
+
+    def _without_detours(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
+        """The cluster without what can only run after something outside that waits for the cluster (a residual stream)."""
+        if not cluster:
+            return cluster
+        first = min(self.position[o] for o in cluster)
+        last = max(self.position[o] for o in cluster)
+        kept: set[Operation] = set()
+        late: set[Operation] = set()
+        for op in self.order[first : last + 1]:
+            producers = {v.owner for v in op.operands}
+            if op in cluster and not producers & late:
+                kept.add(op)
+            elif producers & (kept | late):
+                late.add(op)
+        return frozenset(kept)  # pyright: ignore
 
     def _unwritten(self, cluster: frozenset[EinsumOp]) -> int:
         """Bytes of the intermediates that would never reach memory."""
@@ -130,7 +148,7 @@ class _Fuser:
         if not reduces:
             return []
         found = []
-        for last in ({*reduces}, {o for o in reduces if not _is_contraction(o)}):
+        for last in ({*reduces}, {o for o in reduces if not self.is_contraction(o)}):
             if not last:
                 continue
             cluster = set(last)
@@ -182,7 +200,7 @@ class _Fuser:
                     if producer.is_map and (cheap_input or not producer.inputs):
                         cluster.add(producer)
                         changed = True
-                    elif uses <= cluster and not _is_contraction(producer) and not producer.is_map:
+                    elif uses <= cluster and not self.is_contraction(producer) and not producer.is_map:
                         statistic = self._statistic_of_reads(producer, cluster)
                         if statistic:
                             cluster |= statistic
@@ -211,7 +229,7 @@ class _Fuser:
     def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
         """A contraction, the maps behind it as long as each is the only reader, and the maps before it."""
         owner = value.owner
-        if not isinstance(owner, EinsumOp) or not _is_contraction(owner):
+        if not isinstance(owner, EinsumOp) or not self.is_contraction(owner):
             return []
         cluster: set[EinsumOp] = {owner}
         last: SSAValue = value
@@ -285,7 +303,7 @@ class _Fuser:
         """Predicted time of the operations run one library call or one pointwise kernel at a time, in microseconds."""
         target, total = self.target, 0.0
         inside = set(ops)
-        rest = [o for o in ops if not _is_contraction(o)]
+        rest = [o for o in ops if not self.is_contraction(o)]
         for op in ops:
             if op not in rest:
                 flops = 2.0 * self._points(op)
@@ -362,6 +380,11 @@ class _Fuser:
                 op.erase()
 
     # --- sizes ---------------------------------------------------------------------------------------------------
+
+    def is_contraction(self, op: EinsumOp) -> bool:
+        if op not in self.contraction:
+            self.contraction[op] = _is_contraction(op)
+        return self.contraction[op]
 
     def _value(self, e: sympy.Expr) -> int:
         return symbols.evaluate(e, {**{n: LARGE for n in symbols.names(e)}, **self.sizes})

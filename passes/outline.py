@@ -59,8 +59,10 @@ class _Space:
         return name
 
     def resolve(self, e: sympy.Expr) -> sympy.Expr:
+        if isinstance(e, sympy.Symbol):
+            return symbols.symbol(self.root(e.name)) if e.name in self.parent else e
         table = {s: symbols.symbol(self.root(s.name)) for s in e.free_symbols if s.name in self.parent}
-        return e.subs(table, simultaneous=True) if table else e
+        return symbols.substitute(e, table)
 
     def separate(self, ranks: Sequence[str]) -> None:
         roots = sorted({self.root(r) for r in ranks})
@@ -182,7 +184,7 @@ def _unify_shared_fibres(space: _Space, instances: Sequence[_Instance], inside: 
                     continue
                 at = tuple(space.resolve(e) for e in access.substitute(instance.binding).data)
                 for k in sorted({s.name for e in at for s in e.free_symbols if s.name in space.parent}):
-                    key = (value, tuple(e.subs(symbols.symbol(k), hole) for e in at))
+                    key = (value, tuple(symbols.substitute(e, {symbols.symbol(k): hole}) for e in at))
                     fibres.setdefault(key, {}).setdefault(k)
         for ranks in fibres.values():
             for a, b in itertools.combinations(ranks, 2):

@@ -20,6 +20,7 @@ The parameter space is what the tuner searches; its order is the predicted cost.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ from .cost import Census, Price, Work, price
 from .emit_tiles import emit_tiles
 from .walk import Walk
 
+EXHAUSTIVE = 300  # more bindings than this are not all priced
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 
 
@@ -72,13 +74,7 @@ def schedule_kernel(
         if isinstance(emitted, Refused):
             reasons.append(emitted.reason)
             continue
-        priced = []
-        census = Census(emitted, shape.sizes)
-        for params in shape.bindings(roles):
-            w = census.count(params)
-            p = price(w, target, params.get("num_warps", 4), params.get("num_stages", 2))
-            if p.fits:
-                priced.append((p.us, tuple(sorted(params.items())), w, p))
+        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes))
         if not priced:
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
@@ -91,6 +87,31 @@ def schedule_kernel(
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
     return best
+
+
+def _price_bindings(shape: _Shape, roles: Mapping[str, str], census: Census) -> list[tuple[float, tuple, Work, Price]]:
+    """(microseconds, parameters, work, price) of the admissible bindings: all of them, or a walk one parameter at a time."""
+    seen: dict[tuple, tuple[float, tuple, Work, Price]] = {}
+
+    def look(params: dict[str, int]) -> float:
+        key = tuple(sorted(params.items()))
+        if key not in seen:
+            w = census.count(params)
+            p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+            seen[key] = (p.us, key, w, p)
+        us, _, _, p = seen[key]
+        return us if p.fits else math.inf
+
+    choices = shape.choices(roles)
+    if math.prod(map(len, choices.values())) <= EXHAUSTIVE:
+        for values in itertools.product(*choices.values()):
+            look(dict(zip(choices, values, strict=True)))
+    else:
+        best = {name: values[0] for name, values in choices.items()}
+        for _ in range(3):
+            for name, values in choices.items():
+                best[name] = min(values, key=lambda v, name=name: look(best | {name: v}))
+    return [row for row in seen.values() if row[3].fits]
 
 
 def _params(values: dict[str, int]):
@@ -207,12 +228,10 @@ class _Shape:
     def parameters(self, roles: Mapping[str, str]) -> list[str]:
         return [_parameter(r) for r in roles if roles[r] in ("grid", "loop")]
 
-    def bindings(self, roles: Mapping[str, str]) -> Iterator[dict[str, int]]:
-        ranks = [r for r in roles if roles[r] in ("grid", "loop")]
-        launches = [{}] if self.cpu else [{"num_warps": w, "num_stages": s} for w in (4, 8) for s in (2, 3)]
-        for values in itertools.product(*(self._sizes_of(r, roles[r]) for r in ranks)):
-            for launch in launches:
-                yield dict(zip(map(_parameter, ranks), values, strict=True)) | launch
+    def choices(self, roles: Mapping[str, str]) -> dict[str, list[int]]:
+        """The values that each parameter may take."""
+        found = {_parameter(r): self._sizes_of(r, role) for r, role in roles.items() if role in ("grid", "loop")}
+        return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
 
     def _sizes_of(self, rank: str, role: str) -> list[int]:
         extent = max(1, self.value(rank))

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .triton_compile import Compiled
 
 # The matrix instructions of each kind of target; those that a kernel does not have are reported as 0.
-NVIDIA_MATRIX = ("HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCIMMA", "UTCQMMA", "HMMA", "IMMA", "DMMA")
-AMD_MATRIX = ("v_mfma", "v_smfmac", "v_wmma")
+NVIDIA_MATRIX: tuple[str, ...] = ("HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCIMMA", "UTCQMMA", "HMMA", "IMMA", "DMMA")
+AMD_MATRIX: tuple[str, ...] = ("v_mfma", "v_smfmac", "v_wmma")
 
 _SASS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9_]*)(?P<modifiers>(?:\.\w+)*)", re.M)
 _NVIDIA_MATRIX = re.compile(r"[A-Z]*MMA(_\w+)?")

@@ -16,6 +16,7 @@ and two writers of the same entry do not disturb each other.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -239,8 +240,15 @@ class _Worker:
 
     def ask(self, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         process = self._start()
-        assert process.stdin is not None and process.stdout is not None
-        timer = threading.Timer(timeout_s, process.kill)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, expire)
         timer.start()
         try:
             process.stdin.write(json.dumps(message) + "\n")
@@ -249,24 +257,22 @@ class _Worker:
         except BrokenPipeError:
             line = ""
         finally:
-            expired = timer.finished.is_set()
             timer.cancel()
         if line.endswith("\n"):
             return json.loads(line)
         code = process.wait()
         said = self._said()
         self.stop()
-        why = f"took longer than {timeout_s:g} s" if expired else f"died with exit status {code}"
+        why = f"took longer than {timeout_s:g} s" if expired.is_set() else f"died with exit status {code}"
         return {"ok": False, "crashed": True, "error": f"the compiler process {why}", "detail": said}
 
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin is not None and process.stdout is not None
-            try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(OSError):  # a worker that died has closed it
                 process.stdin.close()  # the end of its input is the end of the worker
-            except OSError:
-                pass
             try:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
@@ -279,7 +285,7 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         if self._process is None:
-            self._log = tempfile.TemporaryFile("w+", errors="replace")
+            self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by stop)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER)],
                 stdin=subprocess.PIPE,

@@ -111,9 +111,7 @@ def _load_kernel(source: str, path: str, name: str) -> Any:
     return kernel
 
 
-def _complete_signature(
-    arg_names: list[str], signature: dict[str, str], constexprs: dict[str, Any]
-) -> dict[str, str]:
+def _complete_signature(arg_names: list[str], signature: dict[str, str], constexprs: dict[str, Any]) -> dict[str, str]:
     """Every argument in the kernel's order; the ones with a value are "constexpr"."""
     known = set(arg_names)
     strangers = [name for name in [*signature, *constexprs] if name not in known]
@@ -127,7 +125,13 @@ def _complete_signature(
 
 @contextmanager
 def _private_triton_cache() -> Iterator[None]:
-    """Triton writes through a cache of its own; ours is the one that lasts, so give it a folder that does not."""
+    """Triton writes through a cache of its own; ours is the one that lasts, so give it a folder that does not.
+
+    The key of a cache that nothing else reads need not hash all of libtriton.so (two seconds in every process).
+    """
+    import triton.runtime.cache
+
+    triton.runtime.cache.triton_key = lambda: "private"
     with tempfile.TemporaryDirectory(prefix="fusecade-triton-", ignore_cleanup_errors=True) as folder:
         os.environ["TRITON_CACHE_DIR"] = folder
         yield

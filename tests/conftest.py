@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow") and "slow" not in config.getoption("-m"):
+    if not config.getoption("--slow") and "slow" not in (config.getoption("-m") or ""):
         skip_slow = pytest.mark.skip(reason="slow: run it with `make test-slow` or --slow")
         for item in items:
             if item.get_closest_marker("slow"):

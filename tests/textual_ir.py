@@ -1,13 +1,13 @@
-"""Collects ``.mlir`` files as tests: ``// RUN:`` lines run in this process, ``// CHECK:`` lines are matched by FileCheck.
+"""Collects ``.mlir`` files as tests: ``// RUN:`` lines run in this process, FileCheck matches ``// CHECK:`` lines.
 
     // RUN: fusecade opt -p canonicalise,fuse{target=sm_90} %s | filecheck %s
     // RUN: not fusecade opt %s
     // EXPECT-ERROR: operand 0 is not defined before its use
 
 A ``RUN`` line without ``filecheck`` only has to succeed. ``not`` turns that round: the command has to fail, every
-``EXPECT-ERROR`` line has to be in its message, and a ``filecheck`` behind it reads that message. ``%s`` is the file, and
-a ``\\`` at the end of a line goes on in the next ``RUN`` line. ``filecheck`` takes ``--check-prefix=NAME`` and the rest of
-what the ``filecheck`` package takes.
+``EXPECT-ERROR`` line has to be in its message, and a ``filecheck`` behind it reads that message. ``%s`` is the file.
+A ``\\`` at the end of a line goes on in the next ``RUN`` line. ``filecheck`` takes ``--check-prefix=NAME`` and the
+other options of the ``filecheck`` package.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """`count_io_of_launch` against what hand-written kernels move by construction. Needs TRITON_INTERPRET=1 (conftest)."""
 
+# Triton annotates constants as tl.constexpr, and takes plain numbers for them.
+# pyright: reportArgumentType=false
+
 import importlib.util
 import os
 import subprocess
@@ -14,9 +17,10 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # conftest has set it, unless th
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import interpreter
+
 from fusecade.errors import UserError
 from fusecade.testing import OUTSIDE, IOCount, count_io, count_io_of_launch, counting_io
-from triton.runtime import interpreter
 
 KERNELS = Path(__file__).parents[1] / "data" / "handwritten_kernels.py"
 
@@ -24,7 +28,8 @@ KERNELS = Path(__file__).parents[1] / "data" / "handwritten_kernels.py"
 @pytest.fixture(scope="module")
 def kernels() -> ModuleType:
     spec = importlib.util.spec_from_file_location("handwritten_kernels", KERNELS)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -64,7 +69,8 @@ def test_masked_lanes_move_nothing() -> None:
     count = count_io_of_launch(lambda: copy_rows[(5,)](x, out, 20, 24, BLOCK=32))
     assert torch.equal(out, x[:, :20])
     assert (count.load_bytes, count.store_bytes) == (5 * 20 * 4, 5 * 20 * 4)
-    assert count.loads_by_pointer_arg == {"x_ptr": 400} and count.stores_by_pointer_arg == {"out_ptr": 400}
+    assert count.loads_by_pointer_arg == {"x_ptr": 400}
+    assert count.stores_by_pointer_arg == {"out_ptr": 400}
     [launch] = count.launches
     assert (launch.kernel, launch.grid) == ("copy_rows", (5, 1, 1))
     assert launch.loads_by_program == {(row, 0, 0): 80 for row in range(5)}
@@ -156,10 +162,24 @@ def test_nearest_centroid_takes_the_lowest_of_equals(kernels: ModuleType) -> Non
     assert count.stores_by_pointer_arg == {"out_ptr": n * 8}
 
 
-@pytest.mark.parametrize("n, k", [(64, 32), (50, 24)], ids=["even", "ragged"])
+def test_nearest_centroid_takes_the_first_nan(kernels: ModuleType) -> None:
+    x = torch.randn(32, 16).half()
+    x[3, 5] = float("nan")
+    c = torch.randn(64, 16).half()
+    c[37, 2] = c[50, 2] = float("nan")
+    norm = c.float().square().sum(1)
+    out = torch.empty(32, dtype=torch.int64)
+    kernels.nearest_centroid[(1,)](x, c, norm, out, 32, K=64, D=16, BLOCK_M=32, BLOCK_N=32, EVEN_M=True, STAGES=2)
+    assert torch.equal(out, (norm - 2 * x.float() @ c.float().T).argmin(1))
+    assert out[3] == 0
+    assert (out[4:] == 37).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(64, 32), (50, 24)], ids=["even", "ragged"])
 def test_gemm_row_max_reads_what_the_cost_model_says(kernels: ModuleType, n: int, k: int) -> None:
     m, block, block_k = 40, 32, 16
     a, b, out = torch.randn(m, k).half(), torch.randn(n, k).half(), torch.empty(m)
+    a[7, 3] = float("nan")
 
     def launch() -> None:
         kernels.gemm_row_max[(2,)](
@@ -168,7 +188,7 @@ def test_gemm_row_max_reads_what_the_cost_model_says(kernels: ModuleType, n: int
         )  # fmt: skip
 
     count = count_io_of_launch(launch)
-    torch.testing.assert_close(out, (a.float() @ b.float().T).amax(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out, (a.float() @ b.float().T).amax(1), atol=1e-4, rtol=1e-4, equal_nan=True)
     assert count.loads_by_pointer_arg == {"a_ptr": m * k * 2 * -(-n // block), "b_ptr": n * k * 2 * -(-m // block)}
     assert count.store_bytes == m * 4
 
@@ -215,9 +235,10 @@ def test_interpreter_off_is_an_error_that_says_what_to_set() -> None:
 
 def test_count_io_asks_the_kernel_for_its_launch() -> None:
     class Kernel:
-        def launch_for_testing(self, x: torch.Tensor):  # noqa: ANN202
+        def launch_for_testing(self, x: torch.Tensor):
             out = torch.empty_like(x)
             return lambda: copy_rows[(x.shape[0],)](x, out, x.shape[1], x.stride(0), BLOCK=16)
 
     count = count_io(Kernel(), torch.randn(4, 16))
-    assert isinstance(count, IOCount) and count.load_bytes == 4 * 16 * 4
+    assert isinstance(count, IOCount)
+    assert count.load_bytes == 4 * 16 * 4

@@ -4,8 +4,24 @@
 under the interpreter and compares the bytes they move with the cost model's formulas.
 """
 
+# Kernels are Triton, which type checkers read as Python.
+# pyright: basic, reportGeneralTypeIssues=false, reportArgumentType=false
+
 import triton
 import triton.language as tl
+
+
+# `tl.max` and `tl.maximum` drop NaN, and which index `tl.argmin` gives for NaN depends on the order of the reduction
+# (and on Triton's version, in the interpreter). torch propagates NaN, and takes its first index. These cost nothing:
+# on NVIDIA they are one max.NaN instruction each.
+@triton.jit
+def nan_max(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def nan_min(a, b):
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -51,8 +67,9 @@ def softmax_weighted_sum(
             s = tl.dot(q, k)
             s = tl.where(cols[None, :] < KV, s, float("-inf"))
         new_top = tl.maximum(top, tl.max(s, 1) * scale_log2)
-        p = tl.exp2(s * scale_log2 - new_top[:, None])
-        decay = tl.exp2(top - new_top)
+        reference = tl.where(new_top == float("-inf"), 0.0, new_top)
+        p = tl.exp2(s * scale_log2 - reference[:, None])
+        decay = tl.exp2(top - reference)
         total = total * decay + tl.sum(p, 1)
         acc = acc * decay[:, None]
         if EVEN_N:
@@ -83,7 +100,7 @@ def nearest_centroid(
     EVEN_M: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """out[m] = argmin_k |c_k|^2 - 2 x_m . c_k, lowest k among equals; K is a multiple of BLOCK_N."""
+    """out[m] = argmin_k |c_k|^2 - 2 x_m . c_k, lowest k among equals, first NaN; K is a multiple of BLOCK_N."""
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.arange(0, D)
     n = tl.arange(0, BLOCK_N)
@@ -99,8 +116,10 @@ def nearest_centroid(
         c = tl.load(c_ptr + cols[None, :] * D + d[:, None])
         norm = tl.load(c_norm_ptr + cols)
         distance = norm[None, :] - 2.0 * tl.dot(x, c)
-        low, at = tl.min(distance, 1, return_indices=True, return_indices_tie_break_left=True)
-        closer = low < best
+        low = tl.reduce(distance, 1, nan_min)
+        hit = (distance == low[:, None]) | (distance != distance)
+        at = tl.min(tl.where(hit, n[None, :], BLOCK_N), 1)
+        closer = (low < best) | ((low != low) & (best == best))
         best_at = tl.where(closer, start + at, best_at)
         best = tl.where(closer, low, best)
     if EVEN_M:
@@ -150,7 +169,7 @@ def gemm_row_max(
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
         if not EVEN_N:
             acc = tl.where(cols[None, :] < N, acc, float("-inf"))
-        top = tl.maximum(top, tl.max(acc, 1))
+        top = nan_max(top, tl.reduce(acc, 1, nan_max))
     if EVEN_M:
         tl.store(out_ptr + rows, top)
     else:

@@ -135,7 +135,7 @@ class TestSourceLine:
         )
         place = SourceLine.from_stack_trace(trace)
         assert place == SourceLine("model.py", 12, "y = torch.fft.fft(x)")
-        assert str(place) == "model.py:12\n    y = torch.fft.fft(x)\n    ^~~~~~~~~~~~~~~~~~~"
+        assert str(place) == "model.py:12\n    y = torch.fft.fft(x)\n    ^" + "~" * 19
 
     def test_anchors_of_the_stack_trace_become_columns(self):
         trace = '  File "model.py", line 12, in forward\n    y = torch.fft.fft(x)\n        ~~~~~~~~~~~~~^^^\n'
@@ -151,7 +151,7 @@ class TestSourceLine:
         source = tmp_path / "model.py"
         source.write_text("a = 1\n    b = x @ y\n")
         place = SourceLine.from_stack_trace(f'  File "{source}", line 2, in f\n')
-        assert str(place) == f"{source}:2\n    b = x @ y\n    ^~~~~~~~"
+        assert str(place) == f"{source}:2\n    b = x @ y\n    ^" + "~" * 8
 
     def test_a_file_that_is_not_there_still_gives_the_place(self):
         assert str(SourceLine.at("<eval>", 1)) == "<eval>:1"

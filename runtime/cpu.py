@@ -1,0 +1,152 @@
+"""Run a torch tile program on the CPU: its grid, cut into pieces, over a few threads.
+
+A worker thread runs torch with one thread, so that each core works on a tile of its own and keeps it in its own cache;
+scratch tiles are allocated by the piece, hence one set a worker.  A grid that does not divide well among the workers runs
+on the calling thread, where torch spreads each operation over the cores instead.
+
+Measured on two cores (attention 8x4096x64, k-means 65536x1024x64, LM-head maximum): both ways are within 10% of each
+other on tiles of L2 size; workers win on small tiles, where starting threads for each operation shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import torch
+
+PIECES_PER_WORKER = 4  # more than one, so that a worker that was held up is helped out by the others
+
+
+def run_grid(program: Callable[[int, int], object], programs: int, threads: int | None = None) -> None:
+    """Call `program(start, stop)` over pieces that cover `range(programs)`; its exceptions come out here.
+
+    threads: how many workers; by default as many as torch uses in the calling thread.
+    """
+    if programs <= 0:
+        return
+    workers = torch.get_num_threads() if threads is None else threads
+    if workers <= 1 or not _divides(programs, workers) or _Worker.is_current():
+        _guarded(program, 0, programs)
+    else:
+        _Pool.of_process().run(program, programs, workers)
+
+
+def _divides(programs: int, workers: int) -> bool:
+    """Whether the last round leaves few workers idle."""
+    return programs >= 2 * workers or programs % workers == 0
+
+
+def _guarded(program: Callable[[int, int], object], start: int, stop: int) -> None:
+    """Generated programs write into given memory: no autograd, and no autocast, whose state belongs to the caller."""
+    with torch.inference_mode(), torch._C._DisableAutocast():
+        program(start, stop)
+
+
+class _Job:
+    """One grid that is being run: the pieces not yet taken, the workers still at it, the first exception."""
+
+    def __init__(self, program: Callable[[int, int], object], programs: int, workers: int):
+        self.program, self.programs = program, programs
+        self.step = max(1, -(-programs // (workers * PIECES_PER_WORKER)))
+        self.starts = itertools.count(0, self.step)  # taking the next number is atomic
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.left = workers
+        self.lock = threading.Lock()
+        self.done = threading.Event()
+
+    def work(self) -> None:
+        try:
+            while not self.cancelled and (start := next(self.starts)) < self.programs:
+                _guarded(self.program, start, min(start + self.step, self.programs))
+        except BaseException as error:
+            self.cancelled = True
+            with self.lock:
+                self.error = self.error or error
+        finally:
+            with self.lock:
+                self.left -= 1
+                if self.left == 0:
+                    self.done.set()
+
+    def wait(self) -> None:
+        try:
+            self.done.wait()
+        except BaseException:  # an interrupt: the workers write into memory that the caller is about to give up
+            self.cancelled = True
+            self.done.wait()
+            raise
+        if self.error is not None:
+            raise self.error
+
+
+class _Worker(threading.Thread):
+    """A thread in which torch uses one thread."""
+
+    def __init__(self, jobs: SimpleQueue[_Job], number: int):
+        super().__init__(name=f"fusecade-{number}", daemon=True)
+        self.jobs, self.ready = jobs, threading.Event()
+
+    def run(self) -> None:
+        torch.set_num_threads(1)
+        self.ready.set()
+        while True:
+            job = self.jobs.get()
+            job.work()
+            del job  # what it holds on to is the caller's
+
+    @staticmethod
+    def is_current() -> bool:
+        return isinstance(threading.current_thread(), _Worker)
+
+
+class _Pool:
+    """The workers of this process.  They wait in one queue, so that several callers at a time share them."""
+
+    _instance: _Pool | None = None
+    _making = threading.Lock()
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[_Job] = SimpleQueue()
+        self.workers: list[_Worker] = []
+        self.growing = threading.Lock()
+
+    @classmethod
+    def of_process(cls) -> _Pool:
+        with cls._making:
+            if cls._instance is None:
+                cls._instance = cls()
+            return cls._instance
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a child after a fork: the threads stayed with the parent."""
+        cls._instance, cls._making = None, threading.Lock()
+
+    def run(self, program: Callable[[int, int], object], programs: int, workers: int) -> None:
+        workers = min(workers, programs)
+        self._grow(workers)
+        job = _Job(program, programs, workers)
+        for _ in range(workers):
+            self.jobs.put(job)
+        job.wait()
+
+    def _grow(self, workers: int) -> None:
+        if len(self.workers) >= workers:
+            return
+        with self.growing:
+            threads = torch.get_num_threads()
+            while len(self.workers) < workers:
+                worker = _Worker(self.jobs, len(self.workers))
+                worker.start()
+                worker.ready.wait()
+                self.workers.append(worker)
+            # Setting it in a worker changes what threads that start later take for their default; this sets it back.
+            torch.set_num_threads(threads)
+
+
+os.register_at_fork(after_in_child=_Pool.forget)

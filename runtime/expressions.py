@@ -1,0 +1,76 @@
+"""Sizes at run time: the layouts and grids of an artifact, which are text over size names, as functions of the sizes.
+
+Only arithmetic is read (`+ - * // %`, `min`, `max`, `cdiv`): text from a cache or a package is data, never a program.
+The functions take Python integers and symbolic ones alike.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from functools import cache, reduce
+from typing import Any
+
+import torch
+
+Nested = Any  # an integer, an expression, or a tuple of these
+
+
+def _min(*values: Any) -> Any:
+    return reduce(torch.sym_min, values)
+
+
+def _max(*values: Any) -> Any:
+    return reduce(torch.sym_max, values)
+
+
+def _cdiv(a: Any, b: Any) -> Any:
+    return -(-a // b)
+
+
+_FUNCTIONS = {"min": _min, "max": _max, "cdiv": _cdiv}
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
+
+
+@cache
+def function_of(value: Nested, names: tuple[str, ...]) -> Callable[[Sequence[Any]], Any]:
+    """A function from the sizes, in the order of `names`, to `value` with its expressions evaluated.
+
+    Raises ValueError for text that is not arithmetic over the names.
+    """
+    text = _text(value)
+    tree = ast.parse(text, mode="eval")
+    _check(tree.body, set(names), text)
+    if not any(isinstance(node, ast.Name) for node in ast.walk(tree)):
+        constant = eval(compile(tree, "<sizes>", "eval"), {"__builtins__": {}})
+        return lambda _: constant
+    head = f"lambda sizes: (lambda {', '.join(names)}: {text})(*sizes)"
+    return eval(head, {"__builtins__": {}, **_FUNCTIONS})  # checked above: names, numbers and arithmetic only
+
+
+def _text(value: Nested) -> str:
+    if isinstance(value, tuple | list):
+        return f"({''.join(f'{_text(v)}, ' for v in value)})"
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is neither an integer nor an expression over sizes")
+    return f"({value})"
+
+
+def _check(node: ast.expr, names: set[str], text: str) -> None:
+    match node:
+        case ast.Constant(value=int()) if not isinstance(node.value, bool):
+            return
+        case ast.Name(id=name) if name in names:
+            return
+        case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _OPERATORS):
+            parts: list[ast.expr] = [left, right]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            parts = [operand]
+        case ast.Tuple(elts=elements):
+            parts = elements
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS and arguments:
+            parts = arguments
+        case _:
+            raise ValueError(f"{ast.unparse(node)!r} in {text!r} is not arithmetic over the sizes {sorted(names)}")
+    for part in parts:
+        _check(part, names, text)

@@ -1,0 +1,40 @@
+"""Files that generated things live in: folders of one user, files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def private_folder(folder: Path) -> Path:
+    """The folder, made with mode 0700 where it is not there.  Raises UserError for one that others can open."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be made: {error.strerror}",
+            next_step="set FUSECADE_CACHE_DIR to a folder that you can write to",
+        ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise UserError(
+            f"the cache folder {folder} is not a folder of your own that nobody else can open",
+            next_step=f"`chmod 700 {folder}` if it is yours, or set FUSECADE_CACHE_DIR to another folder",
+        )
+    return folder
+
+
+def write_whole(path: Path, blob: bytes) -> None:
+    """All of the file or none of it, whoever else is writing."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(blob)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,196 @@
+"""A printed kernel as something to call: its source in a file, its outputs allocated, its grid run.
+
+    kernel = load(artifact, folder)
+    (out,) = kernel(q, k, v)                     # allocates what it returns
+    (out,) = kernel(x, sizes={"n": 4096})        # sizes that no input has as a dimension
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..codegen.artifact import KernelArtifact, Layout
+from ..errors import InternalCompilerError, InvalidArgument
+from . import cpu, triton_launch
+from .expressions import function_of
+from .files import private_folder, write_whole
+
+DTYPES: dict[str, torch.dtype] = {
+    "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
+    "i1": torch.bool, "i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64, "ui8": torch.uint8,
+}  # fmt: skip
+
+
+def load(artifact: KernelArtifact, folder: Path) -> LoadedKernel:
+    """Write the kernel's source under `folder` and load it from there.
+
+    Raises InternalCompilerError when the source does not run, or the artifact is not one that this version knows.
+    """
+    path = write_source(artifact, folder)
+    try:
+        module = _module(artifact, path)
+        return LoadedKernel(artifact, getattr(module, artifact.function), path)
+    except (InternalCompilerError, MemoryError):
+        raise
+    except Exception as error:
+        raise InternalCompilerError(
+            f"kernel {artifact.name} for {artifact.target} does not load: {type(error).__name__}: {error}",
+            stage="emit", dump=path,
+        ) from error  # fmt: skip
+
+
+def write_source(artifact: KernelArtifact, folder: Path) -> Path:
+    """The file that holds the kernel's source: all of it or nothing, whoever else writes it at the same time."""
+    path = private_folder(folder) / f"{_file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
+    text = artifact.source.encode()
+    if not (path.is_file() and path.read_bytes() == text):
+        write_whole(path, text)
+    return path
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)[:100]
+
+
+def _module(artifact: KernelArtifact, path: Path) -> types.ModuleType:
+    """The source as a module of that file.
+
+    What runs is the artifact's text, not what the file holds by now; tracebacks and `triton.jit`, which read the text
+    back through `linecache`, are given the same.
+    """
+    name = f"fusecade_generated.{path.stem}"
+    linecache.cache[str(path)] = (len(artifact.source), None, artifact.source.splitlines(keepends=True), str(path))
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    exec(compile(artifact.source, str(path), "exec"), module.__dict__)
+    return module
+
+
+class LoadedKernel:
+    """One kernel.  Called with its inputs, it returns its outputs, in tensors of their own."""
+
+    def __init__(self, artifact: KernelArtifact, function: Callable[..., Any], path: Path) -> None:
+        self.artifact, self.path = artifact, path
+        self._function = function
+        self._inputs = [_Sized(x, artifact.sizes) for x in artifact.inputs]
+        self._outputs = [_Sized(x, artifact.sizes) for x in artifact.outputs]
+        if artifact.kind == "torch":
+            self._grid = function_of(artifact.launch["programs"], artifact.sizes)
+        elif artifact.kind == "triton":
+            grid = artifact.launch["grid"]
+            self._grid = function_of(grid if isinstance(grid, str) else tuple(grid), artifact.sizes)
+        else:
+            raise ValueError(f"{artifact.kind!r} is no kind of kernel")
+
+    def __repr__(self) -> str:
+        return f"<fusecade kernel {self.artifact.name} for {self.artifact.target}: {self.path}>"
+
+    def __call__(
+        self,
+        *tensors: torch.Tensor,
+        sizes: Mapping[str, int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> list[torch.Tensor]:
+        """Run the kernel.
+
+        sizes: values of `artifact.sizes`; those that are a dimension of an input may be left out.
+        device: where the outputs go when there is no input to tell.
+        Raises InvalidArgument for tensors of another number, shape or dtype.  Other strides are copied, once.
+        """
+        values = self._sizes(tensors, dict(sizes or {}))
+        self._check(tensors, values)
+        return self.run(tensors, values, device)
+
+    def run(
+        self, tensors: Sequence[torch.Tensor], sizes: Sequence[int], device: torch.device | str | None = None
+    ) -> list[torch.Tensor]:
+        """The same without the checks: `sizes` in the order of `artifact.sizes`."""
+        place = tensors[0].device if tensors else torch.device(device or self._device_type)
+        inputs = [layout.fit(t, sizes, place) for layout, t in zip(self._inputs, tensors, strict=True)]
+        outputs = [layout.empty(sizes, place) for layout in self._outputs]
+        if any(t.numel() for t in outputs):
+            self._launch([*inputs, *outputs], sizes)
+        return outputs
+
+    def outputs_like(self, sizes: Sequence[Any], device: torch.device) -> list[torch.Tensor]:
+        """Empty outputs for sizes that may be symbolic."""
+        return [layout.empty(sizes, device) for layout in self._outputs]
+
+    def fit_outputs(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Results that were computed some other way, in the layouts of this kernel's outputs."""
+        return [layout.fit(t, sizes, t.device) for layout, t in zip(self._outputs, tensors, strict=True)]
+
+    def _launch(self, tensors: list[torch.Tensor], sizes: Sequence[int]) -> None:
+        grid = self._grid(sizes)
+        if self.artifact.kind == "torch":
+            function = self._function
+            cpu.run_grid(lambda start, stop: function(*tensors, *sizes, start, stop), grid)
+        else:
+            triton_launch.launch(self._function, self.artifact, grid if isinstance(grid, tuple) else (grid,), tensors, sizes)
+
+    @property
+    def _device_type(self) -> str:
+        return "cpu" if self.artifact.kind == "torch" else "cuda"
+
+    def _sizes(self, tensors: Sequence[torch.Tensor], given: dict[str, int]) -> list[int]:
+        if unknown := set(given) - set(self.artifact.sizes):
+            raise InvalidArgument.choice(f"a size of kernel {self.artifact.name}", sorted(unknown)[0], self.artifact.sizes)
+        for layout, tensor in zip(self.artifact.inputs, tensors, strict=False):
+            for dim, size in zip(layout.shape, tensor.shape, strict=False):
+                if isinstance(dim, str) and dim in self.artifact.sizes:
+                    given.setdefault(dim, size)
+        if missing := [name for name in self.artifact.sizes if name not in given]:
+            raise InvalidArgument(
+                f"kernel {self.artifact.name} needs the size {missing[0]}, which is no dimension of its inputs",
+                next_step=f"pass it: sizes={{{missing[0]!r}: ...}}",
+            )
+        return [given[name] for name in self.artifact.sizes]
+
+    def _check(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+        name = self.artifact.name
+        if len(tensors) != len(self._inputs):
+            raise InvalidArgument(
+                f"kernel {name} takes {len(self._inputs)} tensors, and was given {len(tensors)}",
+                next_step="pass the tensors that `artifact.inputs` lists, in that order",
+            )
+        for n, (layout, tensor) in enumerate(zip(self._inputs, tensors, strict=True)):
+            shape, _ = layout.of(sizes)
+            if tensor.dtype != layout.dtype or tuple(tensor.shape) != shape:
+                raise InvalidArgument(
+                    f"input {n} of kernel {name} is {tensor.dtype} {list(tensor.shape)}, and was compiled for "
+                    f"{layout.dtype} {list(shape)}",
+                    next_step="convert the tensor, or compile for this shape and dtype",
+                )
+
+
+class _Sized:
+    """A layout as a function of the sizes."""
+
+    def __init__(self, layout: Layout, names: tuple[str, ...]) -> None:
+        if layout.dtype not in DTYPES:
+            raise ValueError(f"{layout.dtype!r} is no dtype that a kernel can have")
+        self.dtype = DTYPES[layout.dtype]
+        self.of = function_of((layout.shape, layout.strides), names)
+
+    def empty(self, sizes: Sequence[Any], device: torch.device) -> torch.Tensor:
+        shape, strides = self.of(sizes)
+        return torch.empty_strided(shape, strides, dtype=self.dtype, device=device)
+
+    def fit(self, tensor: torch.Tensor, sizes: Sequence[int], device: torch.device) -> torch.Tensor:
+        """The tensor in the layout that was compiled for: itself, as good as always."""
+        shape, strides = self.of(sizes)
+        if tensor.device != device:
+            tensor = tensor.to(device)
+        if tensor.stride() == strides:
+            return tensor
+        if all(n == 1 or a == b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)) or not tensor.numel():
+            return tensor.as_strided(shape, strides)  # the stride of a dimension of size 1 means nothing
+        return torch.empty_strided(shape, strides, dtype=self.dtype, device=device).copy_(tensor)

@@ -1,0 +1,122 @@
+"""`fusecade::call`: the one operator that stands for a kernel in an ATen graph.
+
+    fusecade::call(str kernel, Tensor[] inputs, SymInt[] sizes) -> Tensor[]
+
+It is pure, and known to fake tensors, so that Inductor and other compilers take it as it stands.  `kernel` is a key of
+the table of this process; `register` fills it.  An entry is also a plain function of the same arguments, for graphs that
+nobody compiles further.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import FallbackWarning, InternalCompilerError, SourceLine
+from .loaded import LoadedKernel
+
+Fallback = Callable[..., Sequence[torch.Tensor]]
+
+
+class Entry:
+    """A kernel in its place in a graph.
+
+    fallback: what the kernel replaced, as a function of all inputs, then all sizes; None where that cannot be said.
+    It may take more of both than the kernel, which takes the first ones.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        kernel: LoadedKernel,
+        fallback: Fallback | None,
+        device: torch.device,
+        strict: bool = False,
+        source: SourceLine | None = None,
+        on_failure: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.key, self.kernel, self.fallback, self.device = key, kernel, fallback, device
+        self.strict, self.source, self.on_failure = strict, source, on_failure
+        self.failed: str | None = None
+        self._inputs, self._sizes = len(kernel.artifact.inputs), len(kernel.artifact.sizes)
+        # What torch.fx needs to write a call of it in generated code.
+        self.__name__ = self.__qualname__ = kernel.artifact.name
+        self.__module__ = __name__
+
+    def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        if self.failed is None:
+            try:
+                return self.kernel.run(inputs[: self._inputs], sizes[: self._sizes], self.device)
+            except (torch.OutOfMemoryError, MemoryError):
+                raise  # running the parts one by one takes more memory, not less
+            except Exception as error:
+                self._fail(error)
+        return self._run_fallback(inputs, sizes)
+
+    def empty(self, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> list[torch.Tensor]:
+        """Outputs without values: what the operator is to fake tensors."""
+        device = inputs[0].device if inputs else self.device
+        return self.kernel.outputs_like(sizes[: self._sizes], device)
+
+    def _fail(self, error: Exception) -> None:
+        name, what = self.kernel.artifact.name, f"{type(error).__name__}: {_first_line(error)}"
+        if self.strict or self.fallback is None:
+            raise InternalCompilerError(
+                f"kernel {name} for {self.kernel.artifact.target} failed: {what}", stage="emit", dump=self.kernel.path
+            ) from error
+        self.failed = f"its kernel failed: {what}"
+        self.on_failure(self.failed)
+        warnings.warn(FallbackWarning(f"kernel {name}", f"it failed: {what}", self.source), stacklevel=4)
+
+    def _run_fallback(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        assert self.fallback is not None
+        with torch.no_grad():
+            results = self.fallback(*inputs, *sizes)
+        return self.kernel.fit_outputs([_own(r, inputs) for r in results], sizes[: self._sizes])
+
+
+def _own(result: torch.Tensor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """An operator returns memory of its own, also where a part of the program returned a view of an input."""
+    storages = {t.untyped_storage().data_ptr() for t in inputs}
+    return result.clone() if result.untyped_storage().data_ptr() in storages else result
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+_TABLE: dict[str, Entry] = {}
+
+
+def register(entry: Entry) -> Entry:
+    """Put an entry into the table of this process; one that is there under the same key stays."""
+    return _TABLE.setdefault(entry.key, entry)
+
+
+def _find(key: str) -> Entry:
+    try:
+        return _TABLE[key]
+    except KeyError:
+        raise InternalCompilerError(
+            f"a compiled graph calls kernel {key[:20]}, which this process has not loaded"
+        ) from None
+
+
+def _call(kernel: str, inputs: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
+    return _find(kernel)(inputs, sizes)
+
+
+def _fake_call(kernel: str, inputs: list[torch.Tensor], sizes: list[Any]) -> list[torch.Tensor]:
+    return _find(kernel).empty(inputs, sizes)
+
+
+_TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
+_LIBRARY = torch.library.Library("fusecade", "FRAGMENT")
+_LIBRARY.define("call(str kernel, Tensor[] inputs, SymInt[] sizes) -> Tensor[]", tags=_TAGS)
+_LIBRARY.impl("call", _call, "CompositeExplicitAutograd")
+torch.library.register_fake("fusecade::call", _fake_call, lib=_LIBRARY)
+
+OPERATOR = torch.ops.fusecade.call.default
