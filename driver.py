@@ -18,9 +18,10 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import SSAValue
 
 from .codegen.artifact import KernelArtifact, Layout
-from .codegen.emit import emit
+from .codegen.emit import NotPrintable, emit
 from .errors import InvalidArgument
 from .frontend.importer import Imported, import_graph
+from .frontend.sizes import element_type, size
 from .ir import symbols, tile
 from .ir.attributes import AccessMap
 from .ir.cascade import KernelOp
@@ -142,11 +143,20 @@ def plan_graph(
     """
     options = options or Options()
     imported = import_graph(gm, size_names=size_names)
-    return _Pipeline(imported, gm, target, options, dict(hints or {})).run()
+    return _Pipeline(imported, gm, target, options, dict(hints or {}), size_names or {}).run()
 
 
 class _Pipeline:
-    def __init__(self, imported: Imported, gm: fx.GraphModule, target: Target, options: Options, hints: dict[str, int]):
+    def __init__(
+        self,
+        imported: Imported,
+        gm: fx.GraphModule,
+        target: Target,
+        options: Options,
+        hints: dict[str, int],
+        size_names: Mapping[str, str],
+    ):
+        self.size_names = size_names
         self.imported, self.gm, self.target, self.options, self.hints = imported, gm, target, options, hints
         self.plan = Plan(gm, target, externs=imported.externs)
         self.previous = ""
@@ -231,8 +241,11 @@ class _Pipeline:
         if key not in done:
             name = _attribute(kernel, "name") or f"k{len(done)}"
             scheduled.kernel.sym_name = StringAttr(name)
-            artifact = emit(scheduled.kernel, self.target)
-            done[key] = artifact if isinstance(artifact, Refused) else self._with_facts(artifact, kernel, scheduled, counted)  # type: ignore
+            try:
+                artifact = emit(scheduled.kernel, self.target)
+            except NotPrintable as stop:
+                return Refused(str(stop))
+            done[key] = self._with_facts(artifact, kernel, scheduled, counted)
         return done[key]
 
     def _with_facts(self, artifact: KernelArtifact, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
@@ -303,13 +316,7 @@ class _Pipeline:
         return tile.BufferType.of(kind.dims, strides, kind.element_type)  # pyright: ignore
 
     def imported_size(self, value: Any) -> sympy.Expr:
-        from .frontend.sizes import size
-
         return size(value, self.size_names)
-
-    @property
-    def size_names(self) -> Mapping[str, str]:
-        return getattr(self.imported, "size_names", {}) or {}
 
     def _size_source(self, name: str):
         source = self.imported.sizes[name]
@@ -361,8 +368,6 @@ def _anonymous(kernel: tile.KernelOp) -> tile.KernelOp:
 
 
 def _element(dtype: torch.dtype):
-    from .frontend.sizes import element_type
-
     return element_type(dtype)
 
 

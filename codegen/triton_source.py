@@ -849,8 +849,7 @@ class _Printer:
         """Whether a term of an offset is known to fit in 32 bits."""
         if self.wide:
             return False
-        replaced = term.subs({symbols.symbol(n): x for n in symbols.names(term) if (x := self.extent_of(n)) is not None})
-        return bool(replaced.is_Integer) and abs(int(replaced)) < NARROW
+        return _fits(sympy.expand(self.limit(term)))
 
     def scalar(self, term: sympy.Expr) -> str:
         """One term of an offset, in 64 bits unless it is known to fit in 32: its rank first, so that none overflows."""
@@ -868,10 +867,13 @@ class _Printer:
 
     def sum(self, terms: Sequence[sympy.Expr], names: Sequence[str]) -> str:
         """Terms over lanes, each broadcast over the tile."""
-        narrow = all(self.small(t) for t in terms) and self.small(sum((self.limit(t) for t in terms), sympy.Integer(0)))
+        narrow = not self.wide and _fits(sympy.expand(sum((self.limit(t) for t in terms), sympy.Integer(0))))
+        casts = [not narrow and not self.small(t) for t in terms]
+        if not narrow and not any(casts):
+            casts[0] = True
         texts = []
-        for t in terms:
-            if narrow or self.small(t):
+        for t, wide in zip(terms, casts, strict=True):
+            if not wide:
                 texts.append(self.expression(t, names, 1))
                 continue
             lane = next(s for s in in_order(t.free_symbols) if s.name.partition("_")[2] in names)
@@ -879,6 +881,7 @@ class _Printer:
         return " + ".join(texts)
 
     def limit(self, term: sympy.Expr) -> sympy.Expr:
+        """The greatest magnitude of a term of an offset, over sizes."""
         return sympy.Abs(term.subs({symbols.symbol(n): x for n in symbols.names(term) if (x := self.extent_of(n)) is not None}))
 
     def factor(self, c: sympy.Expr) -> str:

@@ -135,6 +135,7 @@ def capture(
             source=_user_line(error),
         ) from error
     gm.graph.eliminate_dead_code()
+    _lift_constants(gm, sizes, inputs, example, parameters)
     gm.recompile()
     sizes.check()
     return Captured(
@@ -176,6 +177,36 @@ def _plain(x: Any) -> Any:
         torch._sync(x)
         return torch._from_functional_tensor(x)
     return x
+
+
+def _lift_constants(
+    gm: fx.GraphModule,
+    sizes: _Sizes,
+    inputs: list[tuple[str, str | int]],
+    example: list[torch.Tensor],
+    parameters: dict[str, torch.Tensor],
+) -> None:
+    """Tensors that the function closes over become placeholders after the others; numbers stay in the graph."""
+    last = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    first = next(n for n in gm.graph.nodes if n.op != "placeholder")
+    lifted: dict[int, fx.Node] = {}
+    for node in [n for n in gm.graph.nodes if n.op == "get_attr"]:
+        value = getattr(gm, str(node.target), None)
+        if not isinstance(value, torch.Tensor) or (value.dim() == 0 and not value.is_meta):
+            continue
+        if id(value) not in lifted:
+            with gm.graph.inserting_before(first):
+                made = gm.graph.placeholder(f"constant{len(lifted)}")
+            made.meta["val"] = sizes.fake(value, {})
+            lifted[id(value)] = made
+            name = f"constant {len(lifted) - 1}"
+            parameters[name] = value
+            inputs.append(("parameter", name))
+            example.append(made.meta["val"])
+        node.replace_all_uses_with(lifted[id(value)])
+    for node in [n for n in gm.graph.nodes if n.op == "get_attr" and not n.users]:
+        gm.graph.erase_node(node)
+    assert len(last) + len(lifted) == len(inputs)
 
 
 def _without_aliases(parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,8 +16,8 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from xdsl.dialects.builtin import IntegerType, ModuleOp, StringAttr, UnitAttr
-from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from xdsl.dialects.builtin import ComplexType, IntegerType, ModuleOp, StringAttr, UnitAttr
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from ..errors import SourceLine, UnsupportedProgram
 from ..ir import symbols
@@ -413,12 +413,5 @@ def _is_integer(kind: Attribute) -> bool:
 def _storage_type(dtype: torch.dtype) -> Attribute:
     """The element type of a value that need not be computed with: complex numbers pass from extern to extern."""
     if dtype.is_complex:
-        from xdsl.dialects.builtin import ComplexType
-
         return ComplexType(sizes.element_type(dtype.to_real()))  # type: ignore[type-var]
     return sizes.element_type(dtype)
-
-
-def is_argument(value: SSAValue) -> bool:
-    """Whether a value is a program argument."""
-    return isinstance(value, BlockArgument)

@@ -12,7 +12,7 @@ from torch import fx
 from . import indices
 from .builder import Scalar, Tensor, View
 from .reductions import axes, mapped, reduce, scaled, variance_of, wide
-from .sizes import compute_dtype
+from .sizes import Opaque, compute_dtype
 from .views import reshaped
 
 aten = torch.ops.aten
@@ -141,6 +141,42 @@ def group_norm(t, node: fx.Node, a) -> list[View]:
     )]  # fmt: skip
 
 
+def batch_norm(t, node: fx.Node, a) -> list[View]:
+    """(x − mean) · rsqrt(var + eps) · weight + bias a channel: running statistics, or those of the batch."""
+    x: Tensor = a.input
+    dtype = x.dtype
+    work = wide(dtype)
+    kind = compute_dtype(work)
+    channel = tuple(n if k == 1 else indices.ONE for k, n in enumerate(x.shape))
+
+    def channelled(w: Tensor | None) -> Tensor | None:
+        return None if w is None else Tensor(reshaped(t, w, channel), channel, w.dtype)
+
+    running_mean, running_var = getattr(a, "running_mean", None), getattr(a, "running_var", None)
+    if getattr(a, "training", False):
+        if running_mean is not None:
+            raise Opaque("it updates running statistics")
+        variance, mean = variance_of(t, node, x, [k for k in range(len(x.shape)) if k != 1], 0, work)
+    else:
+        mean, variance = channelled(running_mean), channelled(running_var)
+    if mean is None or variance is None:
+        raise Opaque("a batch norm without statistics")
+    rstd = mapped(t, node, [variance], lambda v: (v.to(kind) + float(a.eps)).rsqrt(), work, "rstd")
+    y = _normalised(
+        t, node, [x, mean, rstd], channelled(a.weight), channelled(a.bias),
+        lambda v, m, r: (v.to(kind) - m.to(kind)) * r.to(kind), dtype,
+    )  # fmt: skip
+
+    def saved(n: int, statistic: Tensor) -> View:
+        value = node.meta["val"][n]
+        shape = tuple(t.size(d) for d in value.shape)
+        if indices.ZERO in shape:
+            return t.full(node, 0, value.dtype, len(shape))
+        return reshaped(t, Tensor(_stored(t, node, statistic, n), channel, value.dtype), shape)
+
+    return [y.view, saved(1, mean), saved(2, rstd)]
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten._softmax: softmax,
     aten.softmax: softmax,
@@ -152,4 +188,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten._fused_rms_norm: rms_norm,
     aten.rms_norm: rms_norm,
     aten.native_group_norm: group_norm,
+    **dict.fromkeys(
+        (aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training), batch_norm
+    ),
 }

@@ -9,6 +9,7 @@ import sympy
 from xdsl.dialects.builtin import (
     AnyFloat,
     BFloat16Type,
+    ComplexType,
     Float16Type,
     Float32Type,
     Float64Type,
@@ -171,6 +172,8 @@ def element_bits(element: Attribute) -> int:
     """Bits that one element takes in memory (a boolean takes 8)."""
     if isinstance(element, IntegerType):
         return max(8, element.width.data)
+    if isinstance(element, ComplexType):  # passes from one extern to the next; nothing computes with it
+        return 2 * element_bits(element.element_type)
     if isinstance(element, Float16Type | BFloat16Type | Float32Type | Float64Type):
         return cast(AnyFloat, element).bitwidth
     raise VerifyException(f"{element} is not an element type; use f16, bf16, f32, f64 or an integer")

@@ -324,7 +324,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     waves = max(1.0, w.programs / target.sms)
     full = math.ceil(waves) / waves if w.programs else 1.0
     efficiency = 0.75
-    if w.smallest_dot is not None:
+    if w.smallest_dot is not None and 0 not in w.smallest_dot:
         m, n, k = w.smallest_dot
         efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
         efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
@@ -346,7 +346,7 @@ def _price_cpu(w: Work, target: Target) -> Price:
     hbm = hbm_bytes(w, target)
     live = w.carried_bytes + 2 * w.temporary_bytes + w.loop_load_bytes + w.kept_load_bytes
     dots = sum(f / target.dot_flops(d if d in target.flops else "f32") for d, f in w.dot_flops.items())
-    if w.smallest_dot is not None:
+    if w.smallest_dot is not None and 0 not in w.smallest_dot:
         m, n, k = w.smallest_dot
         dots /= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.3
     room = target.sram_bytes * 4

@@ -67,7 +67,11 @@ class _Rewriter:
 
     def run(self) -> None:
         forms = {s: f for s, f in self.levels.forms.items() if s in self.ops}
-        rewritten = {s: f for s, f in forms.items() if not _as_written(f) and self.ops[s].combiner_names[0] not in ORDER}
+        rewritten = {
+            s: f
+            for s, f in forms.items()
+            if not _as_written(f) and self.ops[s].combiner_names[0] not in ORDER and self._is_real(s)
+        }
         by_level: dict[int, list[sp.Symbol]] = {}
         for s in self.ops:
             if s in rewritten:
@@ -96,6 +100,10 @@ class _Rewriter:
             self._online(gauged, new, folded)
         _insert_after(last, new)
         self._read_out(forms, folded, new[-1] if new else last)
+
+    def _is_real(self, s: sp.Symbol) -> bool:
+        """Whether a reduction adds real numbers; integers and booleans stay as written, for they would be rounded."""
+        return is_float(self.ops[s].yields[self.result[s].index].type)  # pyright: ignore
 
     def _position(self, op: Operation) -> int:
         return list(self.kernel.body.block.ops).index(op)
@@ -269,7 +277,7 @@ def hoist_monotone(kernel: KernelOp, rank: str) -> None:
     for op in list(kernel.body.block.ops):
         if not (isinstance(op, EinsumOp) and op.reduced == (rank,) and len(op.results) == 1):
             continue
-        if op.combiner_names[0] not in ORDER:
+        if op.combiner_names[0] not in ORDER or not is_float(op.yields[0].type):
             continue
         algebra = RowAlgebra(kernel, rank, opaque=False)
         try:

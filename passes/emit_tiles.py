@@ -178,7 +178,7 @@ class _Emitter:
         """The tile of a cascade value at `access`, in the value's storage type or, for computed ones, compute type."""
         if value in self.buffer:
             return self._load(value, access)
-        if value in self.done:
+        if self._is_done(value):
             return self.done[value]
         op = value.owner
         if isinstance(op, EinsumOp) and op.is_map:
@@ -187,6 +187,10 @@ class _Emitter:
             self._reduce(op)
             return self.done[value]
         raise _Stop(f"{op} cannot be scheduled")
+
+    def _is_done(self, value: SSAValue) -> bool:
+        """Whether a reduction's result is known here: a loop that has ended takes what lived in it away."""
+        return value in self.done and self.scope_of.get(self.done[value], self.top) in self.stack
 
     def _load(self, value: SSAValue, access: AccessMap) -> SSAValue:
         kind = value.type
@@ -328,7 +332,7 @@ class _Emitter:
         home = self._home(wanted)
         members: list[EinsumOp | OnlineOp] = []
         for op in self.kernel.body.block.ops:
-            if not isinstance(op, EinsumOp | OnlineOp) or rank not in _reduced(op) or op.results[0] in self.done:
+            if not isinstance(op, EinsumOp | OnlineOp) or rank not in _reduced(op) or self._is_done(op.results[0]):
                 continue
             if self.levels[op] == self.levels[wanted] and self._reachable_home(op) == home:
                 members.append(op)
@@ -369,7 +373,7 @@ class _Emitter:
             else:
                 env = self._env(op)
                 for n, state in enumerate(mine):
-                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, (rank,), state))
+                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, state))
         self.stack.pop()
         body.block.add_op(tile.YieldOp(*yielded))
         loop = tile.ForOp(rank, inits, Region(body.block), 0, self.extents[rank])

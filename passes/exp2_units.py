@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 
-from xdsl.dialects.builtin import f32
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar
-from ..ir.attributes import AccessMap, RankSpace, is_float
+from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
 
 LOG2_E = 1.0 / math.log(2.0)
@@ -51,10 +50,13 @@ def _rewrite(op: OnlineOp) -> None:
         chosen.append((n, g, x))
     if not chosen:
         return
-    for region in (op.step, op.transport):
-        for inner in list(region.block.ops):
-            if scalar.name_of(inner) == "exp":
-                Rewriter.replace_op(inner, scalar.build("exp2", list(inner.operands)))
+    for n, _, x in chosen:
+        old, new = op.transport.block.args[n], op.transport.block.args[len(gauges) + n]
+        for value, gauge in ((x, op.step.block.args[count + n]), (old, new)):
+            for difference in [u.operation for u in gauge.uses if scalar.name_of(u.operation) == "sub"]:
+                for inner in [u.operation for u in difference.results[0].uses]:
+                    assert difference.operands[0] is value
+                    Rewriter.replace_op(inner, scalar.build("exp2", list(inner.operands)))
     for _, g, x in chosen:
         value, access = op.operand_accesses[x.index]
         op.operands[x.index] = _times(op, value, access, LOG2_E)
@@ -103,11 +105,13 @@ def _times(op: OnlineOp, value: SSAValue, access: AccessMap, factor: float) -> S
         last.erase()
         _drop_unread(block)
     else:
-        arg = block.insert_arg(f32, 0)
+        arg = block.insert_arg(compute_type(value.type.element_type), 0)  # pyright: ignore
         block.add_op(YieldOp(scaled(arg, factor, block)))
         region = Region(block)
     space = RankSpace(tuple((n, op.extents[n]) for n in names))
-    new = EinsumOp(space, inputs, [(MAP, AccessMap.of(names), f32)], region)
+    ending = block.last_op
+    assert isinstance(ending, YieldOp)
+    new = EinsumOp(space, inputs, [(MAP, AccessMap.of(names), ending.values[0].type)], region)
     new.results[0].name_hint = value.name_hint
     Rewriter.insert_op(new, InsertPoint.before(op))
     return new.results[0]
@@ -167,7 +171,7 @@ def _in_natural_units(op: OnlineOp, g: int) -> None:
     if not result.first_use:
         return
     names = op.out_ranks(g)
-    block = Block(arg_types=[f32])
+    block = Block(arg_types=[compute_type(result.type.element_type)])  # pyright: ignore
     block.add_op(YieldOp(scaled(block.args[0], math.log(2.0), block)))
     space = RankSpace(tuple((n, op.extents[n]) for n in names))
     back = EinsumOp(space, [(result, AccessMap.of(names))], [(MAP, AccessMap.of(names), result.type.element_type)], Region(block))  # pyright: ignore

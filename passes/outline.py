@@ -4,8 +4,9 @@ Operations are written over ranks of their own.  A kernel has one rank space, in
 ranks it was written at.  Two ranks are made one
 
   * where a consumer reads a producer: the producer's output rank is the consumer's rank at that index;
-  * where two reductions walk the same fibre: they read one tensor with accesses that differ only in the reduced rank.
-    Renaming a bound rank changes nothing, and one walk can then serve both.
+  * where two reductions walk the same fibre: they read one tensor with accesses that differ only in the reduced rank,
+    or reduce it along the same dimension, each for rows of its own.  Renaming a rank changes nothing, and one walk can
+    then serve both.
 
 Two ranks of one operation are never made one, whatever their extents (queries and keys of self-attention).  A map read
 at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.
@@ -178,19 +179,31 @@ def _unify_shared_fibres(space: _Space, instances: Sequence[_Instance], inside: 
         changed = False
         reduced = {space.root(i.binding[r].name) for i in instances for r in i.op.reduced}  # pyright: ignore
         fibres: dict[tuple, dict[str, None]] = {}
+        reads: dict[SSAValue, dict[tuple[sympy.Expr, ...], None]] = {}
         for instance in instances:
             for value, access in instance.op.operand_accesses:
                 if isinstance(value.owner, EinsumOp) and value.owner in inside:
                     continue
                 at = tuple(space.resolve(e) for e in access.substitute(instance.binding).data)
+                reads.setdefault(value, {}).setdefault(at)
                 for k in sorted({s.name for e in at for s in e.free_symbols if s.name in space.parent}):
-                    key = (value, tuple(symbols.substitute(e, {symbols.symbol(k): hole}) for e in at))
+                    key = (value, tuple(e.subs(symbols.symbol(k), hole) for e in at))
                     fibres.setdefault(key, {}).setdefault(k)
         for ranks in fibres.values():
             for a, b in itertools.combinations(ranks, 2):
                 bound = {space.root(a), space.root(b)} & reduced
                 if bound and space.root(a) != space.root(b) and space.unite(a, b):
                     changed = True
+        for accesses in reads.values():
+            for have, want in itertools.combinations(accesses, 2):
+                if not changed and _walk_the_same(have, want, reduced) and _align(space, have, want):
+                    changed = True
+
+
+def _walk_the_same(have: Sequence[sympy.Expr], want: Sequence[sympy.Expr], reduced: set[str]) -> bool:
+    """Two reads that reduce one tensor along the same dimension: their rows may be made the same as well."""
+    pairs = [(a.name, b.name) for a, b in zip(have, want, strict=True) if isinstance(a, sympy.Symbol) and isinstance(b, sympy.Symbol)]
+    return tuple(have) != tuple(want) and any(a in reduced and b in reduced for a, b in pairs)
 
 
 def _build(

@@ -8,13 +8,20 @@ from .absorb_scales import absorb_scales
 from .canonicalise import simplify_region
 from .derive_online import derive_kernel, erase_dead
 from .exp2_units import use_exp2_units
+from .inline_maps import inline_maps
+from .release_scales import release_scales
 
 
 def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> None:
     """Derive online forms over `stream`, then move constants to where they cost least.  In place."""
+    if target.kind != "cpu":  # operands are multiplied in 16 bits there
+        release_scales(kernel)
+        erase_dead(kernel)
+    inline_maps(kernel)
     if stream:
         derive_kernel(kernel, stream)
     use_exp2_units(kernel)
+    erase_dead(kernel)
     if target.kind == "cpu":  # operands are multiplied in full precision there
         absorb_scales(kernel)
     for op in kernel.body.block.ops:

@@ -210,11 +210,17 @@ class _Shape:
     # --- tables --------------------------------------------------------------------------------------------------
 
     def table(self, roles: Mapping[str, str]) -> tile.TileRanks:
-        order = [r for r in self.out if r in self.extents] + [r for r in self.extents if r not in self.out]
+        """Ranks in the order in which tiles have them: for each contraction the rows, then the columns."""
+        order: dict[str, None] = dict.fromkeys(r for r in self.out if roles[r] == "unit" or self._batch(r))
+        for d in self.dots:
+            for side in (d.lhs - d.rhs, d.rhs - d.lhs):
+                order.update(dict.fromkeys(r for r in [*self.out, *self.extents] if r in side))
+        order.update(dict.fromkeys([*self.out, *self.extents]))
         return tile.TileRanks(
             tuple(
                 tile.TileRank(r, self.extents[r], roles[r], _parameter(r) if roles[r] in ("grid", "loop") else None)
                 for r in order
+                if r in self.extents
             )
         )
 

@@ -100,8 +100,7 @@ def _check(artifact: KernelArtifact) -> None:
         raise ValueError("parameters that are not a table")
     for layout in (*artifact.inputs, *artifact.outputs):
         _check_layout(layout, artifact.sizes)
-    grid = artifact.launch["programs" if artifact.kind == "torch" else "grid"]
-    function_of(tuple(grid) if isinstance(grid, list) else grid, artifact.sizes)
+    function_of(artifact.launch["programs" if artifact.kind == "torch" else "grid"], artifact.sizes)
 
 
 def _check_layout(layout: Layout, names: tuple[str, ...]) -> None:

@@ -13,12 +13,28 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 
 import torch
 
+from ..codegen.artifact import KernelArtifact
+from .expressions import function_of
+
 PIECES_PER_WORKER = 4  # more than one, so that a worker that was held up is helped out by the others
+
+
+class Launcher:
+    """One torch tile program, ready to be run on tensors and sizes."""
+
+    def __init__(self, function: Callable[..., object], artifact: KernelArtifact) -> None:
+        self.function = function
+        self.programs = function_of(artifact.launch["programs"], artifact.sizes)
+
+    def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+        """Run it; the tensors are inputs, then outputs."""
+        run_grid(partial(self.function, *tensors, *sizes), self.programs(sizes))
 
 
 def run_grid(program: Callable[[int, int], object], programs: int, threads: int | None = None) -> None:

@@ -35,8 +35,7 @@ def load(artifact: KernelArtifact, folder: Path) -> LoadedKernel:
     """
     path = write_source(artifact, folder)
     try:
-        module = _module(artifact, path)
-        return LoadedKernel(artifact, getattr(module, artifact.function), path)
+        return LoadedKernel(artifact, getattr(_module(artifact, path), artifact.function), path)
     except (InternalCompilerError, MemoryError):
         raise
     except Exception as error:
@@ -79,14 +78,12 @@ class LoadedKernel:
 
     def __init__(self, artifact: KernelArtifact, function: Callable[..., Any], path: Path) -> None:
         self.artifact, self.path = artifact, path
-        self._function = function
         self._inputs = [_Sized(x, artifact.sizes) for x in artifact.inputs]
         self._outputs = [_Sized(x, artifact.sizes) for x in artifact.outputs]
         if artifact.kind == "torch":
-            self._grid = function_of(artifact.launch["programs"], artifact.sizes)
+            self._launch = cpu.Launcher(function, artifact)
         elif artifact.kind == "triton":
-            grid = artifact.launch["grid"]
-            self._grid = function_of(grid if isinstance(grid, str) else tuple(grid), artifact.sizes)
+            self._launch = triton_launch.Launcher(function, artifact)
         else:
             raise ValueError(f"{artifact.kind!r} is no kind of kernel")
 
@@ -113,7 +110,7 @@ class LoadedKernel:
         self, tensors: Sequence[torch.Tensor], sizes: Sequence[int], device: torch.device | str | None = None
     ) -> list[torch.Tensor]:
         """The same without the checks: `sizes` in the order of `artifact.sizes`."""
-        place = tensors[0].device if tensors else torch.device(device or self._device_type)
+        place = device_of(tensors) or torch.device(device or self._device_type)
         inputs = [layout.fit(t, sizes, place) for layout, t in zip(self._inputs, tensors, strict=True)]
         outputs = [layout.empty(sizes, place) for layout in self._outputs]
         if any(t.numel() for t in outputs):
@@ -127,14 +124,6 @@ class LoadedKernel:
     def fit_outputs(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         """Results that were computed some other way, in the layouts of this kernel's outputs."""
         return [layout.fit(t, sizes, t.device) for layout, t in zip(self._outputs, tensors, strict=True)]
-
-    def _launch(self, tensors: list[torch.Tensor], sizes: Sequence[int]) -> None:
-        grid = self._grid(sizes)
-        if self.artifact.kind == "torch":
-            function = self._function
-            cpu.run_grid(lambda start, stop: function(*tensors, *sizes, start, stop), grid)
-        else:
-            triton_launch.launch(self._function, self.artifact, grid if isinstance(grid, tuple) else (grid,), tensors, sizes)
 
     @property
     def _device_type(self) -> str:
@@ -171,6 +160,13 @@ class LoadedKernel:
                 )
 
 
+def device_of(tensors: Sequence[torch.Tensor]) -> torch.device | None:
+    """Where a kernel runs: with its tensors; a number that PyTorch keeps on the CPU says nothing."""
+    if not tensors:
+        return None
+    return next((t.device for t in tensors if t.dim()), tensors[0].device)
+
+
 class _Sized:
     """A layout as a function of the sizes."""
 
@@ -189,8 +185,10 @@ class _Sized:
         shape, strides = self.of(sizes)
         if tensor.device != device:
             tensor = tensor.to(device)
-        if tensor.stride() == strides:
-            return tensor
-        if all(n == 1 or a == b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)) or not tensor.numel():
-            return tensor.as_strided(shape, strides)  # the stride of a dimension of size 1 means nothing
-        return torch.empty_strided(shape, strides, dtype=self.dtype, device=device).copy_(tensor)
+        if tensor.shape == shape:
+            if tensor.stride() == strides:
+                return tensor
+            if tensor.numel() and any(n != 1 and a != b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)):
+                return torch.empty_strided(shape, strides, dtype=self.dtype, device=device).copy_(tensor)
+        # Another view of the same elements; strides of dimensions of size 1 mean nothing.
+        return tensor.as_strided(shape, strides)

@@ -10,13 +10,13 @@ nobody compiles further.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..errors import FallbackWarning, InternalCompilerError, SourceLine
-from .loaded import LoadedKernel
+from .loaded import LoadedKernel, device_of
 
 Fallback = Callable[..., Sequence[torch.Tensor]]
 
@@ -58,8 +58,7 @@ class Entry:
 
     def empty(self, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> list[torch.Tensor]:
         """Outputs without values: what the operator is to fake tensors."""
-        device = inputs[0].device if inputs else self.device
-        return self.kernel.outputs_like(sizes[: self._sizes], device)
+        return self.kernel.outputs_like(sizes[: self._sizes], device_of(inputs) or self.device)
 
     def _fail(self, error: Exception) -> None:
         name, what = self.kernel.artifact.name, f"{type(error).__name__}: {_first_line(error)}"
@@ -75,13 +74,16 @@ class Entry:
         assert self.fallback is not None
         with torch.no_grad():
             results = self.fallback(*inputs, *sizes)
-        return self.kernel.fit_outputs([_own(r, inputs) for r in results], sizes[: self._sizes])
+        return self.kernel.fit_outputs(list(_apart(results, inputs)), sizes[: self._sizes])
 
 
-def _own(result: torch.Tensor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """An operator returns memory of its own, also where a part of the program returned a view of an input."""
-    storages = {t.untyped_storage().data_ptr() for t in inputs}
-    return result.clone() if result.untyped_storage().data_ptr() in storages else result
+def _apart(results: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """An operator returns memory of its own, also where a part of the program returned a view."""
+    taken = {t.untyped_storage().data_ptr() for t in inputs}
+    for result in results:
+        owned = result.clone() if result.untyped_storage().data_ptr() in taken else result
+        taken.add(owned.untyped_storage().data_ptr())
+        yield owned
 
 
 def _first_line(error: Exception) -> str:

@@ -6,35 +6,53 @@ are looked at anew by each launch, so that the same source serves every tensor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from ..codegen.artifact import KernelArtifact
 from ..errors import InvalidArgument
+from .expressions import function_of
 
 
-def launch(kernel: Any, artifact: KernelArtifact, grid: Sequence[int], tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
-    """Run `kernel` over `grid`; the tensors are inputs, then outputs."""
-    if 0 in grid:
-        return
-    parameters = dict(artifact.launch.get("constexprs", {}))
-    for name in ("num_warps", "num_stages"):
-        if name in artifact.launch:
-            parameters[name] = artifact.launch[name]
-    if is_interpreted(kernel):
-        kernel[tuple(grid)](*tensors, *sizes, **parameters)
-        return
-    device = tensors[0].device
-    if device.type == "cpu":
-        raise InvalidArgument(
-            f"kernel {artifact.name} is for {artifact.target}, and its tensors are on the CPU",
-            next_step="move the tensors to a GPU, or compile with target='cpu'; to run it here for a test, slowly, set "
-            "TRITON_INTERPRET=1 before Python starts",
-        )
-    with torch.accelerator.device_index(device.index):
-        kernel[tuple(grid)](*tensors, *sizes, **parameters)
+class Launcher:
+    """One kernel, ready to be launched on tensors and sizes."""
+
+    def __init__(self, kernel: Any, artifact: KernelArtifact) -> None:
+        self.kernel, self.artifact = kernel, artifact
+        launch = artifact.launch
+        self.grid = function_of(launch["grid"], artifact.sizes)
+        self.constants: dict[str, Any] = dict(launch.get("constexprs", {}))
+        self.constants |= {name: launch[name] for name in ("num_warps", "num_stages") if name in launch}
+        self.whole: dict[str, tuple[Callable[[Sequence[int]], int], int]] = {
+            name: (function_of(extent, artifact.sizes), int(least))
+            for name, (extent, least) in launch.get("whole", {}).items()
+        }
+
+    def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+        """Run it; the tensors are inputs, then outputs."""
+        programs = self.grid(sizes)
+        if programs == 0:
+            return
+        constants = self.constants | {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
+        device = tensors[0].device
+        if is_interpreted(self.kernel):
+            self.kernel[(programs,)](*tensors, *sizes, **constants)
+        elif device.type == "cpu":
+            raise InvalidArgument(
+                f"kernel {self.artifact.name} is for {self.artifact.target}, and its tensors are on the CPU",
+                next_step="move the tensors to a GPU, or compile with target='cpu'; to run it here for a test, slowly, "
+                "set TRITON_INTERPRET=1 before Python starts",
+            )
+        else:
+            with torch.accelerator.device_index(device.index):
+                self.kernel[(programs,)](*tensors, *sizes, **constants)
+
+
+def lanes(extent: int) -> int:
+    """The least power of two that is not below `extent`: what a block holds a whole rank in."""
+    return 1 << max(0, extent - 1).bit_length()
 
 
 def is_interpreted(kernel: Any) -> bool:

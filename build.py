@@ -1,0 +1,168 @@
+"""From a plan to something that runs: kernels loaded and put into the graph, the rest compiled around them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from .driver import Call, Options, Plan
+from .errors import FallbackWarning, FusecadeError, InternalCompilerError, UnsupportedProgram
+from .frontend.importer import source_line
+from .ir.target import Target
+from .plan_cache import cached_plan
+from .regions import Region, region_of
+from .remainder import Boxed, compile_with_inductor, computes, run_eagerly
+from .runtime.loaded import load
+from .runtime.operator import Entry, register
+from .splice import Placed, splice
+
+log = logging.getLogger("fusecade")
+
+
+@dataclass
+class Built:
+    """A graph, compiled.
+
+    run: takes the graph's inputs as one list (and empties it), returns its outputs.
+    fallbacks: (part, reason) of what was to be compiled and runs eagerly; it can grow when the graph first runs.
+    """
+
+    run: Boxed
+    plan: Plan
+    graph: fx.GraphModule
+    remainder: str
+    fallbacks: list[tuple[str, str]] = field(default_factory=list)
+
+
+def make_plan(
+    gm: fx.GraphModule,
+    target: Target,
+    options: Options,
+    folder: Path | None,
+    fallbacks: list[tuple[str, str]],
+    size_names: dict[str, str] | None = None,
+    hints: dict[str, int] | None = None,
+) -> Plan:
+    """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead."""
+    try:
+        plan = cached_plan(gm, target, options, folder, size_names, hints)
+    except Exception as error:
+        if options.strict:
+            raise _as_ours(error) from error
+        reason = _reason(error)
+        fallbacks.append(("graph", reason))
+        warnings.warn(FallbackWarning("a graph", reason, getattr(error, "source", None)), stacklevel=4)
+        log.debug("planning failed", exc_info=True)
+        return Plan(gm, target)
+    if options.strict and plan.externs:
+        operator, reason = plan.externs[0]
+        node = next((n for n in gm.graph.nodes if str(n.target) == operator), None)
+        raise UnsupportedProgram(f"{operator} is not compiled: {reason}", source=source_line(node) if node else None)
+    return plan
+
+
+def build(
+    plan: Plan,
+    example_inputs: Sequence[Any],
+    options: Options,
+    folder: Path,
+    *,
+    backward: bool = False,
+    inference: bool = False,
+    mode: str | None = None,
+    fallbacks: list[tuple[str, str]] | None = None,
+) -> Built:
+    """Load the plan's kernels, splice them in, compile what is left as `options.remainder` says."""
+    fallbacks = [] if fallbacks is None else fallbacks
+    placed = [one for call in plan.calls if (one := _place(plan, call, folder, options.strict, fallbacks)) is not None]
+    try:
+        if options.remainder == "inductor":
+            graph = splice(plan.gm, placed)
+            if computes(graph):
+                compiled = compile_with_inductor(
+                    graph, example_inputs, backward=backward, inference=inference, mode=mode, fallbacks=fallbacks
+                )
+                if compiled is not None:
+                    return Built(compiled, plan, graph, "inductor", fallbacks)
+        graph = splice(plan.gm, placed, through_operator=False)
+    except InternalCompilerError as error:
+        if options.strict:
+            raise
+        fallbacks.append(("graph", error.message))
+        warnings.warn(FallbackWarning("a graph", error.message), stacklevel=4)
+        graph = plan.gm
+    return Built(run_eagerly(graph), plan, graph, "eager", fallbacks)
+
+
+def _place(plan: Plan, call: Call, folder: Path, strict: bool, fallbacks: list[tuple[str, str]]) -> Placed | None:
+    """The call with its kernel loaded; None, and a warning, where it does not load."""
+    source = source_line(call.outputs[-1])
+    try:
+        kernel = load(call.artifact, folder / "kernels")
+    except InternalCompilerError as error:
+        if strict:
+            raise
+        fallbacks.append((call.artifact.name, error.message))
+        warnings.warn(FallbackWarning(f"kernel {call.artifact.name}", error.message, source), stacklevel=5)
+        return None
+    region = region_of(plan.gm.graph, call.inputs, call.outputs, len(call.artifact.sizes))
+    entry = Entry(
+        _key(call, region, strict),
+        kernel,
+        _Lazily(region) if region is not None else None,
+        call.outputs[0].meta["val"].device,
+        strict,
+        source,
+        on_failure=partial(_note, fallbacks, call.artifact.name),
+    )
+    entry = register(entry)
+    if entry.failed is not None:
+        fallbacks.append((call.artifact.name, entry.failed))
+    return Placed(call, entry, region)
+
+
+def _note(fallbacks: list[tuple[str, str]], name: str, reason: str) -> None:
+    fallbacks.append((name, reason))
+
+
+def _key(call: Call, region: Region | None, strict: bool) -> str:
+    """Names a kernel together with what stands in for it: the same in every process."""
+    about = f"{call.artifact.fingerprint}\n{strict}\n{region.graph if region else None}"
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+class _Lazily:
+    """A region as a function; its code is made when it is first needed, which is hardly ever."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+
+    @cached_property
+    def _module(self) -> fx.GraphModule:
+        return self._region.module()
+
+    def __call__(self, *arguments: Any) -> Sequence[torch.Tensor]:
+        return self._module(*arguments)
+
+
+def _as_ours(error: Exception) -> FusecadeError:
+    return error if isinstance(error, FusecadeError) else InternalCompilerError(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FusecadeError):
+        return error.message
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+__all__ = ["Built", "build", "make_plan"]

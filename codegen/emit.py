@@ -1,0 +1,83 @@
+"""A scheduled kernel becomes an artifact: bound, printed for its target, with everything that running it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float16Type,
+    Float32Type,
+    Float64Type,
+    IntegerType,
+    Signedness,
+)
+from xdsl.ir import Attribute, SSAValue
+
+from ..ir import symbols, tile
+from ..ir.target import Target
+from .artifact import KernelArtifact, Layout
+from .bind import bind
+from .text import NotPrintable
+from .torch_source import print_torch
+from .triton_source import print_triton
+
+__all__ = ["NotPrintable", "dtype_name", "emit"]
+
+_FLOATS = {Float16Type: "f16", BFloat16Type: "bf16", Float32Type: "f32", Float64Type: "f64"}
+
+
+def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | None = None) -> KernelArtifact:
+    """Print `kernel` for `target`.
+
+    multiples: sizes known to be multiples of a number.  Raises NotPrintable where the target has no such program.
+    """
+    bound = bind(kernel, multiples=multiples)
+    inputs = tuple(_layout(v) for v in bound.inputs)
+    outputs = tuple(_layout(v) for v in bound.written)
+    if target.kind == "cpu":
+        printed = print_torch(bound)
+        kind, launch = "torch", {"programs": symbols.to_python(symbols.from_text(printed.grid))}
+    else:
+        printed = print_triton(bound)
+        kind = "triton"
+        launch = {
+            "arguments": list(printed.arguments),
+            "signature": dict(printed.signature),
+            "constexprs": dict(printed.constexprs),
+            "whole": {k: list(v) for k, v in printed.whole.items()},
+            "divisible": list(printed.divisible_by_16),
+            "grid": symbols.to_python(symbols.from_text(printed.grid)),
+            "num_warps": printed.num_warps,
+            "num_stages": printed.num_stages,
+        }
+    return KernelArtifact(
+        name=printed.name,
+        kind=kind,
+        target=target.name,
+        source=printed.text,
+        function=printed.name if kind == "triton" else f"{printed.name}_programs",
+        inputs=inputs,
+        outputs=outputs,
+        sizes=tuple(printed.sizes),
+        params=bound.parameters,
+        launch=launch,
+    )
+
+
+def _layout(value: SSAValue) -> Layout:
+    kind = value.type
+    assert isinstance(kind, tile.BufferType)
+    shape = tuple(symbols.to_python(e) for e in kind.shape.data)
+    strides = tuple(symbols.to_python(e) for e in kind.strides.data)
+    return Layout(shape, strides, dtype_name(kind.element_type))
+
+
+def dtype_name(element: Attribute) -> str:
+    """"f16", "bf16", "f32", "f64", "i1", "i8", "ui8", "i16", "i32" or "i64"."""
+    for kind, name in _FLOATS.items():
+        if isinstance(element, kind):
+            return name
+    assert isinstance(element, IntegerType)
+    unsigned = element.signedness.data == Signedness.UNSIGNED
+    return f"{'ui' if unsigned else 'i'}{element.width.data}"

@@ -1,0 +1,61 @@
+"""The part of a graph that a kernel replaces, as a graph of its own: what runs when the kernel cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+
+@dataclass(frozen=True)
+class Region:
+    """Takes `tensors`, then `sizes`; returns the outputs of the kernel.
+
+    The kernel's own inputs and sizes come first in both; what follows is needed by the region alone.
+    """
+
+    graph: fx.Graph
+    tensors: tuple[fx.Node, ...]
+    sizes: tuple[fx.Node, ...]
+
+    def module(self) -> fx.GraphModule:
+        return fx.GraphModule(torch.nn.Module(), self.graph)
+
+
+def region_of(
+    graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], sizes: int = 0
+) -> Region | None:
+    """The nodes of `graph` between `inputs` and `outputs`; None where they need a value that is no tensor and no integer.
+
+    sizes: how many size arguments of the kernel to skip.
+    """
+    tensors, extra_sizes = list(inputs), list[fx.Node]()
+    needed: set[fx.Node] = set()
+    pending = list(outputs)
+    while pending:
+        node = pending.pop()
+        if node in needed or node in tensors:
+            continue
+        value = node.meta.get("val")
+        if node.op in ("placeholder", "get_attr") and isinstance(value, torch.Tensor):
+            tensors.append(node)
+        elif isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
+            if node not in extra_sizes:
+                extra_sizes.append(node)
+        elif node.op == "call_function":
+            needed.add(node)
+            pending.extend(node.all_input_nodes)
+        else:
+            return None
+    copied = fx.Graph()
+    copies = {node: copied.placeholder(node.name) for node in tensors}
+    for n in range(sizes):
+        copied.placeholder(f"kernel_size_{n}")
+    copies |= {node: copied.placeholder(node.name) for node in extra_sizes}
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = copied.node_copy(node, copies.__getitem__)
+    copied.output(tuple(copies[node] for node in outputs))
+    return Region(copied, tuple(tensors), tuple(extra_sizes))

@@ -1,0 +1,147 @@
+"""What is left of a graph when the kernels are in place: Inductor compiles it, or PyTorch runs it as it stands."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+
+from .errors import FallbackWarning
+from .runtime.operator import OPERATOR
+
+Boxed = Callable[[list[Any]], Sequence[Any]]
+
+# Nothing is computed by these: a graph that has only them and kernels gains nothing from another compiler.
+_VIEWS = {
+    torch.ops.aten.view, torch.ops.aten._unsafe_view, torch.ops.aten.permute, torch.ops.aten.transpose, torch.ops.aten.t,
+    torch.ops.aten.expand, torch.ops.aten.slice, torch.ops.aten.select, torch.ops.aten.unsqueeze, torch.ops.aten.squeeze,
+    torch.ops.aten.split, torch.ops.aten.split_with_sizes, torch.ops.aten.unbind, torch.ops.aten.alias,
+    torch.ops.aten.detach, torch.ops.aten.as_strided, torch.ops.aten.sym_size, torch.ops.aten.reshape,
+}  # fmt: skip
+
+
+def computes(gm: fx.GraphModule) -> bool:
+    """Whether anything but kernels and views is left."""
+    return any(
+        node.op == "call_function"
+        and node.target not in (OPERATOR, operator.getitem)
+        and getattr(node.target, "overloadpacket", None) not in _VIEWS
+        and isinstance(node.target, torch._ops.OpOverload)
+        for node in gm.graph.nodes
+    )
+
+
+def run_eagerly(gm: fx.GraphModule) -> Boxed:
+    """The graph as PyTorch runs it, one operator after the other."""
+
+    def run(arguments: list[Any]) -> Sequence[Any]:
+        return gm.forward(*arguments)
+
+    run._boxed_call = True  # type: ignore[attr-defined]
+    return run
+
+
+def compile_with_inductor(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    backward: bool = False,
+    inference: bool = False,
+    mode: str | None = None,
+    fallbacks: list[tuple[str, str]],
+) -> Boxed | None:
+    """The graph compiled by Inductor, which takes our operator as it stands; None where it cannot.
+
+    The reason goes to `fallbacks`, and once into a warning.
+    """
+    if (why := inductor_problem()) is not None:
+        _fall_back(why, fallbacks)
+        return None
+    from torch._inductor import compile_fx
+
+    try:
+        gm = _decompose(gm, example_inputs)
+        output = gm.graph.output_node()
+        results = output.args[0]
+        assert isinstance(results, tuple | list)
+        # Every output keeps the strides that were traced: AOTAutograd, and the user, rely on them.
+        output.meta["user_visible_output_idxs"] = [n for n, x in enumerate(results) if isinstance(x, fx.Node)]
+        compile_fx.record_original_output_strides(gm)
+        with _mode(mode):
+            return compile_fx.compile_fx_inner(
+                gm, list(example_inputs), is_backward=backward, is_inference=inference,
+                static_input_idxs=_static_inputs() if not backward else (),
+            )  # type: ignore[return-value]  # fmt: skip
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"Inductor failed: {type(error).__name__}: {lines[0] if lines else ''}"
+        _fall_back(reason, fallbacks)
+        return None
+
+
+_warned: set[str] = set()
+
+
+def _fall_back(reason: str, fallbacks: list[tuple[str, str]]) -> None:
+    fallbacks.append(("the rest of the graph", reason))
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(FallbackWarning("the rest of the graph", reason), stacklevel=5)
+
+
+@cache
+def inductor_problem() -> str | None:
+    """Why Inductor cannot compile for the CPU here; None where it can.  Looked at once."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    except Exception as error:
+        return f"Inductor has no C++ compiler ({type(error).__name__}); install g++, or pass remainder='eager'"
+    return None
+
+
+def modes() -> list[str]:
+    """The values of `mode` that Inductor knows."""
+    from torch._inductor import list_mode_options
+
+    return list(list_mode_options())
+
+
+def _mode(mode: str | None) -> AbstractContextManager[Any]:
+    if mode in (None, "default"):
+        return nullcontext()
+    from torch._inductor import config, list_mode_options
+
+    return config.patch(list_mode_options(mode)[mode])
+
+
+def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphModule:
+    """Take apart what was kept whole for import and is still there: Inductor fuses the parts, not the wholes."""
+    from torch._inductor.decomposition import select_decomp_table
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    table = select_decomp_table()
+    if not any(node.target in table for node in gm.graph.nodes):
+        return gm
+    mode = torch._guards.detect_fake_mode(list(example_inputs))
+    if mode is None:
+        return gm
+    fakes = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
+    with mode, fx.traceback.preserve_node_meta():
+        flat = make_fx(fx.Interpreter(gm).run, decomposition_table=table, tracing_mode="real")(*fakes)
+    flat.meta.update(gm.meta)
+    return flat
+
+
+def _static_inputs() -> Sequence[int]:
+    """Parameters: they stay where they are from call to call."""
+    context = torch._guards.TracingContext.try_get()
+    metadata = context.fw_metadata if context else None
+    return tuple(metadata.static_input_indices) if metadata is not None else ()

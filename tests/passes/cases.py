@@ -1,0 +1,266 @@
+"""Plain PyTorch functions with small inputs: what the passes are tried on.  Nothing here names a pass or an operation.
+
+A case: function, tensors.  `several` are in-place notes on what the compiler is expected to make of it: the number of
+kernels when everything that can be fused is, and the number of traversals of the streamed rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """fn on tensors; kernels: expected number of kernels (None: not asserted); left: einsums that stay outside."""
+
+    fn: Callable
+    tensors: list[Tensor] = field(repr=False)
+    kernels: int | None = 1
+    left: int | None = 0
+    loops: int | None = None  # loops over the streamed rank, one after another, when it is streamed
+
+
+def _r(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(n * 31**k for k, n in enumerate(shape)))
+    return torch.randn(*shape, generator=generator)
+
+
+def _mask(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(7)) > 0.4
+
+
+Q, K, V = _r(2, 5, 4), _r(2, 7, 4, seed=1), _r(2, 7, 3, seed=2)
+X, W = _r(6, 9), _r(9, 5, seed=3)
+ROWS = _r(5, 11)
+
+
+def attention(q, k, v):
+    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1) @ v
+
+
+def attention_boolean(q, k, v, mask):
+    return torch.softmax((q @ k.transpose(-1, -2)).masked_fill(~mask, -math.inf), -1) @ v
+
+
+def attention_additive(q, k, v, bias):
+    return torch.softmax(q @ k.transpose(-1, -2) * 0.5 + bias, -1) @ v
+
+
+def attention_causal(q, k, v):
+    s = q @ k.transpose(-1, -2)
+    keep = torch.ones(s.shape[-2], s.shape[-1], dtype=torch.bool).tril()
+    return torch.softmax(s.masked_fill(~keep, -math.inf), -1) @ v
+
+
+def attention_grouped(q, k, v):
+    """q: [b, h, i, d]; k, v: [b, g, j, d], h = 2 g."""
+    b, h, i, d = q.shape
+    g = k.shape[1]
+    q = q.view(b, g, h // g, i, d)
+    p = torch.softmax(q @ k.unsqueeze(2).transpose(-1, -2), -1)
+    return (p @ v.unsqueeze(2)).reshape(b, h, i, v.shape[-1])
+
+
+def attention_repeated(q, k, v):
+    n = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(n, 1), v.repeat_interleave(n, 1)
+    return torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+
+
+def attention_alibi(q, k, v):
+    s = q @ k.transpose(-1, -2)
+    i = torch.arange(s.shape[-2])[:, None]
+    j = torch.arange(s.shape[-1])[None, :]
+    return torch.softmax(s - 0.5 * (i - j).abs(), -1) @ v
+
+
+def attention_window(q, k, v):
+    s = q @ k.transpose(-1, -2)
+    i = torch.arange(s.shape[-2])[:, None]
+    j = torch.arange(s.shape[-1])[None, :]
+    return torch.softmax(torch.where((i - j).abs() <= 2, s, -math.inf), -1) @ v
+
+
+def attention_softcap(q, k, v):
+    return torch.softmax(5.0 * torch.tanh(q @ k.transpose(-1, -2) / 5.0), -1) @ v
+
+
+def attention_and_lse(q, k, v):
+    s = q @ k.transpose(-1, -2)
+    return torch.softmax(s, -1) @ v, torch.logsumexp(s, -1)
+
+
+def attention_and_probabilities(q, k, v):
+    p = torch.softmax(q @ k.transpose(-1, -2), -1)
+    return p @ v, p
+
+
+def attention_into_projection(q, k, v, w):
+    return attention(q, k, v) @ w
+
+
+def self_attention(x):
+    return torch.softmax(x @ x.transpose(-1, -2), -1) @ x
+
+
+def cross_entropy(h, w, target):
+    logits = h @ w
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def kmeans(x, c):
+    return ((x**2).sum(1, keepdim=True) + (c**2).sum(1) - 2 * x @ c.T).argmin(1)
+
+
+def rms_norm(x, g):
+    return x * torch.rsqrt((x**2).mean(-1, keepdim=True) + 1e-5) * g
+
+
+def layer_norm(x):
+    return F.layer_norm(x, (x.shape[-1],))
+
+
+def entropy(x):
+    p = torch.softmax(x, -1)
+    return -(p * torch.log_softmax(x, -1)).sum(-1)
+
+
+def kl(x, y):
+    p = torch.softmax(x, -1)
+    return (p * (torch.log_softmax(x, -1) - torch.log_softmax(y, -1))).sum(-1)
+
+
+def temperature(x, v):
+    return torch.softmax(x / x.std(-1, keepdim=True), -1) @ v
+
+
+def quantised(x, w):
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return torch.round(x / scale) @ w * scale
+
+
+def mlp(x, u, w):
+    return F.gelu(x @ u) @ w
+
+
+def gated(x, u, g, w):
+    return (F.silu(x @ g) * (x @ u)) @ w
+
+
+CASES: dict[str, Case] = {
+    # attention and its like
+    "attention": Case(attention, [Q, K, V], loops=1),
+    "attention_boolean": Case(attention_boolean, [Q, K, V, _mask(5, 7)], loops=1),
+    "attention_additive": Case(attention_additive, [Q, K, V, _r(2, 5, 7)], loops=1),
+    "attention_bias_of_keys": Case(attention_additive, [Q, K, V, _r(2, 1, 7)], loops=1),
+    "attention_causal": Case(attention_causal, [Q, K, V]),
+    "attention_grouped": Case(attention_grouped, [_r(1, 4, 3, 4), _r(1, 2, 5, 4), _r(1, 2, 5, 3)]),
+    "attention_repeated": Case(attention_repeated, [_r(1, 4, 3, 4), _r(1, 2, 5, 4), _r(1, 2, 5, 3)]),
+    "attention_alibi": Case(attention_alibi, [Q, K, V]),
+    "attention_window": Case(attention_window, [Q, K, V]),
+    "attention_softcap": Case(attention_softcap, [Q, K, V]),
+    "attention_and_lse": Case(attention_and_lse, [Q, K, V], loops=1),
+    "attention_and_probabilities": Case(attention_and_probabilities, [Q, K, V]),
+    "attention_into_projection": Case(attention_into_projection, [Q, K, V, _r(3, 4)], None, None),
+    "attention_of_one_query": Case(attention, [_r(2, 1, 4), K, V]),
+    "self_attention": Case(self_attention, [_r(2, 6, 3)]),
+    "sdpa": Case(F.scaled_dot_product_attention, [_r(2, 3, 4), _r(2, 5, 4), _r(2, 5, 3)]),
+    "sdpa_causal": Case(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), [_r(2, 5, 4)] * 3),
+    "sdpa_mask": Case(
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m), [Q, K, V, _mask(2, 5, 7)]
+    ),
+    "sdpa_masked_rows": Case(
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m),
+        [Q, K, V, _mask(5, 7) & (torch.arange(5) % 2 == 0)[:, None]],
+    ),
+    "sdpa_additive": Case(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m), [Q, K, V, _r(5, 7)]),
+    # reductions over a contraction's output
+    "logsumexp_of_linear": Case(lambda x, w: torch.logsumexp(x @ w, -1), [X, W], loops=1),
+    "cross_entropy": Case(cross_entropy, [X, W, torch.tensor([0, 4, 2, 1, 1, 3])], None, None),
+    "kmeans": Case(kmeans, [X, _r(7, 9)], loops=1),
+    "max_pooled_head": Case(lambda h, e: torch.log1p(torch.relu(h @ e.T)).amax(1), [_r(2, 5, 4), _r(7, 4)], loops=1),
+    "argmax_of_linear": Case(lambda x, w: torch.argmax(x @ w, -1), [X, W], loops=1),
+    "topmost_and_where": Case(lambda x, w: (x @ w).max(-1), [X, W], loops=1),
+    "mean_of_linear": Case(lambda x, w: torch.sigmoid(x @ w).mean(-1), [X, W]),
+    "sum_of_all": Case(lambda x, w: (x @ w).sum(), [X, W], None, None),
+    # norms
+    "rms_norm_linear": Case(lambda x, g, w: rms_norm(x, g) @ w, [X, _r(9), W], loops=1),
+    "layer_norm_linear": Case(lambda x, w: layer_norm(x) @ w, [X, W]),
+    "l2_norm_matmul": Case(lambda x, w: F.normalize(x, dim=-1) @ w, [X, W], loops=1),
+    "rms_norm": Case(rms_norm, [X, _r(9)]),
+    "layer_norm": Case(layer_norm, [X]),
+    "layer_norm_affine": Case(lambda x, g, b: F.layer_norm(x, (9,), g, b), [X, _r(9), _r(9, seed=4)]),
+    "residual_layer_norm": Case(lambda x, y: layer_norm(x + y), [X, _r(6, 9, seed=5)]),
+    "softmax": Case(lambda x: torch.softmax(x, -1), [ROWS]),
+    "softmax_of_columns": Case(lambda x: torch.softmax(x, 0), [ROWS]),
+    "log_softmax": Case(lambda x: torch.log_softmax(x, -1), [ROWS]),
+    # reductions of a row
+    "logsumexp": Case(lambda x: torch.logsumexp(x, -1), [ROWS], loops=1),
+    "entropy": Case(entropy, [ROWS], loops=1),
+    "kl": Case(kl, [ROWS, _r(5, 11, seed=6)]),
+    "variance": Case(lambda x: x.var(-1), [ROWS]),
+    "standard_deviation_and_mean": Case(lambda x: (x.std(-1), x.mean(-1)), [ROWS]),
+    "weighted_variance": Case(
+        lambda x, v: (lambda p: (p * v**2).sum(-1) - (p * v).sum(-1) ** 2)(torch.softmax(x, -1)), [ROWS, _r(5, 11, seed=6)]
+    ),
+    # what no algebra repairs: more than one traversal
+    "temperature": Case(temperature, [X, W]),
+    "quantised": Case(quantised, [X, W]),
+    "mean_deviation": Case(lambda x: (x - x.mean(-1, keepdim=True)).abs().sum(-1), [ROWS]),
+    "above_mean": Case(lambda x: (x > x.mean(-1, keepdim=True)).sum(-1), [ROWS]),
+    # contractions
+    "linear_gelu": Case(lambda x, w, b: F.gelu(F.linear(x, w, b)), [X, _r(5, 9), _r(5)]),
+    "linear_residual": Case(lambda x, w, r: torch.relu(x @ w) + r, [X, W, _r(6, 5)]),
+    "mlp": Case(mlp, [X, W, _r(5, 4)]),
+    "gated": Case(gated, [X, W, _r(9, 5, seed=8), _r(5, 4)], None, None),
+    "two_matmuls": Case(lambda a, b, c: a @ b @ c, [X, W, _r(5, 4)]),
+    "einsum_three": Case(lambda a, b: torch.einsum("bik,bjk->bij", a, b).relu(), [_r(2, 3, 4), _r(2, 5, 4)]),
+    "prologue": Case(lambda x, w: torch.sigmoid(x) @ w, [X, W]),
+    "gram": Case(lambda x: torch.relu(x @ x.T), [X]),
+    # several ranks at once
+    "amax_of_two": Case(lambda x: torch.relu(x).amax((1, 2)), [_r(3, 4, 5)], None, None),
+    "normalise_by_two": Case(lambda x: x / x.sum((1, 2), keepdim=True), [_r(3, 4, 5)], None, None),
+    "group_norm": Case(lambda x: F.group_norm(x, 2), [_r(2, 4, 3)], None, None),
+    "rows_and_columns": Case(lambda x: (torch.softmax(x, 0).sum(1), torch.softmax(x, 1).sum(0)), [ROWS], None, None),
+    "two_reductions_two_ranks": Case(lambda x: x.sum(0).exp().sum(), [ROWS], None, None),
+    "double_centred": Case(lambda x: x - x.mean(0, keepdim=True) - x.mean(1, keepdim=True), [ROWS], None, None),
+    # integers and booleans
+    "any_all": Case(lambda x: ((x > 1).any(-1), (x > -2).all(-1)), [ROWS], None, None),
+    "count": Case(lambda x: (x > 0).sum(-1), [ROWS], None, None),
+    "integer_argmax": Case(lambda x: (x * 3 + 1).argmax(-1), [(ROWS * 3).long()], None, None),
+    "integer_max": Case(lambda x: (x * 3 + 1).amax(-1), [(ROWS * 3).long() + 2**40], None, None),
+    "integer_sum_mean": Case(lambda x: (x * 2).sum(-1), [(ROWS * 3).long()], None, None),
+    "argmin_ties": Case(lambda x: torch.round(x).abs().argmin(-1), [ROWS], None, None),
+    # gathers and calls between
+    "embedding_norm": Case(lambda e, i, w: rms_norm(e[i], w), [_r(10, 6), torch.tensor([1, 3, 9, 1]), _r(6)], None, None),
+    "embedding_softmax": Case(
+        lambda e, i: torch.softmax(F.embedding(i, e), -1), [_r(10, 6), torch.tensor([1, 3, 9, 1])], None, None
+    ),
+    "sort_between": Case(
+        lambda x, w: torch.softmax(torch.sort(torch.softmax(x, -1), -1).values @ w, -1), [X, W], None, None
+    ),
+    "take_along": Case(
+        lambda x, i: torch.log_softmax(x, -1).gather(-1, i), [ROWS, torch.tensor([[1], [2], [0], [10], [5]])], None, None
+    ),
+    # shapes
+    "no_rank": Case(lambda x: torch.softmax(x, -1), [_r(4)], None, None),
+    "one_key": Case(attention, [Q, _r(2, 1, 4), _r(2, 1, 3)], None, None),
+    "one_of_everything": Case(attention, [_r(1, 1, 1)] * 3, None, None),
+    "no_batch": Case(attention, [_r(0, 5, 4), _r(0, 7, 4), _r(0, 7, 3)], None, None),
+    "no_queries": Case(attention, [_r(2, 0, 4), K, V], None, None),
+    "empty_features": Case(lambda x, w: torch.relu(x @ w), [_r(3, 0), _r(0, 4)], None, None),
+    "transposed_inputs": Case(lambda x, w: torch.softmax(x.T @ w.T, -1), [_r(9, 6), _r(5, 9)]),
+    "expanded_input": Case(lambda x, y: torch.softmax(x.expand(4, 6) + y, -1), [_r(1, 6), _r(4, 6)]),
+    "sliced_input": Case(lambda x, w: torch.softmax(x[1:4, ::2] @ w, -1), [_r(6, 9), _r(5, 4)]),
+    "heads_of_one_tensor": Case(
+        lambda x: attention(*(x.view(5, 3, 2, 4)[:, n].transpose(0, 1) for n in range(3))), [_r(5, 24)]
+    ),
+    "padded": Case(lambda x, w: torch.relu(F.pad(x, (1, 2)) @ w), [_r(4, 6), W], None, None),
+    "concatenated": Case(lambda x, y, w: torch.relu(torch.cat([x, y], 1) @ w), [_r(4, 6), _r(4, 3), W], None, None),
+}
