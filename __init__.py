@@ -1,1 +1,63 @@
-"""Fusecade: a compiler for fused memory-bound operations."""
+"""Fusecade: a compiler for fused memory-bound operations.
+
+    torch.compile(model, backend="fusecade")
+    kernel = fusecade.compile(fn, (q, k, v), target="cpu")
+    print(fusecade.explain(fn, q, k, v, target="sm_90"))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors, testing
+    from .api import CompiledFunction, compile, explain
+    from .errors import FallbackWarning, InternalCompilerError, InvalidArgument, MissingTool, UnsupportedProgram, UserError
+    from .report import KernelReport, Report
+    from .torch_backend import reports
+
+__version__ = "0.1.0"
+
+# Name -> module.  Nothing is imported before it is asked for: `import fusecade` does not import PyTorch.
+_WHERE = {
+    **dict.fromkeys(("CompiledFunction", "compile", "explain"), "api"),
+    **dict.fromkeys(("KernelReport", "Report"), "report"),
+    **dict.fromkeys(
+        ("FallbackWarning", "InternalCompilerError", "InvalidArgument", "MissingTool", "UnsupportedProgram", "UserError"),
+        "errors",
+    ),
+    "reports": "torch_backend",
+    "errors": "",
+    "testing": "",
+}
+
+__all__ = [
+    "CompiledFunction",
+    "FallbackWarning",
+    "InternalCompilerError",
+    "InvalidArgument",
+    "KernelReport",
+    "MissingTool",
+    "Report",
+    "UnsupportedProgram",
+    "UserError",
+    "compile",
+    "errors",
+    "explain",
+    "reports",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'fusecade' has no attribute {name!r}")
+    module = importlib.import_module(f".{_WHERE[name] or name}", __name__)
+    value = getattr(module, name) if _WHERE[name] else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -165,11 +165,13 @@ class _Pipeline:
         program = self.imported.program
         self.plan.program_text = print_module(program)
         _return_values(self.imported)
+        values = dict.fromkeys(v.value for v in self.imported.views.values())
+        self.held = {v for v in values if self._aliases(v)}
 
         canonicalise_program(program)
         self._show("canonicalise")
 
-        fused = fuse_program(program, self.target, self.hints)
+        fused = fuse_program(program, self.target, self.hints, self._exists)
         self.plan.refusals = fused.refusals
         self._show("fuse")
 
@@ -283,6 +285,10 @@ class _Pipeline:
                     found.append((node, view.inverse))
         return found
 
+    def _exists(self, value: SSAValue) -> bool:
+        """Whether some node of the graph holds the value."""
+        return value in self.held
+
     def _anchor_of(self, value: SSAValue):
         aliases = self._aliases(value)
         return aliases[0] if aliases else None
@@ -362,8 +368,12 @@ def _certificates(kernel: KernelOp) -> list[str]:
 
 
 def _anonymous(kernel: tile.KernelOp) -> tile.KernelOp:
+    """A copy without names: equal kernels of different layers are one."""
     copy = kernel.clone()
     copy.sym_name = StringAttr("_")
+    for op in copy.walk():
+        for value in [*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)]:
+            value.name_hint = None
     return copy
 
 

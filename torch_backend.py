@@ -18,14 +18,14 @@ import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .build import Built, build, make_plan
+from .assembly.build import Built, build, make_plan
+from .assembly.devices import check_device, devices_of, hints_of
 from .driver import Environment, Options, pick_target
 from .errors import InvalidArgument
-from .frontend.decompositions import decompositions
-from .ir.target import Target
-from .remainder import modes
+from .frontend.decompositions import by_definition, decompositions
+from .assembly.remainder import modes
+from .report import Report, report_of
 
 # The graphs that this process compiled, the last ones: what `fusecade.reports()` shows.
 compiled: deque[Built] = deque(maxlen=64)
@@ -65,7 +65,7 @@ def backend(
 
         return compiler
 
-    with sdpa_kernel(SDPBackend.MATH):
+    with by_definition():
         return aot_autograd(
             fw_compiler=compile_graph("forward"),
             bw_compiler=compile_graph("backward"),
@@ -75,6 +75,11 @@ def backend(
         )(gm, example_inputs)
 
 
+def reports() -> list[Report]:
+    """What `torch.compile` made of each graph in this process, the last ones last."""
+    return [report_of(built.plan, built.fallbacks) for built in compiled]
+
+
 def read_options(given: Mapping[str, Any]) -> Options:
     """The options of `torch.compile` as a record.  Raises InvalidArgument for an unknown name or value."""
     known = [f.name for f in fields(Options)]
@@ -82,31 +87,3 @@ def read_options(given: Mapping[str, Any]) -> Options:
         if name not in known:
             raise InvalidArgument.choice("an option of the backend", name, known)
     return Options(**given)
-
-
-def devices_of(values: Sequence[Any]) -> set[str]:
-    return {x.device.type for x in values if isinstance(x, torch.Tensor)}
-
-
-def check_device(target: Target, devices: set[str], interpret: bool) -> None:
-    """Raises InvalidArgument where kernels for `target` cannot run on tensors of these devices."""
-    wanted = "cpu" if target.kind == "cpu" else "cuda"
-    runs = not devices or wanted in devices or (interpret and devices == {"cpu"})
-    if not runs:
-        raise InvalidArgument(
-            f"target {target.name} needs tensors on {wanted}, and these are on {', '.join(sorted(devices))}",
-            next_step="leave `target` out, and it follows the tensors; `fusecade.explain(fn, *args, target=...)` looks "
-            "at a target that is not here",
-        )
-
-
-def hints_of(graph: fx.GraphModule) -> dict[str, int]:
-    """The values that dynamic sizes have in the example: they steer prices, not results."""
-    found: dict[str, int] = {}
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            value = node.meta.get("val")
-            for size in [*value.shape, *value.stride()] if isinstance(value, torch.Tensor) else [value]:
-                if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and size.node.hint is not None:
-                    found.setdefault(str(size.node.expr), int(size.node.hint))
-    return found

@@ -174,7 +174,10 @@ def is_multiple(expression: sympy.Expr, of: int, known: Mapping[str, int]) -> bo
     """Whether `expression` is a multiple of `of` for all sizes that are multiples as `known` says."""
     scaled = expression.subs({symbols.symbol(n): k * symbols.symbol(n) for n, k in known.items()}, simultaneous=True)
     quotient = sympy.expand(scaled / of)
-    if any(isinstance(t, sympy.floor | sympy.ceiling | sympy.Mod | sympy.Min | sympy.Max) for t in sympy.preorder_traversal(quotient)):
+    if any(
+        isinstance(t, sympy.floor | sympy.ceiling | sympy.Mod | sympy.Min | sympy.Max)
+        for t in sympy.preorder_traversal(quotient)
+    ):
         return False
     return all(t.as_coeff_Mul()[0].is_Integer for t in sympy.Add.make_args(quotient))
 

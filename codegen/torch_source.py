@@ -8,7 +8,7 @@ it is stored.  Floats below 64 bits are held in f32; they round when they are st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -22,7 +22,6 @@ from .text import (
     PYTHON,
     Names,
     NotPrintable,
-    Spelling,
     hint,
     index_text,
     is_multiple,
@@ -33,6 +32,16 @@ from .text import (
     size_names,
     summary,
     tiles_of,
+)
+from .torch_functions import (
+    CLAMPS,
+    COMMUTES,
+    HELPERS,
+    MAPS,
+    OF_NOTHING,
+    REDUCTIONS,
+    TAKES_NUMBER,
+    TENSORS,
 )
 
 Layout = tuple[str | None, ...]  # what a tensor's dimensions are: ranks, or dimensions of length 1
@@ -62,117 +71,6 @@ class TorchSource:
 def print_torch(kernel: tile.KernelOp) -> TorchSource:
     """The kernel as a torch module.  Raises NotPrintable where it has none."""
     return _Printer(kernel).source()
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
-
-# Scalar function -> text; {0}, {1}, ... are operands, {out} is where the result goes.
-MAPS: dict[str, str] = {
-    **{n: f"torch.{n}({{0}}, {{1}}, out={{out}})" for n in ("add", "sub", "mul", "div", "pow", "maximum", "minimum")},
-    **{n: f"torch.{n}({{0}}, {{1}}, out={{out}})" for n in ("lt", "le", "gt", "ge", "eq", "ne")},
-    **{
-        n: f"torch.{n}({{0}}, out={{out}})"
-        for n in (
-            "neg abs exp exp2 expm1 log log2 log1p sqrt rsqrt tanh sin cos erf floor ceil trunc round".split()
-        )
-    },
-    "iadd": "torch.add({0}, {1}, out={out})",
-    "isub": "torch.sub({0}, {1}, out={out})",
-    "imul": "torch.mul({0}, {1}, out={out})",
-    "ifloordiv": 'torch.div({0}, {1}, rounding_mode="floor", out={out})',
-    "irem": "torch.fmod({0}, {1}, out={out})",
-    "imaximum": "torch.maximum({0}, {1}, out={out})",
-    "iminimum": "torch.minimum({0}, {1}, out={out})",
-    "ilt": "torch.lt({0}, {1}, out={out})",
-    "ile": "torch.le({0}, {1}, out={out})",
-    "igt": "torch.gt({0}, {1}, out={out})",
-    "ige": "torch.ge({0}, {1}, out={out})",
-    "ieq": "torch.eq({0}, {1}, out={out})",
-    "ine": "torch.ne({0}, {1}, out={out})",
-    "and": "torch.bitwise_and({0}, {1}, out={out})",
-    "or": "torch.bitwise_or({0}, {1}, out={out})",
-    "xor": "torch.bitwise_xor({0}, {1}, out={out})",
-    "select": "torch.where({0}, {1}, {2}, out={out})",
-    "int_to_float": "{out}.copy_({0})",
-    "bool_to_float": "{out}.copy_({0})",
-    "float_to_int": "{out}.copy_({0})",
-    "bool_to_int": "{out}.copy_({0})",
-    "widen": "{out}.copy_({0})",
-    "narrow": "{out}.copy_({0}{rounded})",
-}
-
-# Where the second operand may be a Python number; elsewhere it has to be a tensor.
-TAKES_NUMBER = set("add sub mul div pow lt le gt ge eq ne iadd isub imul ilt ile igt ige ieq ine ifloordiv irem".split())
-COMMUTES = {"add", "mul", "maximum", "minimum", "iadd", "imul", "imaximum", "iminimum", "and", "or", "xor", "eq", "ne"}
-CLAMPS = {"maximum": "min", "imaximum": "min", "minimum": "max", "iminimum": "max"}  # torch.clamp, with a number
-
-REDUCTIONS: dict[str, str] = {
-    "sum": "torch.sum({0}, {dim}, keepdim={keepdim}, out={out})",
-    "prod": "torch.prod({0}, {dim}, keepdim={keepdim}, out={out})",
-    "max": "torch.amax({0}, {dim}, keepdim={keepdim}, out={out})",
-    "min": "torch.amin({0}, {dim}, keepdim={keepdim}, out={out})",
-    "any": "torch.any({0}, {dim}, keepdim={keepdim}, out={out})",
-    "all": "torch.all({0}, {dim}, keepdim={keepdim}, out={out})",
-    "argmax": "first_extreme(torch.amax, torch.argmax, {0}, {dim}, {start}, {keepdim}, {out}, {at})",
-    "argmin": "first_extreme(torch.amin, torch.argmin, {0}, {dim}, {start}, {keepdim}, {out}, {at})",
-}
-# For a rank that may be empty: torch refuses the extreme of nothing.
-OF_NOTHING: dict[str, str] = {
-    "max": "extreme(torch.amax, {0}, {dim}, {keepdim}, {least}, {out})",
-    "min": "extreme(torch.amin, {0}, {dim}, {keepdim}, {least}, {out})",
-}
-
-HELPERS: dict[str, str] = {
-    "cut": '''
-def cut(slot, *shape):
-    """The first elements of a scratch tensor, as a tensor of this shape."""
-    return slot.view(-1)[: math.prod(shape)].view(shape)
-''',
-    "first_extreme": '''
-def first_extreme(extreme, arg, x, dim, start, keepdim, out, at):
-    """The extreme of `x` along `dim` and its first index, counted from `start`; NaN counts as the extreme.
-
-    In blocks where that divides evenly: the extreme of each block is quick, and only one block a row is searched.
-    """
-    length = x.shape[dim]
-    if dim == x.dim() - 1 and length % 64 == 0 and length > 128 and x.is_contiguous():
-        blocks = x.unflatten(-1, (-1, 64))
-        of_blocks = extreme(blocks, -1)
-        block = arg(of_blocks, -1, keepdim=True)
-        found = torch.take_along_dim(blocks, block.unsqueeze(-1), -2).squeeze(-2)
-        where = arg(found, -1, keepdim=True).add_(block, alpha=64)
-    else:
-        of_blocks, where = x, arg(x, dim, keepdim=True)
-    extreme(of_blocks, dim, keepdim=keepdim, out=out)
-    torch.add(where if keepdim else where.squeeze(dim), start, out=at)
-    return out, at
-''',
-    "extreme": '''
-def extreme(function, x, dim, keepdim, of_nothing, out):
-    """The extreme of `x` along `dim`, or `of_nothing` where there is nothing."""
-    return function(x, dim, keepdim=keepdim, out=out) if x.shape[dim] else out.fill_(of_nothing)
-''',
-    "gathered": '''
-def gathered(buffer, *index):
-    """The elements at `index`, one tensor a dimension; zero where it leaves the buffer."""
-    index = [torch.as_tensor(i) for i in index]
-    inside = torch.ones((), dtype=torch.bool)
-    for i, size in zip(index, buffer.shape):
-        inside = inside & (i >= 0) & (i < size)
-    if 0 in buffer.shape:
-        return buffer.new_zeros(inside.shape)
-    clamped = tuple(i.clamp(0, size - 1) for i, size in zip(index, buffer.shape))
-    return torch.where(inside, buffer[clamped], torch.zeros((), dtype=buffer.dtype))
-''',
-}
-
-TENSORS = Spelling(
-    floordiv=PYTHON.floordiv,
-    ceildiv=PYTHON.ceildiv,
-    mod=PYTHON.mod,
-    minimum=lambda a, b: f"torch.minimum(torch.as_tensor({a}), torch.as_tensor({b}))",
-    maximum=lambda a, b: f"torch.maximum(torch.as_tensor({a}), torch.as_tensor({b}))",
-)
 
 
 def dtype(element: Attribute) -> str:
@@ -268,10 +166,14 @@ class _Printer:
         body = self.decode() + opening + self.program.lines
         for n in self.kernel.grid_ranks:
             if f"tiles_{n}" in self.used_names:
-                self.head.add(f"{self.rank_names[f'tiles_{n}']} = {self.expression(tiles_of(self.kernel, self.ranks[n]))}")
+                self.head.add(
+                    f"{self.rank_names[f'tiles_{n}']} = {self.expression(tiles_of(self.kernel, self.ranks[n]))}"
+                )
         if not body:
             body = ["        pass"]
-        helpers = [line for n, text in HELPERS.items() if n in self.helpers for line in [*text.strip().splitlines(), "", ""]]
+        helpers = [
+            line for n, text in HELPERS.items() if n in self.helpers for line in [*text.strip().splitlines(), "", ""]
+        ]
         lines = [
             f'"""Kernel {name}, generated by Fusecade.',
             "",
@@ -375,12 +277,15 @@ class _Printer:
             rank = self.ranks[name]
             count = self.count(rank) if n else ""
             own = f"{rest} % {count}" if n else rest
+            if count == "1":
+                own = "0"
             if rank.role == "unit":
                 if name in self.used_names:
                     lines.append(f"        {self.rank_names[name]} = {own}")
             elif any(f"{part}_{name}" in self.used_names for part in ("start", "stop", "size")):
                 lines += self.bounds(rank, f"{own} * {self.params[rank.tile or '']}", 2)
-            rest = f"{rest} // {count}"
+            if count != "1":
+                rest = f"{rest} // {count}"
         return lines
 
     def count(self, rank: tile.TileRank) -> str:
@@ -601,7 +506,9 @@ class _Printer:
     def cast(self, op: tile.CastOp, scope: _Scope) -> None:
         element, before = tile.tile_type(op.result).element_type, self.values[op.value]
         same = held(element) == held(before.element)
-        rounds = same and is_float(element) and dtype(element) != held(element) and dtype(before.element) != dtype(element)
+        rounds = (
+            same and is_float(element) and dtype(element) != held(element) and dtype(before.element) != dtype(element)
+        )
         if before.number:
             value = before.constant
             if value is None:
@@ -652,9 +559,7 @@ class _Printer:
         if not is_float(value.element):
             bits = value.element.width.data if isinstance(value.element, IntegerType) else 64
             least = str(-(2 ** (bits - 1)) if combiner == "max" else 2 ** (bits - 1) - 1)
-        text = row.format(
-            value.text, dim=dim, keepdim=keepdim, out=outs[0], at=outs[-1], start=start, least=least
-        )
+        text = row.format(value.text, dim=dim, keepdim=keepdim, out=outs[0], at=outs[-1], start=start, least=least)
         names = []
         for n, (_, slot, _) in enumerate(targets):
             names.append(self.names.fresh(hint(op, n)))
@@ -691,7 +596,9 @@ class _Printer:
         else:
             acc = self.values[op.acc]
             start = self.folded(_align(acc.text, acc.layout, natural), [batch, rows, cols])
-            text = f"torch.{'baddbmm' if batch else 'addmm'}({start if acc.text != out else into}, {a}, {b}, out={into})"
+            text = (
+                f"torch.{'baddbmm' if batch else 'addmm'}({start if acc.text != out else into}, {a}, {b}, out={into})"
+            )
         if into == out:
             self.define(op, scope, text, slot, layout)
         else:
@@ -722,7 +629,11 @@ class _Printer:
                 scope.add(f"{name} = {value.text}")
             else:
                 slot = self.scratch(kind.names, held(kind.element_type))
-                text = f"{slot.var}.fill_({value.text})" if value.number else f"{slot.var}.copy_({self.aligned(init, layout)})"
+                text = (
+                    f"{slot.var}.fill_({value.text})"
+                    if value.number
+                    else f"{slot.var}.copy_({self.aligned(init, layout)})"
+                )
                 scope.add(f"{name} = {text}")
             taken.add(id(slot))
             self.owner[id(slot)] = argument
@@ -754,13 +665,23 @@ class _Printer:
         for value, slot in zip(op.values, slots, strict=True):
             known = self.values[value]
             own = known.slot
-            if own is None or any(own is s for s in sources) or self.owner.get(id(own)) is not self.root(value) or (
-                isinstance(self.root(value).owner, Operation) and cast(Operation, self.root(value).owner).parent is not op.parent
+            if (
+                own is None
+                or any(own is s for s in sources)
+                or self.owner.get(id(own)) is not self.root(value)
+                or (
+                    isinstance(self.root(value).owner, Operation)
+                    and cast(Operation, self.root(value).owner).parent is not op.parent
+                )
             ):
                 kind = tile.tile_type(value)
                 own = self.scratch(kind.names, held(kind.element_type))
                 self.owner[id(own)] = value
-                text = f"{own.var}.fill_({known.text})" if known.number else f"{own.var}.copy_({self.aligned(value, self.layouts[kind.names])})"
+                text = (
+                    f"{own.var}.fill_({known.text})"
+                    if known.number
+                    else f"{own.var}.copy_({self.aligned(value, self.layouts[kind.names])})"
+                )
                 scope.add(text)
                 texts.append(own.var)
             else:
@@ -813,11 +734,16 @@ class _Printer:
         if set(names) != set(_names(layout)):
             layout = names
         known = self.values[op.value]
-        scope.add(f"{self.piece(op, layout)}" + (f".fill_({known.text})" if known.number else f".copy_({self.aligned(op.value, layout)})"))
+        scope.add(
+            f"{self.piece(op, layout)}"
+            + (f".fill_({known.text})" if known.number else f".copy_({self.aligned(op.value, layout)})")
+        )
 
     def offset(self, op: tile.LoadOp | tile.StoreOp) -> sympy.Expr:
         kind = cast(tile.BufferType, op.buffer.type)
-        return sympy.expand(sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0)))
+        return sympy.expand(
+            sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))
+        )
 
     def is_affine(self, op: tile.LoadOp | tile.StoreOp) -> bool:
         return symbols.affine(self.offset(op), self.ranks.names) is not None
@@ -848,7 +774,9 @@ class _Printer:
             else:
                 last = self.expression(extent, 1)
                 span = self.span(d)
-                index.append(":" if span == ":" else f"{last} - {self.use('stop', d)} : {last} - {self.use('start', d)}")
+                index.append(
+                    ":" if span == ":" else f"{last} - {self.use('stop', d)} : {last} - {self.use('start', d)}"
+                )
                 flips.append(place - len(units))
         view = self.view(op, sizes, strides, constant)
         while index and index[-1] == ":":
@@ -966,7 +894,9 @@ def _stored_directly(kernel: tile.KernelOp, layouts: Mapping[tuple[str, ...], La
         maker = value.owner
         if not isinstance(maker, tile.MapOp | tile.ReduceOp | tile.DotOp) or maker.parent is not op.parent:
             continue
-        total = sympy.expand(sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0)))
+        total = sympy.expand(
+            sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))
+        )
         linear = symbols.affine(total, kernel.ranks.names)
         if linear is None or any(c.could_extract_minus_sign() for c in linear[0].values()):
             continue

@@ -24,20 +24,30 @@ from ..ir.attributes import is_float
 from .text import (
     Names,
     NotPrintable,
-    Spelling,
     dot_ranks,
     hint,
     in_order,
     index_text,
     is_even,
     literal,
-    loads_and_stores,
     multiples,
     programs,
     size_names,
     summary,
     tiles_of,
     whole_lanes,
+)
+from .triton_functions import (
+    GROWS,
+    HELPERS,
+    INTEGER_REDUCTIONS,
+    KEEPS,
+    MAPS,
+    NEEDS,
+    POWERS,
+    REDUCTIONS,
+    SINGLE_PRECISION,
+    SPELLING,
 )
 
 NARROW = 2**31
@@ -74,10 +84,10 @@ class TritonSource:
 
     def constants(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """The values of all `tl.constexpr` arguments."""
-        return {**self.constexprs, **{
-            name: whole_lanes(max(least, symbols.evaluate(symbols.from_text(extent), sizes)), False)
-            for name, (extent, least) in self.whole.items()
-        }}
+        found = dict(self.constexprs)
+        for name, (extent, least) in self.whole.items():
+            found[name] = whole_lanes(max(least, symbols.evaluate(symbols.from_text(extent), sizes)), False)
+        return found
 
 
 def print_triton(kernel: tile.KernelOp, *, wide: bool = False) -> TritonSource:
@@ -86,190 +96,6 @@ def print_triton(kernel: tile.KernelOp, *, wide: bool = False) -> TritonSource:
     `wide` is for sizes that do not fit in 32 bits.  Raises NotPrintable where Triton has no such program.
     """
     return _Printer(kernel, wide).source()
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
-
-# Scalar function -> text; {0}, {1}, ... are operands, each an atom.  `name(` of a helper below brings the helper in.
-MAPS: dict[str, str] = {
-    "add": "{0} + {1}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
-    "div": "{0} / {1}",
-    "neg": "-{0}",
-    "maximum": "tl.maximum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-    "minimum": "tl.minimum({0}, {1}, propagate_nan=tl.PropagateNan.ALL)",
-    "abs": "tl.abs({0})",
-    "exp": "tl.exp({0})",
-    "exp2": "tl.exp2({0})",
-    "expm1": "expm1({0})",
-    "log": "tl.log({0})",
-    "log2": "tl.log2({0})",
-    "log1p": "log1p({0})",
-    "sqrt": "tl.sqrt_rn({0})",
-    "rsqrt": "tl.rsqrt({0})",
-    "tanh": "tanh({0})",
-    "sin": "tl.sin({0})",
-    "cos": "tl.cos({0})",
-    "erf": "tl.erf({0})",
-    "pow": "power({0}, {1})",
-    "floor": "tl.floor({0})",
-    "ceil": "tl.ceil({0})",
-    "trunc": "trunc({0})",
-    "round": "round_half_even({0})",
-    "lt": "{0} < {1}",
-    "le": "{0} <= {1}",
-    "gt": "{0} > {1}",
-    "ge": "{0} >= {1}",
-    "eq": "{0} == {1}",
-    "ne": "{0} != {1}",
-    "iadd": "{0} + {1}",
-    "isub": "{0} - {1}",
-    "imul": "{0} * {1}",
-    "ifloordiv": "floordiv({0}, {1})",
-    "irem": "{0} % {1}",
-    "imaximum": "tl.maximum({0}, {1})",
-    "iminimum": "tl.minimum({0}, {1})",
-    "ilt": "{0} < {1}",
-    "ile": "{0} <= {1}",
-    "igt": "{0} > {1}",
-    "ige": "{0} >= {1}",
-    "ieq": "{0} == {1}",
-    "ine": "{0} != {1}",
-    "and": "{0} & {1}",
-    "or": "{0} | {1}",
-    "xor": "{0} ^ {1}",
-    "select": "tl.where({0}, {1}, {2})",
-    "int_to_float": "{0}.to({type})",
-    "bool_to_float": "{0}.to({type})",
-    "float_to_int": "{0}.to({type})",
-    "bool_to_int": "{0}.to({type})",
-    "widen": "{0}.to({type})",
-    "narrow": "{0}.to({type})",
-}
-
-# Powers with a constant exponent that need no logarithm.
-POWERS: dict[float, str] = {
-    1.0: "{0}",
-    2.0: "{0} * {0}",
-    3.0: "{0} * {0} * {0}",
-    4.0: "({0} * {0}) * ({0} * {0})",
-    -1.0: "1.0 / {0}",
-    -2.0: "1.0 / ({0} * {0})",
-    0.5: "tl.sqrt_rn({0})",
-    -0.5: "tl.rsqrt({0})",
-}
-
-# i64 values that come from index expressions are often held in 32 bits; these may need all 64.
-GROWS = {"iadd", "isub", "imul", "ifloordiv"}
-KEEPS = {"imaximum", "iminimum", "irem", "select"}
-
-REDUCTIONS: dict[str, str] = {
-    "sum": "tl.sum({0}, {axis})",
-    "prod": "tl.reduce({0}, {axis}, product)",
-    "max": "tl.reduce({0}, {axis}, nan_max)",
-    "min": "tl.reduce({0}, {axis}, nan_min)",
-    "any": "tl.max({0}.to(tl.int32), {axis}) > 0",
-    "all": "tl.min({0}.to(tl.int32), {axis}) > 0",
-    "argmax": "argmax({0}, {index}, {axis})",
-    "argmin": "argmin({0}, {index}, {axis})",
-}
-INTEGER_REDUCTIONS = {"max": "tl.max({0}, {axis})", "min": "tl.min({0}, {axis})"}
-
-# Functions that Triton lacks, or has only for one vendor and not in its interpreter.
-HELPERS: dict[str, str] = {
-    "nan_max": '''
-def nan_max(a, b):
-    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
-''',
-    "nan_min": '''
-def nan_min(a, b):
-    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
-''',
-    "product": '''
-def product(a, b):
-    return a * b
-''',
-    "argmax": '''
-def argmax(x, index, axis: tl.constexpr):
-    """The greatest element along an axis and its first index; NaN counts as greatest."""
-    top = tl.reduce(x, axis, nan_max)
-    hit = (x == tl.expand_dims(top, axis)) | (x != x)
-    return top, tl.min(tl.where(hit, index, 2147483647), axis)
-''',
-    "argmin": '''
-def argmin(x, index, axis: tl.constexpr):
-    """The least element along an axis and its first index; NaN counts as least."""
-    low = tl.reduce(x, axis, nan_min)
-    hit = (x == tl.expand_dims(low, axis)) | (x != x)
-    return low, tl.min(tl.where(hit, index, 2147483647), axis)
-''',
-    "expm1": '''
-def expm1(x):
-    """exp(x) - 1: a Taylor polynomial near 0, where the difference would cancel."""
-    p = x / 39916800.0 + 1.0 / 3628800.0
-    p = p * x + 1.0 / 362880.0
-    p = p * x + 1.0 / 40320.0
-    p = p * x + 1.0 / 5040.0
-    p = p * x + 1.0 / 720.0
-    p = p * x + 1.0 / 120.0
-    p = p * x + 1.0 / 24.0
-    p = p * x + 1.0 / 6.0
-    p = p * x + 0.5
-    return tl.where(tl.abs(x) < 0.7, p * x * x + x, tl.exp(x) - 1.0)
-''',
-    "log1p": '''
-def log1p(x):
-    """log(1 + x): the rounding of 1 + x is divided out again."""
-    u = 1.0 + x
-    return tl.where((u == 1.0) | (u == float("inf")), x, tl.log(u) * (x / (u - 1.0)))
-''',
-    "tanh": '''
-def tanh(x):
-    """By exp(-2|x|), which never overflows; by a polynomial near 0, where that would cancel."""
-    z = x * x
-    p = ((((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1) * z) - 3.33332819422e-1
-    t = tl.exp(-2.0 * tl.abs(x))
-    far = (1.0 - t) / (1.0 + t)
-    return tl.where(tl.abs(x) < 0.625, p * z * x + x, tl.where(x < 0.0, -far, far))
-''',
-    "trunc": '''
-def trunc(x):
-    return tl.where(x < 0.0, tl.ceil(x), tl.floor(x))
-''',
-    "round_half_even": '''
-def round_half_even(x):
-    low = tl.floor(x)
-    half = x - low
-    odd = low - 2.0 * tl.floor(low * 0.5) != 0.0
-    return tl.where((half > 0.5) | ((half == 0.5) & odd), low + 1.0, low)
-''',
-    "power": '''
-def power(x, y):
-    """x to the y; the logarithm in 64 bits, since exp2 multiplies its error by the result's exponent."""
-    size = tl.exp2(y.to(tl.float64) * tl.log2(tl.abs(x).to(tl.float64))).to(x.dtype)
-    whole = tl.floor(y) == y
-    odd = whole & (y * 0.5 != tl.floor(y * 0.5))
-    signed = tl.where(x < 0.0, tl.where(whole, tl.where(odd, -size, size), float("nan")), size)
-    return tl.where((y == 0.0) | (x == 1.0), 1.0, signed)
-''',
-    "floordiv": '''
-def floordiv(a, b):
-    """a // b rounding down; Triton's own rounds toward zero."""
-    q = a // b
-    return tl.where((a - q * b != 0) & ((a < 0) != (b < 0)), q - 1, q)
-''',
-}
-NEEDS: dict[str, tuple[str, ...]] = {"argmax": ("nan_max",), "argmin": ("nan_min",)}
-SINGLE_PRECISION = {"expm1", "tanh"}  # their polynomials are no better
-
-SPELLING = Spelling(
-    floordiv=lambda a, b, natural: f"{a} // {b}" if natural else f"floordiv({a}, {b})",
-    ceildiv=lambda a, b, natural: f"({a} + {b} - 1) // {b}" if natural else f"-floordiv(-{a}, {b})",
-    mod=lambda a, b, natural: f"{a} % {b}" if natural else f"({a} - floordiv({a}, {b}) * {b})",
-    minimum=lambda a, b: f"tl.minimum({a}, {b})",
-    maximum=lambda a, b: f"tl.maximum({a}, {b})",
-)
 
 
 def dtype(element: Attribute, prefix: str = "tl.") -> str:
@@ -357,7 +183,12 @@ class _Printer:
             *(f"    {c}: tl.constexpr," for c in (*constexprs, *self.whole)),
         ]
         needed = {*self.helpers, *(n for h in self.helpers for n in NEEDS.get(h, ()))}
-        helpers = [line for n, text in HELPERS.items() if n in needed for line in ["", "@triton.jit", *text.strip().splitlines(), ""]]
+        helpers = [
+            line
+            for n, text in HELPERS.items()
+            if n in needed
+            for line in ["", "@triton.jit", *text.strip().splitlines(), ""]
+        ]
         lines = [
             f'"""Kernel {name}, generated by Fusecade.',
             "",
@@ -386,7 +217,7 @@ class _Printer:
             sizes=self.sizes,
             signature={
                 **{p: f"*{dtype(cast(tile.BufferType, a.type).element_type, '')}" for a, p in self.pointers.items()},
-                **{s: "i64" if self.wide else "i32" for s in self.sizes},
+                **dict.fromkeys(self.sizes, "i64" if self.wide else "i32"),
             },
             constexprs=constexprs,
             whole=self.whole,
@@ -502,12 +333,14 @@ class _Printer:
                     decode.append(f"{self.rank_names[name]} = {own}")
             elif self.used & {f"start_{name}", f"offs_{name}"}:
                 decode.append(f"{self.part('start', name)} = {own} * {rank.tile}")
-            if n:
+            if n and count != "1":
                 rest = f"{rest} // {count}"
         for name in self.kernel.grid_ranks:
             if f"tiles_{name}" in self.used:
                 rank = self.ranks[name]
-                head.add(f"{self.rank_names[f'tiles_{name}']} = tl.cdiv({self.expression(rank.extent, None)}, {rank.tile})")
+                head.add(
+                    f"{self.rank_names[f'tiles_{name}']} = tl.cdiv({self.expression(rank.extent, None)}, {rank.tile})"
+                )
         for line in decode:
             head.add(line)
         for rank in self.ranks.data:
@@ -519,7 +352,9 @@ class _Printer:
                     head.add(f"{self.rank_names[f'lane_{rank.name}']} = tl.arange(0, {rank.tile})")
                 if "offs" in used and rank.role == "grid":
                     lane = self.rank_names[f"lane_{rank.name}"] if "lane" in used else f"tl.arange(0, {rank.tile})"
-                    head.add(f"{self.rank_names[f'offs_{rank.name}']} = {self.rank_names[f'start_{rank.name}']} + {lane}")
+                    head.add(
+                        f"{self.rank_names[f'offs_{rank.name}']} = {self.rank_names[f'start_{rank.name}']} + {lane}"
+                    )
         return head.lines
 
     def count(self, rank: tile.TileRank) -> str:
@@ -576,7 +411,9 @@ class _Printer:
             kind = tile.tile_type(result)
             names.append(self.names.fresh(hint(op, n)))
             held = narrow or (n == 1 and isinstance(op, tile.ReduceOp) and not self.wide)
-            self.values[result] = _Value(names[-1], kind.names, kind.element_type, narrow=held and kind.element_type == i64)
+            self.values[result] = _Value(
+                names[-1], kind.names, kind.element_type, narrow=held and kind.element_type == i64
+            )
         out.add(f"{', '.join(names)} = {text}")
 
     def tensor(self, value: SSAValue) -> _Value:
@@ -636,8 +473,12 @@ class _Printer:
             raise NotPrintable(f"the function {function} has no text in Triton")
         if function == "pow" and values[1].number in POWERS:
             row, values = POWERS[float(cast(float, values[1].number))], values[:1]
-        narrow = any(v.narrow for v in values) and all(v.narrow or v.number is not None or v.element == i1 for v in values)
-        texts = [self.operand(o, v, n, values, function) for n, (o, v) in enumerate(zip(op.operands, values, strict=False))]
+        narrow = any(v.narrow for v in values) and all(
+            v.narrow or v.number is not None or v.element == i1 for v in values
+        )
+        texts = [
+            self.operand(o, v, n, values, function) for n, (o, v) in enumerate(zip(op.operands, values, strict=False))
+        ]
         if function in GROWS and narrow:
             widest = max((n for n, v in enumerate(values) if v.narrow), key=lambda n: len(values[n].names))
             texts[widest] = f"{texts[widest]}.to(tl.int64)"
@@ -732,7 +573,9 @@ class _Printer:
             inner.add(f"{', '.join(c for c, _ in changed)} = {', '.join(y for _, y in changed)}")
         if needs_offs:
             start = self.part("start", rank.name)
-            inner.lines.insert(0, "    " * inner.depth + f"{self.rank_names[offs]} = {start} + {self.rank_names[f'lane_{rank.name}']}")
+            inner.lines.insert(
+                0, "    " * inner.depth + f"{self.rank_names[offs]} = {start} + {self.rank_names[f'lane_{rank.name}']}"
+            )
             self.used.add(f"lane_{rank.name}")
         if not inner.lines:
             inner.add("pass")
@@ -768,7 +611,9 @@ class _Printer:
         for r in ranks:
             if r not in order:
                 raise NotPrintable(f"a tile over {list(order)} is guarded along {r}")
-            parts.append(f"{self.at(self.part('offs', r), [r], order)} < {self.expression(self.ranks[r].extent, None, 1)}")
+            parts.append(
+                f"{self.at(self.part('offs', r), [r], order)} < {self.expression(self.ranks[r].extent, None, 1)}"
+            )
         return parts[0] if len(parts) == 1 else " & ".join(f"({p})" for p in parts)
 
     def address(self, op: tile.LoadOp | tile.StoreOp, names: Sequence[str], out: _Lines) -> tuple[str, str]:
@@ -778,7 +623,9 @@ class _Printer:
         if isinstance(op, tile.LoadOp) and op.checked is not None:
             conditions += self.checks(op, kind.shape.data, names)
         mask = conditions[0] if len(conditions) == 1 else " & ".join(f"({c})" for c in conditions)
-        total = sympy.expand(sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0)))
+        total = sympy.expand(
+            sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))
+        )
         present = [r for r in names if symbols.symbol(r) in total.free_symbols]
         split = self.split(total, names)
         if split is None:
@@ -830,7 +677,9 @@ class _Printer:
             if rank.role != "whole":
                 scalars.append(c * symbols.symbol(f"start_{r}"))
         place = {r: n for n, r in enumerate(names)}
-        lanes.sort(key=lambda t: min(place[n.partition("_")[2]] for n in symbols.names(t) if n.partition("_")[2] in place))
+        lanes.sort(
+            key=lambda t: min(place[n.partition("_")[2]] for n in symbols.names(t) if n.partition("_")[2] in place)
+        )
         terms = [t for s in scalars for t in sympy.Add.make_args(sympy.expand(s)) if t != 0]
         return lanes, in_order(terms)
 
@@ -882,7 +731,9 @@ class _Printer:
 
     def limit(self, term: sympy.Expr) -> sympy.Expr:
         """The greatest magnitude of a term of an offset, over sizes."""
-        return sympy.Abs(term.subs({symbols.symbol(n): x for n in symbols.names(term) if (x := self.extent_of(n)) is not None}))
+        return sympy.Abs(
+            term.subs({symbols.symbol(n): x for n in symbols.names(term) if (x := self.extent_of(n)) is not None})
+        )
 
     def factor(self, c: sympy.Expr) -> str:
         return "" if c == 1 else f" * {self.expression(c, None, 2)}"

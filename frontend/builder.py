@@ -285,7 +285,7 @@ class Einsum:
             pass
         if e.is_Number:
             return self.constant(float(e), f32)
-        args = [self._symbolic(a).to(f32) for a in e.args]
+        args = [self._symbolic(a).to(f32) for a in indices.arguments(e)]
         name = type(e).__name__
         if name == "ToFloat":
             return args[0]
@@ -322,8 +322,7 @@ class Einsum:
             ranks = self._used(ranks, [*(e for _, access in reads for e in access), *indexed])
         present = {n for n, _ in ranks}
         out_ranks = [
-            [n for d in out.dims if d is not None for n, _, _ in kept[self.names[d]] if n in present]
-            for out in outs
+            [n for d in out.dims if d is not None for n, _, _ in kept[self.names[d]] if n in present] for out in outs
         ]
         reduces = len(out_ranks[0]) < len(ranks)
         values, results = [], []
@@ -349,7 +348,11 @@ class Einsum:
         return tuple(indices.substitute(e, table, self.bounds) for e in tensor.view.access.data)
 
     def gather(
-        self, source: SSAValue, access: Sequence[Expr], at: Sequence[tuple[SSAValue, Sequence[Expr]]], dims: Sequence[str]
+        self,
+        source: SSAValue,
+        access: Sequence[Expr],
+        at: Sequence[tuple[SSAValue, Sequence[Expr]]],
+        dims: Sequence[str],
     ) -> View:
         """Append a gather over `dims`; `access` may mention `GatherOp.slot(n)`, the value of index tensor n."""
         ranks, table, kept = self._layout([access, *(a for _, a in at)])
@@ -382,7 +385,9 @@ class Einsum:
         return ranks, table, kept
 
     @staticmethod
-    def _renamed(access: Sequence[Expr], table: Mapping[str, Expr], ranks: Sequence[tuple[str, Expr]]) -> tuple[Expr, ...]:
+    def _renamed(
+        access: Sequence[Expr], table: Mapping[str, Expr], ranks: Sequence[tuple[str, Expr]]
+    ) -> tuple[Expr, ...]:
         if not table:
             return tuple(access)
         return tuple(indices.substitute(e, table, tuple(ranks)) for e in access)
@@ -443,7 +448,7 @@ class Einsum:
     def _view(
         value: SSAValue, dims: Sequence[Sequence[tuple[str, Expr, Expr]]], shape: Sequence[Expr], present: set[str]
     ) -> View:
-        """The view of a result whose dimension k is written in the digits `dims[k]`, of which those present are ranks."""
+        """The view of a result whose dimension k has the digits `dims[k]`, of which those in `present` are ranks."""
         access: list[Expr] = []
         inverse: list[Expr] = []
         bounds = indices.bounds_of(shape)
@@ -459,8 +464,8 @@ class Einsum:
         return View(value, AccessMap(tuple(access)), tuple(inverse) if whole else None)
 
 
-def symbolic_index(op: EinsumOp, known: Mapping[SSAValue, tuple[Expr, ...] | Any]) -> Expr | None:
-    """What an integer map is as an index expression over its ranks, when it is one (positions, offsets of positions)."""
+def symbolic_index(op: EinsumOp, known: Mapping[SSAValue, Expr]) -> Expr | None:
+    """What an integer map is as an index expression over its ranks, when it is one (positions and their offsets)."""
     env: dict[SSAValue, Expr] = {}
     for argument, (value, access) in zip(op.body.block.args, op.operand_accesses, strict=True):
         e = known.get(value)
@@ -478,4 +483,3 @@ def symbolic_index(op: EinsumOp, known: Mapping[SSAValue, tuple[Expr, ...] | Any
             a, b = (env[o] for o in inner.operands)
             env[inner.results[0]] = sympy.expand({"iadd": a + b, "isub": a - b, "imul": a * b}[name])
     return env.get(op.yields[0])
-

@@ -1,7 +1,7 @@
 """A Python function or module as an ATen graph, without running it: real, fake and meta tensors alike.
 
-    captured = capture(fn, args, kwargs, dynamic={0: {0: "n"}})
-    imported = import_graph(captured.gm, size_names=captured.size_names)
+captured = capture(fn, args, kwargs, dynamic={0: {0: "n"}})
+imported = import_graph(captured.gm, size_names=captured.size_names)
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.fx.traceback import preserve_node_meta, set_stack_trace
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..errors import InvalidArgument, SourceLine, UnsupportedProgram
-from .decompositions import decompositions
+from .decompositions import by_definition, decompositions
+
+_TORCH: Any = torch  # functionalization is reached through functions that torch does not declare
 
 Dynamic = Mapping[int | str, Mapping[int, str]]
 
@@ -55,7 +56,7 @@ class Captured:
     parameters: dict[str, torch.Tensor]
 
     def tensors(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> list[torch.Tensor]:
-        """What the graph takes, for one call of the function.  Raises InvalidArgument when the call has another form."""
+        """What the graph takes for one call of the function.  Raises InvalidArgument for a call of another form."""
         flat, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
         if spec != self.in_spec:
             raise InvalidArgument(
@@ -81,22 +82,27 @@ def capture(
     named = _dynamic_by_leaf(args, kwargs, dynamic or {})
     parameters: dict[str, torch.Tensor] = {}
     if isinstance(fn, torch.nn.Module):
-        parameters = {**dict(fn.named_parameters(remove_duplicate=False)), **dict(fn.named_buffers(remove_duplicate=False))}
+        parameters = {
+            **dict(fn.named_parameters(remove_duplicate=False)),
+            **dict(fn.named_buffers(remove_duplicate=False)),
+        }
         parameters = _without_aliases(parameters)
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     sizes = _Sizes(shapes, mode)
     tensors = [k for k, x in enumerate(flat) if isinstance(x, torch.Tensor)]
-    inputs: list[tuple[str, str | int]] = [("parameter", n) for n in parameters] + [("argument", k) for k in tensors]
-    example = [sizes.fake(p, {}) for p in parameters.values()] + [sizes.fake(flat[k], named.get(k, {})) for k in tensors]
+    inputs: list[tuple[str, str | int]] = [*(("parameter", n) for n in parameters), *(("argument", k) for k in tensors)]
+    example = [sizes.fake(p, {}) for p in parameters.values()] + [
+        sizes.fake(flat[k], named.get(k, {})) for k in tensors
+    ]
     out_spec: list[pytree.TreeSpec] = []
     mutated: list[int] = []
 
     def functional(*given: torch.Tensor) -> list[Any]:
-        wrapped = [torch._to_functional_tensor(x) for x in given]
+        wrapped = [_TORCH._to_functional_tensor(x) for x in given]
         for w, x in zip(wrapped, given, strict=True):
-            torch._mirror_autograd_meta_to(x, w)
-        torch._enable_functionalization(reapply_views=True)
+            _TORCH._mirror_autograd_meta_to(x, w)
+        _TORCH._enable_functionalization(reapply_views=True)
         try:
             leaves = list(flat)
             for (kind, key), w in zip(inputs, wrapped, strict=True):
@@ -110,28 +116,29 @@ def capture(
                 result = fn(*call_args, **call_kwargs)
             outs, spec = pytree.tree_flatten(result)
         finally:
-            torch._disable_functionalization()
+            _TORCH._disable_functionalization()
         out_spec[:] = [spec]
         mutated.clear()
         news = []
         for n, (w, x) in enumerate(zip(wrapped, given, strict=True)):
-            torch._sync(w)
-            new = torch._from_functional_tensor(w)
+            _TORCH._sync(w)
+            new = _TORCH._from_functional_tensor(w)
             if new is not x:
                 mutated.append(n)
                 news.append(new)
         return [_plain(o) for o in outs] + news
 
     try:
-        with mode, torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _compiling(), preserve_node_meta(), _Lines():
+        with mode, torch.no_grad(), by_definition(), _compiling(), preserve_node_meta(), _Lines():
             gm = make_fx(
                 functional, decomposition_table=decompositions(), tracing_mode="real", _allow_non_fake_inputs=True
             )(*example)  # fmt: skip
     except (UnsupportedProgram, InvalidArgument):
         raise
     except Exception as error:
+        name = getattr(fn, "__name__", type(fn).__name__)
         raise UnsupportedProgram(
-            f"tracing {getattr(fn, '__name__', type(fn).__name__)} failed: {type(error).__name__}: {_first_line(error)}",
+            f"tracing {name} failed: {type(error).__name__}: {_first_line(error)}",
             source=_user_line(error),
         ) from error
     gm.graph.eliminate_dead_code()
@@ -173,9 +180,9 @@ def _compiling() -> Iterator[None]:
 
 
 def _plain(x: Any) -> Any:
-    if isinstance(x, torch.Tensor) and torch._is_functional_tensor(x):
-        torch._sync(x)
-        return torch._from_functional_tensor(x)
+    if isinstance(x, torch.Tensor) and _TORCH._is_functional_tensor(x):
+        _TORCH._sync(x)
+        return _TORCH._from_functional_tensor(x)
     return x
 
 
@@ -258,7 +265,11 @@ class _Sizes:
             return torch.empty_strided(sizes, strides, dtype=x.dtype, device=device)
 
     def size(self, name: str, hint: int) -> torch.SymInt:
-        if not name.isidentifier() or name[0] in "dv" and name[1:].isdigit() or name.startswith("at") and name[2:].isdigit():
+        if (
+            not name.isidentifier()
+            or (name[0] in "dv" and name[1:].isdigit())
+            or (name.startswith("at") and name[2:].isdigit())
+        ):
             raise InvalidArgument(f"a size cannot be called {name!r}", next_step="use a word such as 'n' or 'seq'")
         if name not in self.symints:
             if hint < 2:
@@ -272,7 +283,9 @@ class _Sizes:
             assert isinstance(made, torch.SymInt)
             self.symints[name] = made
         elif self.symints[name].node.hint != hint:
-            raise InvalidArgument(f"the dynamic size {name} is {self.symints[name].node.hint} and {hint} in the example")
+            raise InvalidArgument(
+                f"the dynamic size {name} is {self.symints[name].node.hint} and {hint} in the example"
+            )
         return self.symints[name]
 
     def names(self) -> dict[str, str]:

@@ -9,7 +9,6 @@ import torch
 from torch import fx
 from xdsl.dialects.builtin import i1
 
-
 from .builder import Einsum, Out, Scalar, Tensor, View
 from .indices import ONE, ZERO, Expr
 from .reductions import mapped, wide
@@ -19,7 +18,12 @@ aten = torch.ops.aten
 
 
 def contract(
-    t, node: fx.Node, operands: Sequence[tuple[Tensor, Sequence[str]]], out: Sequence[str], dtype: torch.dtype, hint: str = ""
+    t,
+    node: fx.Node,
+    operands: Sequence[tuple[Tensor, Sequence[str]]],
+    out: Sequence[str],
+    dtype: torch.dtype,
+    hint: str = "",
 ) -> Tensor:
     """Σ over the ranks that are not in `out` of the product of the operands, each with the rank of every dimension."""
     extents: dict[str, Expr] = {}
@@ -82,7 +86,9 @@ def addmv(t, node: fx.Node, a) -> View:
 
 
 def dot(t, node: fx.Node, a) -> View:
-    return contract(t, node, [(a.self, "k"), (a.tensor if hasattr(a, "tensor") else a.other, "k")], "", t.dtype(node)).view
+    return contract(
+        t, node, [(a.self, "k"), (a.tensor if hasattr(a, "tensor") else a.other, "k")], "", t.dtype(node)
+    ).view
 
 
 def _leading(count: int) -> list[str]:
@@ -119,7 +125,11 @@ def matmul(t, node: fx.Node, a) -> View:
         return batches[count - own :]
 
     return contract(
-        t, node, [(x, [*batch(x), *rows, "k"]), (y, [*batch(y), "k", *columns])], [*batches, *rows, *columns], t.dtype(node)
+        t,
+        node,
+        [(x, [*batch(x), *rows, "k"]), (y, [*batch(y), "k", *columns])],
+        [*batches, *rows, *columns],
+        t.dtype(node),
     ).view
 
 
@@ -161,4 +171,3 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.outer: outer,
     aten.ger: outer,
 }
-

@@ -1,17 +1,19 @@
 """Which ATen operators are taken apart before import.
 
-Operators of the import table stay whole: their rows write the natural algebra (softmax: max, subtract, exp, sum, divide;
-layer norm: mean, centred variance, rsqrt, affine; logsumexp with the guard of its maximum).  The long tail goes through
-torch's core decompositions.
+Operators of the import table stay whole: their rows write the natural algebra (softmax: max, subtract, exp, sum,
+divide; layer norm: mean, centred variance, rsqrt, affine; logsumexp with the guard of its maximum).  The long tail goes
+through torch's core decompositions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @cache
@@ -23,6 +25,22 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
     table = dict(core_aten_decompositions().items())
     return {op: f for op, f in table.items() if getattr(op, "overloadpacket", op) not in TABLE and not _random(op)}
+
+
+@contextmanager
+def by_definition() -> Iterator[None]:
+    """While tracing: `scaled_dot_product_attention` is its definition, in the dtype of its operands.
+
+    PyTorch's own definition widens 16-bit operands to f32 unless told that it need not; widened, they would be multiplied
+    in f32.
+    """
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
 
 
 def _random(op: Any) -> bool:

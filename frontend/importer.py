@@ -95,7 +95,9 @@ class Translator:
     views: dict[fx.Node, View] = field(default_factory=dict)
     several: dict[fx.Node, Sequence[View | None]] = field(default_factory=dict)
     nodes_of: dict[Operation, list[fx.Node]] = field(default_factory=dict)
-    positions: dict[SSAValue, Expr] = field(default_factory=dict)  # integer values that are index expressions over v0, …
+    positions: dict[SSAValue, Expr] = field(
+        default_factory=dict
+    )  # integer values that are index expressions over v0, …
     numbers: dict[SSAValue, float | int | bool] = field(default_factory=dict)  # zero-dimensional constants
     copies: dict[fx.Node, SSAValue] = field(default_factory=dict)
 
@@ -349,7 +351,9 @@ class Translator:
     def _type_of(self, value: Any) -> TensorType:
         if not isinstance(value, torch.Tensor):
             dtype = torch.float64 if isinstance(value, float | torch.SymFloat) else torch.int64
-            return TensorType.of([], sizes.element_type(torch.bool if isinstance(value, bool | torch.SymBool) else dtype))
+            return TensorType.of(
+                [], sizes.element_type(torch.bool if isinstance(value, bool | torch.SymBool) else dtype)
+            )
         if value.layout != torch.strided:
             raise Opaque(f"a tensor of layout {value.layout} is not dense")
         return TensorType.of([self.size(n) for n in value.shape], _storage_type(value.dtype))
@@ -407,7 +411,9 @@ def _has_tensor(value: Any) -> bool:
 
 
 def _is_integer(kind: Attribute) -> bool:
-    return isinstance(kind, TensorType) and isinstance(kind.element_type, IntegerType) and kind.element_type.width.data > 1
+    return (
+        isinstance(kind, TensorType) and isinstance(kind.element_type, IntegerType) and kind.element_type.width.data > 1
+    )
 
 
 def _storage_type(dtype: torch.dtype) -> Attribute:

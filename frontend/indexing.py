@@ -34,7 +34,7 @@ def positions(t, x: Tensor, index: Sequence[Expr], bounds: indices.Bounds) -> Ex
 def read_at(
     t, node: fx.Node, source: Tensor, index: Sequence[Expr | tuple[Tensor, Sequence[Expr]]], shape: Sequence[Expr]
 ) -> View:
-    """The result over d0, d1, … of `shape`: dimension k of the source at an expression, or at the element of a tensor."""
+    """The result over d0, d1, … of `shape`: dimension k read at an expression, or at an element."""
     bounds = indices.bounds_of(shape)
     plain: list[Expr | None] = []
     for k, entry in enumerate(index):
@@ -69,13 +69,18 @@ def read_at(
     access = e.access(source, wanted)
     value = source.view.value
     if any(s in part.free_symbols and part != s for part in access for s in slots):
-        value, access = t.copy_of(node, source), tuple(ZERO if n == ONE and x not in slots else x for x, n in zip(wanted, source.shape, strict=True))
+        value, access = (
+            t.copy_of(node, source),
+            tuple(ZERO if n == ONE and x not in slots else x for x, n in zip(wanted, source.shape, strict=True)),
+        )
     return e.gather(value, access, at, dims)
 
 
 def _check(x: Tensor) -> None:
     if x.dtype == torch.bool or x.dtype.is_floating_point:
-        raise Opaque("the size of its result depends on data" if x.dtype == torch.bool else "an index that is no integer")
+        raise Opaque(
+            "the size of its result depends on data" if x.dtype == torch.bool else "an index that is no integer"
+        )
 
 
 def embedding(t, node: fx.Node, a) -> View:
@@ -106,7 +111,7 @@ def gather(t, node: fx.Node, a) -> View:
 
 
 def index(t, node: fx.Node, a) -> View:
-    """index.Tensor: index tensors broadcast against each other, where they stand if they are neighbours, else in front."""
+    """index.Tensor: the index tensors broadcast; their dimensions stand where they stood together, else in front."""
     shape = t.shape(node)
     given = list(a.indices) + [None] * (len(a.self.shape) - len(a.indices))
     tensors = [x for x in given if x is not None]

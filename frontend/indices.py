@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, cast
 
 import sympy
 
@@ -72,8 +73,13 @@ def nonnegative(e: Expr) -> bool:
     """Whether `e` is provably >= 0 for all sizes >= 1 (a rank with no points has no index to be wrong about)."""
     if e.is_Integer:
         return int(e) >= 0
-    shifted = sympy.expand(e.subs({s: s + 1 for s in e.free_symbols}))
+    shifted = sympy.expand(e.subs({s: cast(Expr, s) + 1 for s in e.free_symbols}))
     return all(c.is_Number and c >= 0 for c in (t.as_coeff_Mul()[0] for t in sympy.Add.make_args(shifted)))
+
+
+def arguments(e: Any) -> tuple[Expr, ...]:
+    """The operands of an index expression (sympy types them as less than expressions)."""
+    return e.args
 
 
 def product(factors: Iterable[Expr]) -> Expr:
@@ -92,7 +98,7 @@ def _atoms_range(atom: Expr, bounds: Mapping[str, Expr]) -> tuple[Expr, Expr] | 
         extent = bounds.get(atom.name)
         return (atom, atom) if extent is None else (ZERO, extent - 1)
     if isinstance(atom, sympy.Mod):
-        return ZERO, atom.args[1] - 1
+        return ZERO, arguments(atom)[1] - 1
     if isinstance(atom, sympy.floor):
         x, a = split_floor(atom)
         inner = _range(x, bounds)
@@ -148,7 +154,7 @@ def _split_term(t: Expr, bounds: Mapping[str, Expr]) -> tuple[Expr, Expr | None]
 
 
 def _varies(e: Expr, bounds: Mapping[str, Expr]) -> bool:
-    return any(s.name in bounds for s in e.free_symbols)
+    return any(name in bounds for name in symbols.names(e))
 
 
 def within(e: Expr, extent: Expr, bounds: Bounds) -> bool:
@@ -174,7 +180,7 @@ def split_floor(e: sympy.floor) -> tuple[Expr, Expr]:
     argument = e.args[0]
     if isinstance(argument, sympy.Mul) and len(argument.args) == 2 and isinstance(argument.args[0], sympy.Rational):
         return argument.args[0].p * argument.args[1], sympy.Integer(argument.args[0].q)
-    return sympy.together(argument).as_numer_denom()
+    return cast(Any, sympy.together(argument)).as_numer_denom()
 
 
 @lru_cache(maxsize=65536)
@@ -265,7 +271,7 @@ def digit_of(atom: Expr) -> tuple[Expr, Expr, Expr | None] | None:
     if isinstance(atom, sympy.floor):
         return (*split_floor(atom), None)
     if isinstance(atom, sympy.Mod):
-        inner, m = atom.args
+        inner, m = arguments(atom)
         return (*split_floor(inner), m) if isinstance(inner, sympy.floor) else (inner, ONE, m)
     return None
 
@@ -340,8 +346,8 @@ def _substitute(e: Expr, table: tuple[tuple[str, Expr], ...], bounds: Bounds) ->
             top, bottom = split_floor(x)
             return floordiv(go(top), go(bottom), bounds)
         if isinstance(x, sympy.Mod):
-            return mod(go(x.args[0]), go(x.args[1]), bounds)
-        return x.func(*(go(a) for a in x.args))
+            return mod(*(go(a) for a in arguments(x)), bounds)
+        return x.func(*(go(a) for a in arguments(x)))
 
     return go(e)
 
@@ -429,7 +435,9 @@ def split_points(name: str, extent: Expr, accesses: Iterable[Sequence[Expr]]) ->
                                 found.setdefault(point)
     chain: list[Expr] = []
     last: Expr = ONE
-    for point in sorted(found, key=lambda p: (len(sympy.Mul.make_args(p)) * (not p.is_Integer), int(p) if p.is_Integer else 0, str(p))):
+    for point in sorted(
+        found, key=lambda p: (len(sympy.Mul.make_args(p)) * (not p.is_Integer), int(p) if p.is_Integer else 0, str(p))
+    ):
         if exact_quotient(point, last) is not None and exact_quotient(extent, point) is not None and point != last:
             chain.append(point)
             last = point

@@ -18,7 +18,9 @@ from .views import reshaped
 aten = torch.ops.aten
 
 
-def _exponentials(t, node: fx.Node, x: Tensor, reduced: Sequence[int], work: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _exponentials(
+    t, node: fx.Node, x: Tensor, reduced: Sequence[int], work: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """(m, e, s): the maximum, exp(x − m), and the sum of those."""
     kind = compute_dtype(work)
     peak = reduce(t, node, "max", [x], reduced, lambda v: v.to(kind), work, hint="max")
@@ -63,19 +65,23 @@ def _last(x: Tensor, count: int) -> list[int]:
     return list(range(len(x.shape) - count, len(x.shape)))
 
 
-def _normalised(t, node: fx.Node, inputs: Sequence[Tensor], weight, bias, centre: Callable[..., Scalar], dtype) -> Tensor:
+def _normalised(
+    t, node: fx.Node, inputs: Sequence[Tensor], weight, bias, centre: Callable[..., Scalar], dtype
+) -> Tensor:
     """`centre` of the inputs, then weight and bias where there are any."""
     extra = [w for w in (weight, bias) if w is not None]
 
     def formula(*xs: Scalar) -> Scalar:
         own, rest = xs[: len(inputs)], list(xs[len(inputs) :])
-        return _affine(centre(*own), rest.pop(0) if weight is not None else None, rest.pop(0) if bias is not None else None)
+        return _affine(
+            centre(*own), rest.pop(0) if weight is not None else None, rest.pop(0) if bias is not None else None
+        )
 
     return mapped(t, node, [*inputs, *extra], formula, dtype)
 
 
 def layer_norm(t, node: fx.Node, a) -> Any:
-    """(x − mean) · rsqrt(var + eps) · weight + bias, the variance centred.  native_layer_norm gives mean and rstd as well."""
+    """(x − mean) · rsqrt(var + eps) · weight + bias, the variance centred.  Natively also mean, rstd."""
     x: Tensor = a.input
     several = not isinstance(node.meta["val"], torch.Tensor)
     dtype = node.meta["val"][0].dtype if several else t.dtype(node)
@@ -113,7 +119,8 @@ def rms_norm(t, node: fx.Node, a) -> Any:
 def group_norm(t, node: fx.Node, a) -> list[View]:
     """native_group_norm: a layer norm over the channels of a group and all positions; mean and rstd are [N, groups]."""
     x: Tensor = a.input
-    shape = t.size(a.N), t.size(a.group), indices.exact_quotient(t.size(a.C), t.size(a.group)), t.size(a.HxW)
+    per_group = indices.exact_quotient(t.size(a.C), t.size(a.group)) or indices.ONE
+    shape = t.size(a.N), t.size(a.group), per_group, t.size(a.HxW)
     dtype = x.dtype
     work = wide(dtype)
     kind = compute_dtype(work)
@@ -124,11 +131,13 @@ def group_norm(t, node: fx.Node, a) -> list[View]:
     squares = reduce(
         t, node, "sum", [grouped, mean], [2, 3], lambda v, m: (v.to(kind) - m).square(), work, hint="squares"
     )
-    rstd = mapped(t, node, [scaled(t, node, squares, count, work, "var")], lambda v: (v + float(a.eps)).rsqrt(), work, "rstd")
+    rstd = mapped(
+        t, node, [scaled(t, node, squares, count, work, "var")], lambda v: (v + float(a.eps)).rsqrt(), work, "rstd"
+    )
 
     def channelled(w: Tensor | None) -> Tensor | None:
-        per_group = (indices.ONE, shape[1], shape[2], indices.ONE)
-        return None if w is None else Tensor(reshaped(t, w, per_group), per_group, w.dtype)
+        channels = (indices.ONE, shape[1], shape[2], indices.ONE)
+        return None if w is None else Tensor(reshaped(t, w, channels), channels, w.dtype)
 
     y = _normalised(
         t, node, [grouped, mean, rstd], channelled(a.weight), channelled(a.bias),

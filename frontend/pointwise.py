@@ -317,7 +317,7 @@ def fmin(name: str):
         x, y = f(a.self), f(a.other)
         if not x.floating:
             return x.maximum(y) if name == "maximum" else x.minimum(y)
-        return (x != x).select(y, (y != y).select(x, x.call(name, y)))  # noqa: PLR0124
+        return (x != x).select(y, (y != y).select(x, x.call(name, y)))
 
     return same(formula)
 
@@ -380,7 +380,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.threshold: same(lambda f, a: (f(a.self) <= f(a.threshold)).select(f(a.value), f(a.self))),
     aten.where: same(where),
     aten.masked_fill: same(masked_fill),
-    aten.isnan: condition(lambda x: x != x),  # noqa: PLR0124
+    aten.isnan: condition(lambda x: x != x),
     aten.isinf: condition(lambda x: x.abs() == math.inf if x.floating else x.compare("ne", x)),
     aten.isfinite: condition(lambda x: x.abs() < math.inf if x.floating else x.compare("eq", x)),
     aten.isposinf: condition(lambda x: x == math.inf if x.floating else x.compare("ne", x)),
@@ -398,4 +398,3 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.bitwise_right_shift, aten.__rshift__), shift("right")),
     **dict.fromkeys((aten._to_copy, aten.to, prims.convert_element_type), cast),
 }
-

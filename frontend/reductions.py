@@ -93,7 +93,9 @@ def scaled(t, node: fx.Node, total: Tensor, count: Expr, dtype: torch.dtype, hin
     return Tensor(view, total.shape, dtype)
 
 
-def mean_of(t, node: fx.Node, x: Tensor, reduced: Sequence[int], dtype: torch.dtype, keepdim=True, hint="mean") -> Tensor:
+def mean_of(
+    t, node: fx.Node, x: Tensor, reduced: Sequence[int], dtype: torch.dtype, keepdim=True, hint="mean"
+) -> Tensor:
     kind = compute_dtype(dtype)
     total = reduce(t, node, "sum", [x], reduced, lambda v: v.to(kind), wide(dtype), keepdim, "sum")
     return scaled(t, node, total, indices.product(x.shape[k] for k in reduced), dtype, hint)

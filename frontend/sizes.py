@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import sympy
 import torch
@@ -82,7 +82,7 @@ def _convert(e: sympy.Expr, names: Mapping[str, str]) -> sympy.Expr:
         return sympy.Integer(int(e))
     if isinstance(e, sympy.Symbol):
         return symbols.symbol(names.get(e.name, e.name))
-    args = [_convert(a, names) for a in e.args]
+    args = [_convert(a, names) for a in cast(Any, e.args)]
     if isinstance(e, sympy.Add | sympy.Mul):
         return sympy.expand(e.func(*args))
     if isinstance(e, sympy.Pow) and e.exp.is_Integer and int(e.exp) > 0:
@@ -98,7 +98,7 @@ def _convert(e: sympy.Expr, names: Mapping[str, str]) -> sympy.Expr:
     if isinstance(e, sympy.Min | torch_sympy.Min):
         return sympy.Min(*args)
     if isinstance(e, torch_sympy.CeilToInt) and isinstance(e.args[0], torch_sympy.IntTrueDiv):
-        return symbols.ceildiv(*(_convert(a, names) for a in e.args[0].args))
+        return symbols.ceildiv(*(_convert(a, names) for a in cast(Any, e.args[0].args)))
     raise Opaque(f"the size {e} is not an index expression")
 
 

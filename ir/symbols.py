@@ -57,7 +57,7 @@ def substitute(expression: sympy.Expr, table: Mapping[sympy.Symbol, sympy.Expr])
         return table.get(expression, expression)
     if not expression.free_symbols & table.keys():
         return expression
-    return expression.subs(table, simultaneous=True)
+    return expression.xreplace(dict(table))
 
 
 def affine(expression: sympy.Expr, ranks: Iterable[str]) -> tuple[dict[str, sympy.Expr], sympy.Expr] | None:

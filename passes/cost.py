@@ -27,6 +27,16 @@ from ..ir.target import Target
 
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 
+# Elements a second of one core, a torch call on a tile that stays in cache (measured, AVX-512 server core).
+CPU_RATES = {
+    "exp": 2.6e9, "exp2": 1.9e9, "expm1": 1.0e9, "log": 1.5e9, "log2": 1.5e9, "log1p": 0.55e9, "sqrt": 2.8e9,
+    "rsqrt": 2.0e9, "tanh": 1.9e9, "sin": 1.4e9, "cos": 1.4e9, "erf": 0.88e9, "pow": 0.3e9, "div": 1.9e9,
+    "lt": 0.55e9, "le": 0.55e9, "gt": 0.55e9, "ge": 0.55e9, "eq": 0.55e9, "ne": 0.55e9,
+    "ilt": 0.55e9, "ile": 0.55e9, "igt": 0.55e9, "ige": 0.55e9, "ieq": 0.55e9, "ine": 0.55e9, "select": 0.95e9,
+    "reduce": 5.5e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9,
+}  # fmt: skip
+CPU_MAP_RATE = 3.0e9
+
 TRANSCENDENTAL = {
     "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "pow", "div",
 }  # fmt: skip
@@ -58,6 +68,7 @@ class Work:
     transcendental_elements: float = 0.0
     reduce_elements: float = 0.0
     tile_bytes: float = 0.0
+    elements: dict[str, float] = field(default_factory=dict)  # by function, tiles and rows alike
     operations: float = 0.0
     programs: int = 1
     carried_bytes: int = 0
@@ -108,6 +119,7 @@ def work(kernel: tile.KernelOp, params: Mapping[str, int] | None = None, sizes: 
 class _Entry:
     """One operation of a kernel, reduced to what counting needs."""
 
+    function: str  # of a map or reduction
     kind: str  # "load", "store", "map", "special", "fill", "reduce", "dot", "carry"
     ranks: tuple[str, ...]  # of the result (map), operand (reduce), both operands (dot), or access (load, store)
     swept: tuple[tuple[str, ...], ...]  # ranks of every tile that is read or written
@@ -148,18 +160,19 @@ class Census:
                 add(self._transfer(op, swept, loops))
             case tile.MapOp():
                 kind = "special" if op.function.data in TRANSCENDENTAL else "map"
-                add(_Entry(kind, tile.tile_type(op.result).names, swept, loops))
+                add(_Entry(op.function.data, kind, tile.tile_type(op.result).names, swept, loops))
             case tile.CastOp():
-                add(_Entry("map", tile.tile_type(op.result).names, swept, loops))
+                add(_Entry("cast", "map", tile.tile_type(op.result).names, swept, loops))
             case tile.PadOp() | tile.IndexOp() | tile.FillOp():
-                add(_Entry("fill", tile.tile_type(op.results[0]).names, swept, loops))
+                add(_Entry("fill", "fill", tile.tile_type(op.results[0]).names, swept, loops))
             case tile.ReduceOp():
-                add(_Entry("reduce", tile.tile_type(op.value).names, swept, loops))
+                add(_Entry(op.combiner.data if "arg" in op.combiner.data else "reduce", "reduce", tile.tile_type(op.value).names, swept, loops))
             case tile.DotOp():
                 lhs, rhs, over = tile.tile_type(op.lhs), tile.tile_type(op.rhs), op.over.data
                 shared = {over, *op.batch}
                 add(
                     _Entry(
+                        "dot",
                         "dot",
                         tuple(dict.fromkeys([*lhs.names, *rhs.names])),
                         swept,
@@ -172,7 +185,7 @@ class Census:
                 )
             case tile.ForOp():
                 for arg in op.body.block.args:
-                    add(_Entry("carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
+                    add(_Entry("carry", "carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
                 self._block(op.body.block, (*loops, op.rank.data))
             case tile.YieldOp() | tile.ReturnOp():
                 pass
@@ -189,7 +202,7 @@ class Census:
             points = self._valid_points(op, list(read))
         distinct = min(points, math.prod(symbols.evaluate(d, self.sizes) for d in kind.shape.data))
         word = "load" if isinstance(op, tile.LoadOp) else "store"
-        return _Entry(word, read, swept, loops, width, "", self.names[op.buffer], points, distinct)
+        return _Entry(word, word, read, swept, loops, width, "", self.names[op.buffer], points, distinct)
 
     def _valid_points(self, op: tile.LoadOp, ranks: list[str]) -> int:
         """Points whose access stays in bounds: groups of dimensions that share no rank are counted apart."""
@@ -273,6 +286,7 @@ class Census:
                     w.smallest_dot = shape
             else:
                 elements = total(e.ranks)
+                w.elements[e.function] = w.elements.get(e.function, 0.0) + elements
                 if e.kind == "reduce":
                     w.reduce_elements += elements
                 else:
@@ -349,13 +363,12 @@ def _price_cpu(w: Work, target: Target) -> Price:
     if w.smallest_dot is not None and 0 not in w.smallest_dot:
         m, n, k = w.smallest_dot
         dots /= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.3
-    room = target.sram_bytes * 4
-    sweep = w.tile_bytes / target.l2_bytes_per_s * (1.0 if live <= room else min(4.0, live / room))
-    special = w.transcendental_elements / target.exp_per_s
+    sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
+    sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.1)
     calls = w.operations * target.launch_us * 1e-6
     uneven = math.ceil(w.programs / target.sms) / (w.programs / target.sms) if w.programs else 1.0
     times = {
-        "compute": (dots + special) * uneven,
+        "compute": dots * uneven,
         "sweeps": sweep * uneven,
         "calls": calls,
         "memory": 0.5 * hbm / target.hbm_bytes_per_s,

@@ -24,7 +24,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from ..ir import scalar
-from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_float
+from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
 from .algebra.forms import Accumulator, OnlineForm
 from .algebra.levels import Levels, count
@@ -51,7 +51,7 @@ def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
     """Rewrite one kernel in place; returns the levels that were found (passes over `rank` and the forms used)."""
     algebra = RowAlgebra(kernel, rank)
     cascade, ops = algebra.cascade()
-    levels = count(cascade, "full")
+    levels = count(cascade, "stable")
     _Rewriter(kernel, rank, algebra, levels, ops).run()
     hoist_monotone(kernel, rank)
     _sort(kernel)

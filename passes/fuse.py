@@ -14,27 +14,28 @@ left apart.  A refusal is a value with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
-from ..ir import symbols
+from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, TensorType, element_bits
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp, ProgramOp
 from ..ir.target import Target
 from ..ir.text import print_module
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
-from .cost import TRANSCENDENTAL
+from .candidates import Candidates
+from .cost import CPU_MAP_RATE, CPU_RATES, TRANSCENDENTAL
 from .outline import outline
 from .repair import repair_kernel
 from .schedule import LARGE, Scheduled, schedule_kernel
 
 FRESH_FROM = 32 << 20  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
-FRESH_BYTES_PER_S = 1.3e9  # first touch of fresh pages, measured
+FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
 GAIN = 1.0  # a kernel must be predicted to take less than this part of its operations left apart
 
 
@@ -59,203 +60,68 @@ class Fused:
     origin: dict[SSAValue, SSAValue] = field(default_factory=dict)
 
 
-def fuse_program(program: ProgramOp, target: Target, sizes: Mapping[str, int] | None = None) -> Fused:
-    """Replace profitable clusters of `program` by kernels, in place."""
-    return _Fuser(program, target, dict(sizes or {})).run()
+def fuse_program(
+    program: ProgramOp,
+    target: Target,
+    sizes: Mapping[str, int] | None = None,
+    exists: Callable[[SSAValue], bool] = lambda value: True,
+) -> Fused:
+    """Replace profitable clusters of `program` by kernels, in place.
+
+    sizes: likely values of symbolic sizes, for pricing.  exists: whether a value can be passed between kernels (some live
+    only inside a larger library call).
+    """
+    return _Fuser(program, target, dict(sizes or {}), exists).run()
 
 
 class _Fuser:
-    def __init__(self, program: ProgramOp, target: Target, sizes: dict[str, int]):
+    def __init__(self, program: ProgramOp, target: Target, sizes: dict[str, int], exists: Callable[[SSAValue], bool]):
+        self.exists = exists
         self.program, self.target, self.sizes = program, target, sizes
         self.block: Block = program.body.block
-        self.ops = [o for o in self.block.ops if isinstance(o, EinsumOp)]
-        self.order = list(self.block.ops)
-        self.position: dict[Operation, int] = {o: n for n, o in enumerate(self.order)}
+        self.candidates = Candidates(self.block, self._bytes)
+        self.position = self.candidates.position
         self.taken: set[Operation] = set()
-        self.contraction: dict[EinsumOp, bool] = {}
+        self.tried: set[frozenset[EinsumOp]] = set()
         self.result = Fused()
         self.evaluated: dict[str, tuple[float, str] | Refused] = {}
 
     def run(self) -> Fused:
-        for cluster in self._candidates():
+        for cluster in self.candidates.all():
             if cluster & self.taken:
                 continue
             self._consider(cluster)
         _sort_block(self.block)
         return self.result
 
-    # --- candidates ----------------------------------------------------------------------------------------------
-
-    def _candidates(self) -> list[frozenset[EinsumOp]]:
-        """Clusters, those first that keep the most bytes from being written."""
-        found: dict[frozenset[EinsumOp], None] = {}
-        values = [*self.block.args, *(r for o in self.block.ops for r in o.results)]
-        for value in values:
-            if isinstance(value.type, TensorType):
-                for dim in range(len(value.type.dims)):
-                    found.update(dict.fromkeys(self._cascades(value, dim)))
-                found.update(dict.fromkeys(self._contraction_with_maps(value)))
-        clusters = [c for c in dict.fromkeys(map(self._without_detours, found)) if len(c) > 1]
-        saved = {c: self._unwritten(c) for c in clusters}
-        first = {c: min(self.position[o] for o in c) for c in clusters}
-        return sorted(clusters, key=lambda c: (-saved[c], -len(c), first[c]))
-
-    def _without_detours(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
-        """The cluster without what can only run after something outside that waits for the cluster (a residual stream)."""
-        if not cluster:
-            return cluster
-        first = min(self.position[o] for o in cluster)
-        last = max(self.position[o] for o in cluster)
-        kept: set[Operation] = set()
-        late: set[Operation] = set()
-        for op in self.order[first : last + 1]:
-            producers = {v.owner for v in op.operands}
-            if op in cluster and not producers & late:
-                kept.add(op)
-            elif producers & (kept | late):
-                late.add(op)
-        return frozenset(kept)  # pyright: ignore
-
-    def _unwritten(self, cluster: frozenset[EinsumOp]) -> int:
-        """Bytes of the intermediates that would never reach memory."""
-        kept = set(self._outputs(cluster))
-        return sum(self._bytes(r) for o in cluster for r in o.results if r not in kept)
-
-    def _cascades(self, value: SSAValue, dim: int) -> list[frozenset[EinsumOp]]:
-        """Everything that carries rank `dim` of `value` until it is reduced; with and without contractions that reduce it."""
-        reduces: set[EinsumOp] = set()
-        carries: set[EinsumOp] = set()
-        pending: list[tuple[SSAValue, int]] = [(value, dim)]
-        seen: set[tuple[SSAValue, int]] = set()
-        while pending:
-            v, d = pending.pop()
-            if (v, d) in seen:
-                continue
-            seen.add((v, d))
-            for use in v.uses:
-                op = use.operation
-                if not isinstance(op, EinsumOp):
-                    continue
-                index = op.accesses.data[use.index].data[d]
-                if not isinstance(index, sympy.Symbol) or index.name not in op.ranks.names:
-                    continue
-                if index.name in op.reduced:
-                    if len(op.reduced) == 1:
-                        reduces.add(op)
-                elif op.is_map:
-                    carries.add(op)
-                    pending.extend((r, op.out_ranks(n).index(index.name)) for n, r in enumerate(op.results))
-        if not reduces:
-            return []
-        found = []
-        for last in ({*reduces}, {o for o in reduces if not self.is_contraction(o)}):
-            if not last:
-                continue
-            cluster = set(last)
-            self._take_carriers(cluster, carries)
-            self._take_producers(cluster, value)
-            found.append(frozenset(cluster))
-        return found
-
-    def _take_carriers(self, cluster: set[EinsumOp], carries: set[EinsumOp]) -> None:
-        """Add the maps that lie between: carriers that feed the cluster, and k-free maps from it back into it."""
-        changed = True
-        while changed:
-            changed = False
-            for op in list(cluster):
-                for v in op.inputs:
-                    producer = v.owner
-                    if not isinstance(producer, EinsumOp) or producer in cluster or not producer.is_map:
-                        continue
-                    if producer in carries or self._depends_on(producer, cluster) or not producer.inputs:
-                        cluster.add(producer)
-                        changed = True
-
-    def _depends_on(self, op: EinsumOp, cluster: set[EinsumOp]) -> bool:
-        """Whether a map is computed, through maps alone, from a reduction of the cluster."""
-        for v in op.inputs:
-            owner = v.owner
-            if isinstance(owner, EinsumOp):
-                if owner in cluster and not owner.is_map:
-                    return True
-                if owner.is_map and self._depends_on(owner, cluster):
-                    return True
-        return False
-
-    def _take_producers(self, cluster: set[EinsumOp], value: SSAValue) -> None:
-        """Add the contraction that makes the seed, and maps that only the cluster reads."""
-        owner = value.owner
-        if isinstance(owner, EinsumOp):
-            cluster.add(owner)
-        changed = True
-        while changed:
-            changed = False
-            for op in list(cluster):
-                for v in op.inputs:
-                    producer = v.owner
-                    if not isinstance(producer, EinsumOp) or producer in cluster or producer in self.taken:
-                        continue
-                    uses = {u.operation for u in v.uses}
-                    cheap_input = producer.is_map and uses <= cluster and not self._widens(producer)
-                    if producer.is_map and (cheap_input or not producer.inputs):
-                        cluster.add(producer)
-                        changed = True
-                    elif uses <= cluster and not self.is_contraction(producer) and not producer.is_map:
-                        statistic = self._statistic_of_reads(producer, cluster)
-                        if statistic:
-                            cluster |= statistic
-                            changed = True
-
-    def _statistic_of_reads(self, op: EinsumOp, cluster: set[EinsumOp]) -> set[EinsumOp] | None:
-        """`op` with the maps that only it reads, when all of that is computed from what the cluster reads anyway."""
-        reads = {x for o in cluster for x in o.inputs}
-        taken, pending = {op}, list(op.inputs)
-        while pending:
-            v = pending.pop()
-            if v in reads:
-                continue
-            owner = v.owner
-            private = isinstance(owner, EinsumOp) and owner.is_map and {u.operation for u in v.uses} <= taken
-            if not private or owner in self.taken:
-                return None
-            taken.add(owner)  # pyright: ignore
-            pending.extend(owner.inputs)  # pyright: ignore
-        return taken
-
-    def _widens(self, op: EinsumOp) -> bool:
-        """A map whose inputs are together larger than its result saves nothing by being recomputed per tile."""
-        return sum(self._bytes(v) for v in op.inputs) > 2 * sum(self._bytes(r) for r in op.results)
-
-    def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
-        """A contraction, the maps behind it as long as each is the only reader, and the maps before it."""
-        owner = value.owner
-        if not isinstance(owner, EinsumOp) or not self.is_contraction(owner):
-            return []
-        cluster: set[EinsumOp] = {owner}
-        last: SSAValue = value
+    def _at_real_boundaries(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
+        """The cluster without operations that would read, or leave behind, a value that does not exist by itself."""
+        kept = set(cluster)
         while True:
-            readers = {u.operation for u in last.uses}
-            if len(readers) != 1:
-                break
-            op = readers.pop()
-            if not (isinstance(op, EinsumOp) and op.is_map and len(op.results) == 1):
-                break
-            cluster.add(op)
-            last = op.results[0]
-        self._take_producers(cluster, value)
-        return [frozenset(cluster)]
+            wrong = {
+                o
+                for o in kept
+                if any(v.owner not in kept and not self.exists(v) for v in o.inputs)
+                or any(not self.exists(r) and any(u.operation not in kept for u in r.uses) for r in o.results)
+            }
+            if not wrong:
+                return frozenset(kept)
+            kept -= wrong
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
     def _consider(self, cluster: frozenset[EinsumOp]) -> None:
         grown = self._absorb(cluster)
-        for candidate in dict.fromkeys((grown, cluster)):
+        for candidate in dict.fromkeys(map(self._at_real_boundaries, (grown, cluster))):
+            if len(candidate) < 2 or candidate in self.tried:
+                continue
+            self.tried.add(candidate)
             ops = sorted(candidate, key=lambda o: self.position[o])
             names = tuple(_node(o) for o in ops)
             if not self._convex(candidate):
                 self.result.refusals.append(Refusal(names, "another operation lies between them"))
                 continue
-            outputs = self._outputs(candidate)
+            outputs = self.candidates.outputs(candidate)
             kernel = outline(ops, outputs, f"k{len(self.result.kernels)}")
             if isinstance(kernel, Refused):
                 self.result.refusals.append(Refusal(names, kernel.reason))
@@ -302,13 +168,12 @@ class _Fuser:
     def _apart(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> float:
         """Predicted time of the operations run one library call or one pointwise kernel at a time, in microseconds."""
         target, total = self.target, 0.0
-        inside = set(ops)
-        rest = [o for o in ops if not self.is_contraction(o)]
+        rest = [o for o in ops if not self.candidates.is_contraction(o)]
         for op in ops:
             if op not in rest:
                 flops = 2.0 * self._points(op)
                 kind = _rate_name(op)
-                rate = target.dot_flops(kind if kind in target.flops else "f32") * (0.66 if target.kind == "cpu" else 0.8)
+                rate = target.dot_flops(kind if kind in target.flops else "f32") * (1.1 if target.kind == "cpu" else 0.8)
                 moved = sum(self._bytes(v) for v in op.inputs) + sum(self._bytes(r) for r in op.results)
                 total += max(flops / rate, moved / target.hbm_bytes_per_s) * 1e6 + target.launch_us
                 total += self._fresh_pages(op.results)
@@ -316,11 +181,21 @@ class _Fuser:
             reads = {v for o in rest for v in o.inputs if v.owner not in rest}
             writes = {r for o in rest for r in o.results if r in set(outputs) or any(u.operation not in rest for u in r.uses)}
             moved = sum(map(self._bytes, reads | writes))
-            special = sum(self._points(o) * _transcendentals(o) for o in rest)
+            special = self._special_seconds(rest)
             passes = 1 + (len({r for o in rest for r in o.reduced}) > 0)
-            total += max(moved / target.hbm_bytes_per_s, special / target.exp_per_s) * 1e6 + passes * target.launch_us
+            total += max(moved / target.hbm_bytes_per_s, special) * 1e6 + passes * target.launch_us
             total += self._fresh_pages(writes)
 
+        return total
+
+    def _special_seconds(self, ops: Sequence[EinsumOp]) -> float:
+        """Time in transcendental functions, one pointwise kernel for all."""
+        total = 0.0
+        for op in ops:
+            for name in filter(None, map(scalar.name_of, op.body.block.ops)):
+                if name in TRANSCENDENTAL:
+                    cpu = CPU_RATES.get(name, CPU_MAP_RATE) * self.target.sms
+                    total += self._points(op) / (cpu if self.target.kind == "cpu" else self.target.exp_per_s)
         return total
 
     def _fresh_pages(self, results: Iterable[SSAValue]) -> float:
@@ -335,7 +210,7 @@ class _Fuser:
         changed = True
         while changed:
             changed = False
-            for output in self._outputs(frozenset(grown)):
+            for output in self.candidates.outputs(frozenset(grown)):
                 readers = {u.operation for u in output.uses}
                 if len(readers) != 1:
                     continue
@@ -344,10 +219,6 @@ class _Fuser:
                     grown.add(op)
                     changed = True
         return frozenset(grown)
-
-    def _outputs(self, cluster: frozenset[EinsumOp]) -> list[SSAValue]:
-        ops = sorted(cluster, key=lambda o: self.position[o])
-        return [r for o in ops for r in o.results if any(u.operation not in cluster for u in r.uses)]
 
     def _convex(self, cluster: frozenset[EinsumOp]) -> bool:
         """No path from the cluster leaves it and comes back."""
@@ -380,11 +251,6 @@ class _Fuser:
                 op.erase()
 
     # --- sizes ---------------------------------------------------------------------------------------------------
-
-    def is_contraction(self, op: EinsumOp) -> bool:
-        if op not in self.contraction:
-            self.contraction[op] = _is_contraction(op)
-        return self.contraction[op]
 
     def _value(self, e: sympy.Expr) -> int:
         return symbols.evaluate(e, {**{n: LARGE for n in symbols.names(e)}, **self.sizes})
@@ -425,28 +291,10 @@ def contiguous(kind: TensorType) -> BufferType:
     return BufferType.of(kind.dims, strides[::-1], kind.element_type)
 
 
-def _is_contraction(op: EinsumOp) -> bool:
-    from .contraction import argument_ranks, product_factors, scalar_ranks, split
-
-    if len(op.reduced) == 0 or op.combiner_names[0] != "sum":
-        return False
-    known = frozenset(op.ranks.names)
-    carried = argument_ranks(op)
-    factors = product_factors(op.yields[0])
-    ranks = {f: scalar_ranks(f, carried, known) for f in factors}
-    return any(split([f for f in factors if k in ranks[f]], ranks, k) is not None for k in op.reduced)
-
-
 def _rate_name(op: EinsumOp) -> str:
     from .cost import dot_dtype
 
     return dot_dtype(op.inputs[0].type.element_type) if op.inputs else "f32"  # pyright: ignore
-
-
-def _transcendentals(op: EinsumOp) -> int:
-    from ..ir import scalar
-
-    return sum(scalar.name_of(o) in TRANSCENDENTAL for o in op.body.block.ops)
 
 
 def _fingerprint(kernel: KernelOp) -> str:

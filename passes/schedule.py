@@ -242,7 +242,7 @@ class _Shape:
     def _sizes_of(self, rank: str, role: str) -> list[int]:
         extent = max(1, self.value(rank))
         if self.cpu and self._batch(rank):
-            return [s for s in (1, 2, 4, 8) if s <= extent]
+            return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
         if self.cpu:
             steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
             kept = [s for s in steps if s < extent]

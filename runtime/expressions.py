@@ -38,25 +38,29 @@ def function_of(value: Nested, names: tuple[str, ...]) -> Callable[[Sequence[Any
 
     Raises ValueError for text that is not arithmetic over the names.
     """
-    text = _text(value)
-    tree = ast.parse(text, mode="eval")
-    _check(tree.body, set(names), text)
-    if not any(isinstance(node, ast.Name) for node in ast.walk(tree)):
-        constant = eval(compile(tree, "<sizes>", "eval"), {"__builtins__": {}})
+    text = _text(value, frozenset(names))
+    if not any(isinstance(node, ast.Name) for node in ast.walk(ast.parse(text, mode="eval"))):
+        constant = eval(text, {"__builtins__": {}})
         return lambda _: constant
     head = f"lambda sizes: (lambda {', '.join(names)}: {text})(*sizes)"
-    return eval(head, {"__builtins__": {}, **_FUNCTIONS})  # checked above: names, numbers and arithmetic only
+    return eval(head, {"__builtins__": {}, **_FUNCTIONS})  # checked: names, numbers and arithmetic only
 
 
-def _text(value: Nested) -> str:
+def _text(value: Nested, names: frozenset[str]) -> str:
+    """Python text of the whole, every part of it checked."""
     if isinstance(value, tuple | list):
-        return f"({''.join(f'{_text(v)}, ' for v in value)})"
+        return f"({''.join(f'{_text(v, names)}, ' for v in value)})"
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is neither an integer nor an expression over sizes")
+    if isinstance(value, str):
+        try:
+            _check(ast.parse(value, mode="eval").body, names, value)
+        except (SyntaxError, RecursionError, MemoryError) as error:
+            raise ValueError(f"{value[:100]!r} is not an expression over sizes") from error
     return f"({value})"
 
 
-def _check(node: ast.expr, names: set[str], text: str) -> None:
+def _check(node: ast.expr, names: frozenset[str], text: str) -> None:
     match node:
         case ast.Constant(value=int()) if not isinstance(node.value, bool):
             return
@@ -66,8 +70,6 @@ def _check(node: ast.expr, names: set[str], text: str) -> None:
             parts: list[ast.expr] = [left, right]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             parts = [operand]
-        case ast.Tuple(elts=elements):
-            parts = elements
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS and arguments:
             parts = arguments
         case _:

@@ -13,7 +13,8 @@ from ..errors import UserError
 def private_folder(folder: Path) -> Path:
     """The folder, made with mode 0700 where it is not there.  Raises UserError for one that others can open."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (folder.parent, folder):  # the mode is that of the last folder only
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
         raise UserError(

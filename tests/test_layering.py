@@ -45,9 +45,12 @@ TABLE: dict[str, May] = {
     "codegen": May.use("ir", "xdsl sympy"),
     "autotune": May.use("ir/target", "optuna"),
     "runtime": May.use("ir/target codegen", "torch triton numpy"),
+    "assembly": May.use("ir frontend passes codegen runtime driver", "torch sympy"),
+    "commands": May.use("ir frontend passes codegen runtime assembly api driver report", "torch triton xdsl rich"),
     # The root modules, the faces of the package.
     "": May.use(
-        "ir frontend passes codegen autotune runtime aot cli driver report testing torch_backend",
+        "ir frontend passes codegen autotune runtime assembly commands aot api cli driver report report_tables testing "
+        "torch_backend",
         "torch triton xdsl sympy numpy rich optuna",
     ),
 }

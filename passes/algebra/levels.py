@@ -20,7 +20,7 @@ from .anchored import derive_anchored
 from .derive import derive as derive_raw
 from .forms import Cascade, OnlineForm, Reduction, Refused
 
-REPAIRS = ("none", "defer", "full")
+REPAIRS = ("none", "defer", "stable", "full")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Levels:
 
 def count(cascade: Cascade, repair: str = "full", anchored: bool = False) -> Levels:
     """The levels of a cascade.  repair: "none" (as written), "defer" (only factors and monotone maps leave a reduction,
-    one plain accumulator each), "full" (everything `derive` finds).  anchored: moments are taken from anchors.
+    one plain accumulator each), "stable" (also rescaled ones, one accumulator each: no moments, which cancel in fp32),
+    "full" (everything `derive` finds).  anchored: moments are taken from anchors.
 
     Raises ValueError for a name that is used before it is defined, or defined twice.
     """
@@ -75,7 +76,8 @@ def count(cascade: Cascade, repair: str = "full", anchored: bool = False) -> Lev
 def _allowed(form: OnlineForm | Refused, repair: str) -> bool:
     if isinstance(form, Refused) or repair == "none":
         return False
-    return repair == "full" or (form.J <= 1 and all(a.gauge is None for a in form.accumulators))
+    single = form.J <= 1
+    return repair == "full" or (single and (repair == "stable" or all(a.gauge is None for a in form.accumulators)))
 
 
 def passes_over(cascade: Cascade, levels: Levels, leaf: Symbol) -> int:

@@ -22,23 +22,23 @@ transformers = pytest.importorskip("transformers")
 COMMON = {"vocab_size": 99}
 
 
-def model(name: str, attention: str) -> torch.nn.Module:
+def model(name: str, attention: str, layers: int = 2) -> torch.nn.Module:
     torch.manual_seed(0)
     if name == "bert":
         config = transformers.BertConfig(
-            **COMMON, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            **COMMON, hidden_size=48, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64,
             max_position_embeddings=40, attn_implementation=attention,
         )  # fmt: skip
         made = transformers.BertModel(config)
     elif name == "gpt2":
         config = transformers.GPT2Config(
-            **COMMON, n_embd=48, n_layer=2, n_head=4, n_positions=40, use_cache=False, bos_token_id=1, eos_token_id=1,
-            attn_implementation=attention,
+            **COMMON, n_embd=48, n_layer=layers, n_head=4, n_positions=40, use_cache=False, bos_token_id=1,
+            eos_token_id=1, attn_implementation=attention,
         )  # fmt: skip
         made = transformers.GPT2Model(config)
     else:
         config = transformers.LlamaConfig(
-            **COMMON, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            **COMMON, hidden_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
             intermediate_size=64, use_cache=False, attn_implementation=attention,
         )  # fmt: skip
         made = transformers.LlamaModel(config)
@@ -78,7 +78,7 @@ def test_model(name: str, attention: str, masked: bool) -> None:
 def test_aot_autograd_gives_the_same_kind_of_graph(name: str) -> None:
     """Through torch.compile, with symbolic sizes; the program runs at other sizes as well."""
     from torch._dynamo.backends.common import aot_autograd
-    from torch._functorch.aot_autograd import make_boxed_func
+    from torch._functorch._aot_autograd.utils import make_boxed_func
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     seen: list[Any] = []
@@ -104,7 +104,7 @@ def test_aot_autograd_gives_the_same_kind_of_graph(name: str) -> None:
             return aot_autograd(fw_compiler=compiler, decompositions=decompositions())(gm, example)
 
     torch._dynamo.reset()
-    net = model(name, "sdpa")
+    net = model(name, "sdpa", layers=1)
     compiled = torch.compile(net, backend=backend, dynamic=True)
     with torch.no_grad():
         for shape in ((2, 10), (3, 7)):
@@ -118,7 +118,9 @@ def test_aot_autograd_gives_the_same_kind_of_graph(name: str) -> None:
 
 
 def test_six_layers_import_fast() -> None:
-    config = transformers.BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    config = transformers.BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
     with torch.device("meta"):
         net = transformers.BertModel(config).eval()
     ids = torch.empty(8, 64, dtype=torch.int64, device="meta")

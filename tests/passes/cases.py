@@ -1,7 +1,6 @@
 """Plain PyTorch functions with small inputs: what the passes are tried on.  Nothing here names a pass or an operation.
 
-A case: function, tensors.  `several` are in-place notes on what the compiler is expected to make of it: the number of
-kernels when everything that can be fused is, and the number of traversals of the streamed rank.
+A case: function, tensors, and how many kernels come of it when everything that can be fused is.
 """
 
 from __future__ import annotations
@@ -17,13 +16,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """fn on tensors; kernels: expected number of kernels (None: not asserted); left: einsums that stay outside."""
+    """fn on tensors; kernels: how many are expected (None: not asserted)."""
 
     fn: Callable
     tensors: list[Tensor] = field(repr=False)
     kernels: int | None = 1
-    left: int | None = 0
-    loops: int | None = None  # loops over the streamed rank, one after another, when it is streamed
 
 
 def _r(*shape: int, seed: int = 0) -> Tensor:
@@ -155,19 +152,19 @@ def gated(x, u, g, w):
 
 CASES: dict[str, Case] = {
     # attention and its like
-    "attention": Case(attention, [Q, K, V], loops=1),
-    "attention_boolean": Case(attention_boolean, [Q, K, V, _mask(5, 7)], loops=1),
-    "attention_additive": Case(attention_additive, [Q, K, V, _r(2, 5, 7)], loops=1),
-    "attention_bias_of_keys": Case(attention_additive, [Q, K, V, _r(2, 1, 7)], loops=1),
+    "attention": Case(attention, [Q, K, V]),
+    "attention_boolean": Case(attention_boolean, [Q, K, V, _mask(5, 7)]),
+    "attention_additive": Case(attention_additive, [Q, K, V, _r(2, 5, 7)]),
+    "attention_bias_of_keys": Case(attention_additive, [Q, K, V, _r(2, 1, 7)]),
     "attention_causal": Case(attention_causal, [Q, K, V]),
     "attention_grouped": Case(attention_grouped, [_r(1, 4, 3, 4), _r(1, 2, 5, 4), _r(1, 2, 5, 3)]),
     "attention_repeated": Case(attention_repeated, [_r(1, 4, 3, 4), _r(1, 2, 5, 4), _r(1, 2, 5, 3)]),
     "attention_alibi": Case(attention_alibi, [Q, K, V]),
     "attention_window": Case(attention_window, [Q, K, V]),
     "attention_softcap": Case(attention_softcap, [Q, K, V]),
-    "attention_and_lse": Case(attention_and_lse, [Q, K, V], loops=1),
+    "attention_and_lse": Case(attention_and_lse, [Q, K, V]),
     "attention_and_probabilities": Case(attention_and_probabilities, [Q, K, V]),
-    "attention_into_projection": Case(attention_into_projection, [Q, K, V, _r(3, 4)], None, None),
+    "attention_into_projection": Case(attention_into_projection, [Q, K, V, _r(3, 4)], None),
     "attention_of_one_query": Case(attention, [_r(2, 1, 4), K, V]),
     "self_attention": Case(self_attention, [_r(2, 6, 3)]),
     "sdpa": Case(F.scaled_dot_product_attention, [_r(2, 3, 4), _r(2, 5, 4), _r(2, 5, 3)]),
@@ -181,18 +178,19 @@ CASES: dict[str, Case] = {
     ),
     "sdpa_additive": Case(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m), [Q, K, V, _r(5, 7)]),
     # reductions over a contraction's output
-    "logsumexp_of_linear": Case(lambda x, w: torch.logsumexp(x @ w, -1), [X, W], loops=1),
-    "cross_entropy": Case(cross_entropy, [X, W, torch.tensor([0, 4, 2, 1, 1, 3])], None, None),
-    "kmeans": Case(kmeans, [X, _r(7, 9)], loops=1),
-    "max_pooled_head": Case(lambda h, e: torch.log1p(torch.relu(h @ e.T)).amax(1), [_r(2, 5, 4), _r(7, 4)], loops=1),
-    "argmax_of_linear": Case(lambda x, w: torch.argmax(x @ w, -1), [X, W], loops=1),
-    "topmost_and_where": Case(lambda x, w: (x @ w).max(-1), [X, W], loops=1),
+    "logsumexp_of_linear": Case(lambda x, w: torch.logsumexp(x @ w, -1), [X, W]),
+    "cross_entropy": Case(cross_entropy, [X, W, torch.tensor([0, 4, 2, 1, 1, 3])], None),
+    "kmeans": Case(kmeans, [X, _r(7, 9)]),
+    "max_pooled_head": Case(lambda h, e: torch.log1p(torch.relu(h @ e.T)).amax(1), [_r(2, 5, 4), _r(7, 4)]),
+    "argmax_of_linear": Case(lambda x, w: torch.argmax(x @ w, -1), [X, W]),
+    "topmost_and_where": Case(lambda x, w: (x @ w).max(-1), [X, W]),
     "mean_of_linear": Case(lambda x, w: torch.sigmoid(x @ w).mean(-1), [X, W]),
-    "sum_of_all": Case(lambda x, w: (x @ w).sum(), [X, W], None, None),
+    "head_mean_of_scores": Case(lambda q, k: torch.softmax(q @ k.transpose(-1, -2), -1).mean(0), [Q, K], None),
+    "sum_of_all": Case(lambda x, w: (x @ w).sum(), [X, W], None),
     # norms
-    "rms_norm_linear": Case(lambda x, g, w: rms_norm(x, g) @ w, [X, _r(9), W], loops=1),
+    "rms_norm_linear": Case(lambda x, g, w: rms_norm(x, g) @ w, [X, _r(9), W]),
     "layer_norm_linear": Case(lambda x, w: layer_norm(x) @ w, [X, W]),
-    "l2_norm_matmul": Case(lambda x, w: F.normalize(x, dim=-1) @ w, [X, W], loops=1),
+    "l2_norm_matmul": Case(lambda x, w: F.normalize(x, dim=-1) @ w, [X, W]),
     "rms_norm": Case(rms_norm, [X, _r(9)]),
     "layer_norm": Case(layer_norm, [X]),
     "layer_norm_affine": Case(lambda x, g, b: F.layer_norm(x, (9,), g, b), [X, _r(9), _r(9, seed=4)]),
@@ -201,8 +199,8 @@ CASES: dict[str, Case] = {
     "softmax_of_columns": Case(lambda x: torch.softmax(x, 0), [ROWS]),
     "log_softmax": Case(lambda x: torch.log_softmax(x, -1), [ROWS]),
     # reductions of a row
-    "logsumexp": Case(lambda x: torch.logsumexp(x, -1), [ROWS], loops=1),
-    "entropy": Case(entropy, [ROWS], loops=1),
+    "logsumexp": Case(lambda x: torch.logsumexp(x, -1), [ROWS]),
+    "entropy": Case(entropy, [ROWS]),
     "kl": Case(kl, [ROWS, _r(5, 11, seed=6)]),
     "variance": Case(lambda x: x.var(-1), [ROWS]),
     "standard_deviation_and_mean": Case(lambda x: (x.std(-1), x.mean(-1)), [ROWS]),
@@ -218,49 +216,56 @@ CASES: dict[str, Case] = {
     "linear_gelu": Case(lambda x, w, b: F.gelu(F.linear(x, w, b)), [X, _r(5, 9), _r(5)]),
     "linear_residual": Case(lambda x, w, r: torch.relu(x @ w) + r, [X, W, _r(6, 5)]),
     "mlp": Case(mlp, [X, W, _r(5, 4)]),
-    "gated": Case(gated, [X, W, _r(9, 5, seed=8), _r(5, 4)], None, None),
+    "gated": Case(gated, [X, W, _r(9, 5, seed=8), _r(5, 4)], None),
     "two_matmuls": Case(lambda a, b, c: a @ b @ c, [X, W, _r(5, 4)]),
     "einsum_three": Case(lambda a, b: torch.einsum("bik,bjk->bij", a, b).relu(), [_r(2, 3, 4), _r(2, 5, 4)]),
     "prologue": Case(lambda x, w: torch.sigmoid(x) @ w, [X, W]),
     "gram": Case(lambda x: torch.relu(x @ x.T), [X]),
     # several ranks at once
-    "amax_of_two": Case(lambda x: torch.relu(x).amax((1, 2)), [_r(3, 4, 5)], None, None),
-    "normalise_by_two": Case(lambda x: x / x.sum((1, 2), keepdim=True), [_r(3, 4, 5)], None, None),
-    "group_norm": Case(lambda x: F.group_norm(x, 2), [_r(2, 4, 3)], None, None),
-    "rows_and_columns": Case(lambda x: (torch.softmax(x, 0).sum(1), torch.softmax(x, 1).sum(0)), [ROWS], None, None),
-    "two_reductions_two_ranks": Case(lambda x: x.sum(0).exp().sum(), [ROWS], None, None),
-    "double_centred": Case(lambda x: x - x.mean(0, keepdim=True) - x.mean(1, keepdim=True), [ROWS], None, None),
+    "amax_of_two": Case(lambda x: torch.relu(x).amax((1, 2)), [_r(3, 4, 5)], None),
+    "normalise_by_two": Case(lambda x: x / x.sum((1, 2), keepdim=True), [_r(3, 4, 5)], None),
+    "group_norm": Case(lambda x: F.group_norm(x, 2), [_r(2, 4, 3)], None),
+    "rows_and_columns": Case(lambda x: (torch.softmax(x, 0).sum(1), torch.softmax(x, 1).sum(0)), [ROWS], None),
+    "two_reductions_two_ranks": Case(lambda x: x.sum(0).exp().sum(), [ROWS], None),
+    "double_centred": Case(lambda x: x - x.mean(0, keepdim=True) - x.mean(1, keepdim=True), [ROWS], None),
+    "contract_two": Case(lambda a, b: torch.einsum("bik,bjk->ij", a, b).relu(), [_r(2, 3, 4), _r(2, 5, 4)]),
+    "max_of_two_after_linear": Case(lambda x, w: (x @ w).amax((0, 2)), [_r(2, 3, 4), _r(4, 5)], None),
     # integers and booleans
-    "any_all": Case(lambda x: ((x > 1).any(-1), (x > -2).all(-1)), [ROWS], None, None),
-    "count": Case(lambda x: (x > 0).sum(-1), [ROWS], None, None),
-    "integer_argmax": Case(lambda x: (x * 3 + 1).argmax(-1), [(ROWS * 3).long()], None, None),
-    "integer_max": Case(lambda x: (x * 3 + 1).amax(-1), [(ROWS * 3).long() + 2**40], None, None),
-    "integer_sum_mean": Case(lambda x: (x * 2).sum(-1), [(ROWS * 3).long()], None, None),
-    "argmin_ties": Case(lambda x: torch.round(x).abs().argmin(-1), [ROWS], None, None),
+    "any_all": Case(lambda x: ((x > 1).any(-1), (x > -2).all(-1)), [ROWS], None),
+    "count": Case(lambda x: (x > 0).sum(-1), [ROWS], None),
+    "boolean_max": Case(lambda x: ((x > 1) & (x < 2)).amax(-1), [ROWS], None),
+    "count_of_linear": Case(lambda x, w: ((x @ w) > 0).sum(-1), [X, W]),
+    "any_of_linear": Case(lambda x, w: ((x @ w) > 2).any(-1), [X, W]),
+    "minmax": Case(lambda x: (x.amin(-1), x.amax(-1), x.argmin(-1), x.argmax(-1)), [ROWS], None),
+    "product": Case(lambda x: torch.sigmoid(x).prod(-1), [ROWS]),
+    "integer_argmax": Case(lambda x: (x * 3 + 1).argmax(-1), [(ROWS * 3).long()], None),
+    "integer_max": Case(lambda x: (x * 3 + 1).amax(-1), [(ROWS * 3).long() + 2**40], None),
+    "integer_sum_mean": Case(lambda x: (x * 2).sum(-1), [(ROWS * 3).long()], None),
+    "argmin_ties": Case(lambda x: torch.round(x).abs().argmin(-1), [ROWS], None),
     # gathers and calls between
-    "embedding_norm": Case(lambda e, i, w: rms_norm(e[i], w), [_r(10, 6), torch.tensor([1, 3, 9, 1]), _r(6)], None, None),
+    "embedding_norm": Case(lambda e, i, w: rms_norm(e[i], w), [_r(10, 6), torch.tensor([1, 3, 9, 1]), _r(6)], None),
     "embedding_softmax": Case(
-        lambda e, i: torch.softmax(F.embedding(i, e), -1), [_r(10, 6), torch.tensor([1, 3, 9, 1])], None, None
+        lambda e, i: torch.softmax(F.embedding(i, e), -1), [_r(10, 6), torch.tensor([1, 3, 9, 1])], None
     ),
     "sort_between": Case(
-        lambda x, w: torch.softmax(torch.sort(torch.softmax(x, -1), -1).values @ w, -1), [X, W], None, None
+        lambda x, w: torch.softmax(torch.sort(torch.softmax(x, -1), -1).values @ w, -1), [X, W], None
     ),
     "take_along": Case(
-        lambda x, i: torch.log_softmax(x, -1).gather(-1, i), [ROWS, torch.tensor([[1], [2], [0], [10], [5]])], None, None
+        lambda x, i: torch.log_softmax(x, -1).gather(-1, i), [ROWS, torch.tensor([[1], [2], [0], [10], [5]])], None
     ),
     # shapes
-    "no_rank": Case(lambda x: torch.softmax(x, -1), [_r(4)], None, None),
-    "one_key": Case(attention, [Q, _r(2, 1, 4), _r(2, 1, 3)], None, None),
-    "one_of_everything": Case(attention, [_r(1, 1, 1)] * 3, None, None),
-    "no_batch": Case(attention, [_r(0, 5, 4), _r(0, 7, 4), _r(0, 7, 3)], None, None),
-    "no_queries": Case(attention, [_r(2, 0, 4), K, V], None, None),
-    "empty_features": Case(lambda x, w: torch.relu(x @ w), [_r(3, 0), _r(0, 4)], None, None),
+    "no_rank": Case(lambda x: torch.softmax(x, -1), [_r(4)], None),
+    "one_key": Case(attention, [Q, _r(2, 1, 4), _r(2, 1, 3)], None),
+    "one_of_everything": Case(attention, [_r(1, 1, 1)] * 3, None),
+    "no_batch": Case(attention, [_r(0, 5, 4), _r(0, 7, 4), _r(0, 7, 3)], None),
+    "no_queries": Case(attention, [_r(2, 0, 4), K, V], None),
+    "empty_features": Case(lambda x, w: torch.relu(x @ w), [_r(3, 0), _r(0, 4)], None),
     "transposed_inputs": Case(lambda x, w: torch.softmax(x.T @ w.T, -1), [_r(9, 6), _r(5, 9)]),
     "expanded_input": Case(lambda x, y: torch.softmax(x.expand(4, 6) + y, -1), [_r(1, 6), _r(4, 6)]),
     "sliced_input": Case(lambda x, w: torch.softmax(x[1:4, ::2] @ w, -1), [_r(6, 9), _r(5, 4)]),
     "heads_of_one_tensor": Case(
         lambda x: attention(*(x.view(5, 3, 2, 4)[:, n].transpose(0, 1) for n in range(3))), [_r(5, 24)]
     ),
-    "padded": Case(lambda x, w: torch.relu(F.pad(x, (1, 2)) @ w), [_r(4, 6), W], None, None),
-    "concatenated": Case(lambda x, y, w: torch.relu(torch.cat([x, y], 1) @ w), [_r(4, 6), _r(4, 3), W], None, None),
+    "padded": Case(lambda x, w: torch.relu(F.pad(x, (1, 2)) @ w), [_r(4, 6), W], None),
+    "concatenated": Case(lambda x, y, w: torch.relu(torch.cat([x, y], 1) @ w), [_r(4, 6), _r(4, 3), W], None),
 }

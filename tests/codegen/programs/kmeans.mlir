@@ -1,3 +1,4 @@
+// RUN: fusecade opt %s
 // The nearest centroid of each row, argmin_j |c_j|^2 - 2 x_i . c_j: the first of equals.
 tile.kernel @kmeans [i = n grid BI, j = m loop BJ, d = 64 whole] grid (i) params {BI = 128, BJ = 128, num_warps = 4} (
   %x : !tile.buffer<[n, 64], [64, 1], f32>,

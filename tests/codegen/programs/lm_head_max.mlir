@@ -1,3 +1,4 @@
+// RUN: fusecade opt %s
 // log1p(relu(max_s h[b, s, :] . e[v, :])): a GEMM whose rows are reduced at once; monotone maps after the maximum.
 tile.kernel @lm_head_max [b = nb unit, v = nv grid BV, s = ns loop BS, d = 256 whole] grid (v, b) params {BS = 64, BV = 128, num_warps = 4} (
   %h : !tile.buffer<[nb, ns, 256], [ns * 256, 256, 1], f32>,

@@ -1,3 +1,4 @@
+// RUN: fusecade opt %s
 // The softmax of each row, the row held whole.  Strides are arguments, so that any matrix will do.
 tile.kernel @softmax [i = n grid BI, j = m whole] grid (i) params {BI = 4, num_warps = 4} (
   %x : !tile.buffer<[n, m], [x0, x1], f16>

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from .driver import Call
-from .errors import InternalCompilerError
+from ..driver import Call
+from ..errors import InternalCompilerError
 from .regions import Region
-from .runtime.operator import OPERATOR, Entry
+from ..runtime.operator import OPERATOR, Entry
 
 
 @dataclass(frozen=True)

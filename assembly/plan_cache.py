@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from .driver import Call, Options, Plan, plan_graph
-from .ir.target import Target
-from .passes.fuse import Refusal
-from .passes.plan_memory import MemoryPlan
-from .runtime.cache import Store, read_artifact
-from .runtime.loaded import DTYPES
-from .runtime.triton_compile import triton_version
+from ..driver import Call, Options, Plan, plan_graph
+from ..ir.target import Target
+from ..passes.fuse import Refusal
+from ..passes.plan_memory import MemoryPlan
+from ..runtime.cache import Store, read_artifact
+from ..runtime.loaded import DTYPES
+from ..runtime.triton_compile import triton_version
 
 SOURCES = ("codegen", "frontend", "ir", "passes", "driver.py")  # what decides which kernels are generated
 SMALL = 1  # tensors that a graph holds: the value of a number may become part of a kernel
@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "triton": ".".join(triton_version().split(".")[:2]),
-        "fusecade": source_version(Path(__file__).parent),
+        "fusecade": source_version(Path(__file__).parent.parent),
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from .errors import FallbackWarning
-from .runtime.operator import OPERATOR
+from ..errors import FallbackWarning
+from ..runtime.operator import OPERATOR
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
 

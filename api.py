@@ -1,0 +1,139 @@
+"""`fusecade.compile` and `fusecade.explain`: one function as kernels to call, or to look at.
+
+    kernel = fusecade.compile(attend, (q, k, v));  out = kernel(q, k, v);  print(kernel.report)
+    print(fusecade.explain(attend, q, k, v, target="sm_90"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .assembly.binaries import compile_binaries as binaries_of
+from .assembly.build import build, make_plan
+from .assembly.devices import check_device, devices_of, hints_of
+from .driver import Environment, Options, pick_target
+from .frontend.capture import Captured, Dynamic, capture
+from .assembly.guards import Guards
+from .report import Report, report_of
+
+
+def compile(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: str | None = None,
+    dynamic: Dynamic | None = None,
+    tune: str = "off",
+    remainder: str = "inductor",
+    strict: bool = False,
+) -> CompiledFunction:
+    """`fn` compiled for arguments like these; what comes back is called like `fn`, forward only.
+
+    target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}; other
+    sizes are fixed.  remainder: what runs the parts that do not fuse, "inductor" or "eager".  strict: raise where a part
+    would run eagerly.
+
+    Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
+    """
+    environment = Environment.read()
+    options = Options(target=target or "auto", remainder=remainder, tune=tune, strict=strict)
+    captured = capture(fn, args, kwargs, dynamic)
+    devices = devices_of(captured.example)
+    chosen = pick_target(options.target, devices)
+    if chosen.kind == "cpu":
+        check_device(chosen, devices, environment.interpret)
+    if dynamic or (chosen.kind != "cpu" and devices == {"cpu"}):
+        # Inductor's guards on sizes are not ours to check; and it has nothing to win where tensors are elsewhere.
+        options = replace(options, remainder="eager")
+    fallbacks: list[tuple[str, str]] = []
+    folder = environment.cache_dir
+    plan = make_plan(
+        captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured)
+    )
+    built = build(plan, captured.example, options, folder, inference=True, fallbacks=fallbacks)
+    return CompiledFunction(fn, captured, built)
+
+
+class CompiledFunction:
+    """A compiled function.
+
+    It takes what `fn` takes, and gives what `fn` gives, without gradients.  Arguments of other shapes, dtypes, devices or
+    number than those it was compiled for raise UnsupportedProgram.  Tensors of other strides are copied into the strides
+    it was compiled for, which costs one pass over them and never compiles again.
+    """
+
+    def __init__(self, fn: Callable[..., Any], captured: Captured, built: Any) -> None:
+        self.__wrapped__ = fn
+        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+        self.__doc__ = fn.__doc__
+        self._captured, self._built = captured, built
+        self._guards = Guards(captured, self.__name__)
+        self._parameters = list(captured.parameters.values())
+
+    def __repr__(self) -> str:
+        kernels = len(self._built.plan.calls)
+        return f"<fusecade.CompiledFunction {self.__name__}: {kernels} kernel calls for {self._built.plan.target.name}>"
+
+    @property
+    def report(self) -> Report:
+        """What was compiled, and what was not."""
+        return report_of(self._built.plan, self._built.fallbacks)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = self._guards.check(args, kwargs)
+        return self._give(self._built.run([*self._parameters, *tensors]), tensors)
+
+    def launch_for_testing(self, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+        """A closure that runs every kernel of the program once: what `fusecade.testing.count_io` counts."""
+        return lambda: self(*args, **kwargs)
+
+    def _give(self, results: Sequence[Any], tensors: Sequence[torch.Tensor]) -> Any:
+        """The results in the form in which `fn` gives them; the inputs that it changes are changed."""
+        count = self._captured.out_spec.num_leaves
+        inputs = [*self._parameters, *tensors]
+        for position, value in zip(self._captured.mutated, results[count:], strict=True):
+            inputs[position].copy_(value)
+        return pytree.tree_unflatten(list(results[:count]), self._captured.out_spec)
+
+    @cached_property
+    def kernels(self) -> Sequence[Any]:
+        """The artifacts of the kernels, in the order of their calls."""
+        return [call.artifact for call in self._built.plan.calls]
+
+
+def explain(
+    fn: Callable[..., Any],
+    *args: Any,
+    target: str = "sm_90",
+    dynamic: Dynamic | None = None,
+    compile_binaries: bool = True,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    **kwargs: Any,
+) -> Report:
+    """What `fn` would become on `target`, which need not be in this machine; nothing runs, and meta tensors will do.
+
+    compile_binaries: also compile each GPU kernel, for its registers, spills, shared memory and matrix instructions;
+    `on_progress(done, total)` is called after each.
+    """
+    environment = Environment.read()
+    options = Options(target=target, remainder="eager")
+    captured = capture(fn, args, kwargs, dynamic)
+    chosen = pick_target(target, devices_of(captured.example))
+    fallbacks: list[tuple[str, str]] = []
+    folder = environment.cache_dir
+    plan = make_plan(
+        captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured)
+    )
+    compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
+    return report_of(plan, fallbacks, compiled)
+
+
+def _named_hints(captured: Captured) -> dict[str, int]:
+    return {captured.size_names.get(name, name): value for name, value in hints_of(captured.gm).items()}

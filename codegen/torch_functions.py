@@ -1,0 +1,113 @@
+"""How scalar functions, reductions and index arithmetic are written in torch: tables, one row a function."""
+
+from __future__ import annotations
+
+from .text import PYTHON, Spelling
+
+# Scalar function -> text; {0}, {1}, ... are operands, {out} is where the result goes.
+MAPS: dict[str, str] = {
+    **{n: f"torch.{n}({{0}}, {{1}}, out={{out}})" for n in ("add", "sub", "mul", "div", "pow", "maximum", "minimum")},
+    **{n: f"torch.{n}({{0}}, {{1}}, out={{out}})" for n in ("lt", "le", "gt", "ge", "eq", "ne")},
+    **{
+        n: f"torch.{n}({{0}}, out={{out}})"
+        for n in ("neg abs exp exp2 expm1 log log2 log1p sqrt rsqrt tanh sin cos erf floor ceil trunc round".split())
+    },
+    "iadd": "torch.add({0}, {1}, out={out})",
+    "isub": "torch.sub({0}, {1}, out={out})",
+    "imul": "torch.mul({0}, {1}, out={out})",
+    "ifloordiv": 'torch.div({0}, {1}, rounding_mode="floor", out={out})',
+    "irem": "torch.fmod({0}, {1}, out={out})",
+    "imaximum": "torch.maximum({0}, {1}, out={out})",
+    "iminimum": "torch.minimum({0}, {1}, out={out})",
+    "ilt": "torch.lt({0}, {1}, out={out})",
+    "ile": "torch.le({0}, {1}, out={out})",
+    "igt": "torch.gt({0}, {1}, out={out})",
+    "ige": "torch.ge({0}, {1}, out={out})",
+    "ieq": "torch.eq({0}, {1}, out={out})",
+    "ine": "torch.ne({0}, {1}, out={out})",
+    "and": "torch.bitwise_and({0}, {1}, out={out})",
+    "or": "torch.bitwise_or({0}, {1}, out={out})",
+    "xor": "torch.bitwise_xor({0}, {1}, out={out})",
+    "select": "torch.where({0}, {1}, {2}, out={out})",
+    "int_to_float": "{out}.copy_({0})",
+    "bool_to_float": "{out}.copy_({0})",
+    "float_to_int": "{out}.copy_({0})",
+    "bool_to_int": "{out}.copy_({0})",
+    "widen": "{out}.copy_({0})",
+    "narrow": "{out}.copy_({0}{rounded})",
+}
+
+# Where the second operand may be a Python number; elsewhere it has to be a tensor.
+TAKES_NUMBER = set(
+    "add sub mul div pow lt le gt ge eq ne iadd isub imul ilt ile igt ige ieq ine ifloordiv irem".split()
+)
+COMMUTES = {"add", "mul", "maximum", "minimum", "iadd", "imul", "imaximum", "iminimum", "and", "or", "xor", "eq", "ne"}
+CLAMPS = {"maximum": "min", "imaximum": "min", "minimum": "max", "iminimum": "max"}  # torch.clamp, with a number
+
+REDUCTIONS: dict[str, str] = {
+    "sum": "torch.sum({0}, {dim}, keepdim={keepdim}, out={out})",
+    "prod": "torch.prod({0}, {dim}, keepdim={keepdim}, out={out})",
+    "max": "torch.amax({0}, {dim}, keepdim={keepdim}, out={out})",
+    "min": "torch.amin({0}, {dim}, keepdim={keepdim}, out={out})",
+    "any": "torch.any({0}, {dim}, keepdim={keepdim}, out={out})",
+    "all": "torch.all({0}, {dim}, keepdim={keepdim}, out={out})",
+    "argmax": "first_extreme(torch.amax, torch.argmax, {0}, {dim}, {start}, {keepdim}, {out}, {at})",
+    "argmin": "first_extreme(torch.amin, torch.argmin, {0}, {dim}, {start}, {keepdim}, {out}, {at})",
+}
+# For a rank that may be empty: torch refuses the extreme of nothing.
+OF_NOTHING: dict[str, str] = {
+    "max": "extreme(torch.amax, {0}, {dim}, {keepdim}, {least}, {out})",
+    "min": "extreme(torch.amin, {0}, {dim}, {keepdim}, {least}, {out})",
+}
+
+HELPERS: dict[str, str] = {
+    "cut": '''
+def cut(slot, *shape):
+    """The first elements of a scratch tensor, as a tensor of this shape."""
+    return slot.view(-1)[: math.prod(shape)].view(shape)
+''',
+    "first_extreme": '''
+def first_extreme(extreme, arg, x, dim, start, keepdim, out, at):
+    """The extreme of `x` along `dim` and its first index, counted from `start`; NaN counts as the extreme.
+
+    In blocks where that divides evenly: the extreme of each block is quick, and only one block a row is searched.
+    """
+    length = x.shape[dim]
+    if dim == x.dim() - 1 and length % 64 == 0 and length > 128 and x.is_contiguous():
+        of_blocks = extreme(x.unflatten(-1, (-1, 64)), -1)
+        block = arg(of_blocks, -1, keepdim=True)
+        first = torch.arange(0, of_blocks.numel(), of_blocks.shape[-1])
+        found = x.view(-1, 64).index_select(0, first.add_(block.view(-1)))
+        where = arg(found, -1).view(block.shape).add_(block, alpha=64)
+    else:
+        of_blocks, where = x, arg(x, dim, keepdim=True)
+    extreme(of_blocks, dim, keepdim=keepdim, out=out)
+    torch.add(where if keepdim else where.squeeze(dim), start, out=at)
+    return out, at
+''',
+    "extreme": '''
+def extreme(function, x, dim, keepdim, of_nothing, out):
+    """The extreme of `x` along `dim`, or `of_nothing` where there is nothing."""
+    return function(x, dim, keepdim=keepdim, out=out) if x.shape[dim] else out.fill_(of_nothing)
+''',
+    "gathered": '''
+def gathered(buffer, *index):
+    """The elements at `index`, one tensor a dimension; zero where it leaves the buffer."""
+    index = [torch.as_tensor(i) for i in index]
+    inside = torch.ones((), dtype=torch.bool)
+    for i, size in zip(index, buffer.shape):
+        inside = inside & (i >= 0) & (i < size)
+    if 0 in buffer.shape:
+        return buffer.new_zeros(inside.shape)
+    clamped = tuple(i.clamp(0, size - 1) for i, size in zip(index, buffer.shape))
+    return torch.where(inside, buffer[clamped], torch.zeros((), dtype=buffer.dtype))
+''',
+}
+
+TENSORS = Spelling(
+    floordiv=PYTHON.floordiv,
+    ceildiv=PYTHON.ceildiv,
+    mod=PYTHON.mod,
+    minimum=lambda a, b: f"torch.minimum(torch.as_tensor({a}), torch.as_tensor({b}))",
+    maximum=lambda a, b: f"torch.maximum(torch.as_tensor({a}), torch.as_tensor({b}))",
+)

@@ -1,0 +1,113 @@
+"""From a command line to a function and its arguments.
+
+    fusecade explain model.py:attend --shape 8,4096,64 --shape 8,n=4096,64 --shape 8,n=4096,64 --dtype f16
+    fusecade explain package.module:build_model --factory --shape i64:32,128
+
+Arguments are meta tensors: nothing of their size is allocated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidArgument
+
+DTYPES = {
+    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i1": "bool", "i8": "int8", "i16": "int16",
+    "i32": "int32", "i64": "int64", "ui8": "uint8",
+}  # fmt: skip
+
+
+DEFAULT_TARGET = "sm_90"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One tensor argument: its sizes, the names of those that are dynamic, its dtype."""
+
+    sizes: tuple[int, ...]
+    names: dict[int, str]
+    dtype: str
+
+    @classmethod
+    def read(cls, text: str, dtype: str) -> Shape:
+        """`8,n=4096,64` or `i64:32,128`; nothing after the colon is a number.  Raises InvalidArgument."""
+        kind, colon, rest = text.rpartition(":")
+        chosen = dtype_name(kind) if colon else dtype
+        sizes, names = [], {}
+        for n, part in enumerate(p for p in rest.replace("x", ",").split(",") if p):
+            name, equals, size = part.rpartition("=")
+            if not size.isdigit() or (equals and not name.isidentifier()):
+                raise InvalidArgument(
+                    f"{part!r} in the shape {text!r} is not a size",
+                    next_step="write sizes as 8,4096,64, and dynamic ones with a name and an example: 8,n=4096,64",
+                )
+            sizes.append(int(size))
+            if equals:
+                names[n] = name
+        return cls(tuple(sizes), names, chosen)
+
+
+def dtype_name(text: str) -> str:
+    """"f16" and "float16" are the same.  Raises InvalidArgument."""
+    if text in DTYPES:
+        return text
+    for name, torch_name in DTYPES.items():
+        if text == torch_name:
+            return name
+    raise InvalidArgument.choice("dtype", text, DTYPES)
+
+
+def arguments(shapes: Sequence[Shape]) -> tuple[list[Any], dict[int | str, dict[int, str]]]:
+    """Meta tensors, and what is dynamic about them."""
+    import torch
+
+    tensors = [torch.empty(s.sizes, dtype=getattr(torch, DTYPES[s.dtype]), device="meta") for s in shapes]
+    return tensors, {n: s.names for n, s in enumerate(shapes) if s.names}
+
+
+def find_function(text: str, factory: bool = False) -> Callable[..., Any]:
+    """`package.module:function` or `path/to/file.py:function`.  Raises InvalidArgument that says what is there."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name:
+        raise InvalidArgument(f"{text!r} names no function", next_step="write module:function or file.py:function")
+    module = _from_file(Path(place)) if place.endswith(".py") or os.sep in place else _from_module(place)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            callables = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise InvalidArgument.choice(f"a function of {place}", part, callables)
+        found = getattr(found, part)
+    if not callable(found):
+        raise InvalidArgument(f"{text} is {type(found).__name__}, which cannot be called", next_step="name a function or a module")
+    return found() if factory else found
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise InvalidArgument(f"there is no file {path}", next_step="give the path of a Python file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent.resolve()))  # as `python file.py` does
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_module(name: str) -> Any:
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        raise InvalidArgument(f"there is no module {name}", next_step="install it, or run in the folder it is in") from error

@@ -1,0 +1,234 @@
+"""Candidates for fusion: clusters of operations that could become one kernel.
+
+A *cascade* is a value T with one of its ranks k, and everything that carries k from T until reductions over k have
+consumed it, with the k-free maps between them.  A contraction with the maps around it is a candidate too.  Candidates
+may overlap; fusion takes the best of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sympy
+from xdsl.ir import Block, Operation, SSAValue
+
+from ..ir.attributes import TensorType
+from ..ir.cascade import EinsumOp
+from .contraction import argument_ranks, product_factors, scalar_ranks, split
+
+
+class Candidates:
+    """The candidates of one block.  `bytes_of`: size of a value in memory."""
+
+    def __init__(self, block: Block, bytes_of: Callable[[SSAValue], int]):
+        self.block = block
+        self.bytes_of = bytes_of
+        self.order: list[Operation] = list(block.ops)
+        self.position: dict[Operation, int] = {o: n for n, o in enumerate(self.order)}
+        self.contraction: dict[EinsumOp, bool] = {}
+
+    def all(self) -> list[frozenset[EinsumOp]]:
+        """Clusters of at least two operations, those first that keep the most bytes from being written."""
+        found: dict[frozenset[EinsumOp], None] = {}
+        for value in [*self.block.args, *(r for o in self.order for r in o.results)]:
+            if isinstance(value.type, TensorType) and value.first_use:
+                for dim, extent in enumerate(value.type.dims):
+                    if extent != 1:
+                        found.update(dict.fromkeys(self._cascades(value, dim)))
+                found.update(dict.fromkeys(self._contraction_with_maps(value)))
+        clusters = [c for c in dict.fromkeys(map(self._without_detours, found)) if len(c) > 1]
+        saved = {c: self.unwritten(c) for c in clusters}
+        first = {c: min(self.position[o] for o in c) for c in clusters}
+        return sorted(clusters, key=lambda c: (-saved[c], -len(c), first[c]))
+
+    def outputs(self, cluster: frozenset[EinsumOp]) -> list[SSAValue]:
+        """The results that something outside reads, in program order."""
+        ops = sorted(cluster, key=lambda o: self.position[o])
+        return [r for o in ops for r in o.results if any(u.operation not in cluster for u in r.uses)]
+
+    def unwritten(self, cluster: frozenset[EinsumOp]) -> int:
+        """Bytes of the intermediates that would never reach memory."""
+        kept = set(self.outputs(cluster))
+        return sum(self.bytes_of(r) for o in cluster for r in o.results if r not in kept)
+
+    def is_contraction(self, op: EinsumOp) -> bool:
+        """Whether an operation is a sum of products whose factors have ranks of their own."""
+        if op not in self.contraction:
+            self.contraction[op] = _is_contraction(op)
+        return self.contraction[op]
+
+    # --- cascades ------------------------------------------------------------------------------------------------
+
+    def _cascades(self, value: SSAValue, dim: int) -> list[frozenset[EinsumOp]]:
+        """Everything that carries rank `dim` of `value` until it is reduced; with and without contractions that reduce it."""
+        carries, between, reduces = self._reach(value, dim)
+        if not reduces:
+            return []
+        found = []
+        for last in ({*reduces}, {o for o in reduces if not self.is_contraction(o)}):
+            if last:
+                cluster = self._upstream(last, carries | between | reduces if len(last) == len(reduces) else carries | between | last)
+                self._take_producers(cluster, value)
+                found.append(frozenset(cluster))
+        return found
+
+    def _reach(self, value: SSAValue, dim: int) -> tuple[set[EinsumOp], set[EinsumOp], set[EinsumOp]]:
+        """From a value's rank downwards: maps that carry it, k-free maps behind its reductions, the reductions.
+
+        What waits for an operation that is none of these is left out: it could only run after the cluster.
+        """
+        carried: dict[SSAValue, set[int]] = {value: {dim}}
+        carries: set[EinsumOp] = set()
+        between: set[EinsumOp] = set()
+        reduces: set[EinsumOp] = set()
+        late: set[Operation] = set()
+        owner = value.owner
+        start = self.position[owner] + 1 if isinstance(owner, Operation) else 0
+        horizon = self._last_use(value)
+        for op in self.order[start:]:
+            if self.position[op] > horizon:
+                break
+            producers = {v.owner for v in op.operands}
+            if producers & late:
+                late.add(op)
+                continue
+            names = self._ranks_at(op, carried)
+            if names:
+                assert isinstance(op, EinsumOp)
+                if len(op.reduced) == 1 and op.reduced[0] in names:
+                    reduces.add(op)
+                elif op.is_map:
+                    carries.add(op)
+                    for n, r in enumerate(op.results):
+                        carried[r] = {op.out_ranks(n).index(name) for name in names}
+                else:
+                    late.add(op)
+                    continue
+            elif producers & (reduces | between) and isinstance(op, EinsumOp) and op.is_map:
+                between.add(op)
+            elif producers & (reduces | between | carries) or value in op.operands:
+                late.add(op)
+                continue
+            else:
+                continue
+            horizon = max(horizon, *(self._last_use(r) for r in op.results))
+        return carries, between, reduces
+
+    def _last_use(self, value: SSAValue) -> int:
+        return max((self.position.get(u.operation, -1) for u in value.uses), default=-1)
+
+    def _ranks_at(self, op: Operation, carried: dict[SSAValue, set[int]]) -> set[str]:
+        """The ranks of `op` at which it reads carried dimensions as they are."""
+        if not isinstance(op, EinsumOp):
+            return set()
+        names: set[str] = set()
+        for v, access in op.operand_accesses:
+            for d in carried.get(v, ()):
+                index = access.data[d]
+                if isinstance(index, sympy.Symbol) and index.name in op.ranks.names:
+                    names.add(index.name)
+        return names
+
+    def _upstream(self, last: set[EinsumOp], within: set[EinsumOp]) -> set[EinsumOp]:
+        """`last`, and what of `within` it is computed from; maps without inputs come along."""
+        cluster: set[EinsumOp] = set()
+        pending = list(last)
+        while pending:
+            op = pending.pop()
+            if op in cluster:
+                continue
+            cluster.add(op)
+            for v in op.inputs:
+                producer = v.owner
+                if isinstance(producer, EinsumOp) and (producer in within or not producer.inputs):
+                    pending.append(producer)
+        return cluster
+
+    def _without_detours(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
+        """The cluster without what can only run after something outside that waits for the cluster (a residual stream)."""
+        first = min(self.position[o] for o in cluster)
+        last = max(self.position[o] for o in cluster)
+        kept: set[EinsumOp] = set()
+        late: set[Operation] = set()
+        for op in self.order[first : last + 1]:
+            producers = {v.owner for v in op.operands}
+            if op in cluster and not producers & late:
+                kept.add(op)  # pyright: ignore
+            elif producers & (kept | late):
+                late.add(op)
+        return frozenset(kept)
+
+    # --- what feeds a cluster ------------------------------------------------------------------------------------
+
+    def _take_producers(self, cluster: set[EinsumOp], value: SSAValue) -> None:
+        """Add the contraction that makes the seed, and maps that only the cluster reads."""
+        owner = value.owner
+        if isinstance(owner, EinsumOp):
+            cluster.add(owner)
+        changed = True
+        while changed:
+            changed = False
+            for op in list(cluster):
+                for v in op.inputs:
+                    producer = v.owner
+                    if not isinstance(producer, EinsumOp) or producer in cluster:
+                        continue
+                    uses = {u.operation for u in v.uses}
+                    cheap_input = producer.is_map and uses <= cluster and not self._widens(producer)
+                    if producer.is_map and (cheap_input or not producer.inputs):
+                        cluster.add(producer)
+                        changed = True
+                    elif uses <= cluster and not self.is_contraction(producer) and not producer.is_map:
+                        statistic = self._statistic_of_reads(producer, cluster)
+                        if statistic:
+                            cluster |= statistic
+                            changed = True
+
+    def _statistic_of_reads(self, op: EinsumOp, cluster: set[EinsumOp]) -> set[EinsumOp] | None:
+        """`op` with the maps that only it reads, when all of that is computed from what the cluster reads anyway."""
+        reads = {x for o in cluster for x in o.inputs}
+        taken, pending = {op}, list(op.inputs)
+        while pending:
+            v = pending.pop()
+            if v in reads:
+                continue
+            owner = v.owner
+            private = isinstance(owner, EinsumOp) and owner.is_map and {u.operation for u in v.uses} <= taken
+            if not private:
+                return None
+            taken.add(owner)  # pyright: ignore
+            pending.extend(owner.inputs)  # pyright: ignore
+        return taken
+
+    def _widens(self, op: EinsumOp) -> bool:
+        """A map whose inputs are together larger than its result saves nothing by being recomputed per tile."""
+        return sum(self.bytes_of(v) for v in op.inputs) > 2 * sum(self.bytes_of(r) for r in op.results)
+
+    def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
+        """A contraction, the maps behind it as long as each is the only reader, and the maps before it."""
+        owner = value.owner
+        if not isinstance(owner, EinsumOp) or not self.is_contraction(owner):
+            return []
+        cluster: set[EinsumOp] = {owner}
+        last: SSAValue = value
+        while True:
+            readers = {u.operation for u in last.uses}
+            if len(readers) != 1:
+                break
+            op = readers.pop()
+            if not (isinstance(op, EinsumOp) and op.is_map and len(op.results) == 1):
+                break
+            cluster.add(op)
+            last = op.results[0]
+        self._take_producers(cluster, value)
+        return [frozenset(cluster)]
+
+
+def _is_contraction(op: EinsumOp) -> bool:
+    if not op.reduced or op.combiner_names[0] != "sum":
+        return False
+    known = frozenset(op.ranks.names)
+    carried = argument_ranks(op)
+    factors = product_factors(op.yields[0])
+    ranks = {f: scalar_ranks(f, carried, known) for f in factors}
+    return any(split([f for f in factors if k in ranks[f]], ranks, k) is not None for k in op.reduced)

@@ -1,0 +1,222 @@
+"""What a compilation did, as data: kernels, bytes, passes, what was left alone and why.
+
+    report = fusecade.explain(fn, *args, target="sm_90")
+    print(report);  report.kernels[0].passes;  report.to_json();  report.to_html("report.html")
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .codegen.artifact import KernelArtifact
+    from .driver import Plan
+    from .runtime.triton_compile import CompileFailure, Compiled
+
+SCHEMA = 1  # raise it when a field of the JSON changes meaning
+WIDTH = 100  # columns of `str()`
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One kernel.
+
+    calls: how often the graph calls it; bytes, operations and time are those of one call.
+    passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
+    hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs can avoid.
+    sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
+    the same.  footprint_bytes: of one program, on chip.
+    registers, spills, shared_bytes, tensor_cores: of the compiled binary; None where there is none, `not_compiled` says why.
+    spills: bytes of stack a thread.  tensor_cores: matrix instructions by name.
+    """
+
+    name: str
+    kind: str
+    target: str
+    source: str
+    nodes: tuple[str, ...]
+    calls: int
+    grid: str
+    params: Mapping[str, int]
+    passes: Mapping[str, int]
+    passes_as_written: Mapping[str, int]
+    pass_reasons: Mapping[str, Sequence[str]]
+    hbm_bytes: int
+    hbm_bytes_bound: int
+    sram_load_bytes: int
+    sram_store_bytes: int
+    flops: float
+    footprint_bytes: int
+    predicted_us: float
+    bound_by: str
+    certificates: tuple[str, ...] = ()
+    cascade: str = field(default="", repr=False)
+    tile: str = field(default="", repr=False)
+    registers: int | None = None
+    spills: int | None = None
+    shared_bytes: int | None = None
+    tensor_cores: Mapping[str, int] | None = None
+    not_compiled: str | None = None
+    binary: bytes | None = field(default=None, repr=False)
+    assembly: str | None = field(default=None, repr=False)
+
+    @property
+    def binary_suffix(self) -> str:
+        return "hsaco" if self.target.startswith("gfx") else "cubin"
+
+    @property
+    def assembly_suffix(self) -> str:
+        return "amdgcn" if self.target.startswith("gfx") else "ptx"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of one compilation.
+
+    externs: (operator, reason) of what has no cascade form.  refusals: (operations, reason) of what was not fused.
+    rewrites: (rule, kernel, certificate).  fallbacks: (part, reason) of what failed and runs eagerly.
+    hbm_bytes: of all kernel calls; hbm_bytes_unfused: of the same work, an operation at a time.
+    peak_intermediate_bytes: the most memory that values between kernels take at a time.
+    """
+
+    target: str
+    kernels: tuple[KernelReport, ...] = ()
+    externs: tuple[tuple[str, str], ...] = ()
+    rewrites: tuple[tuple[str, str, str], ...] = ()
+    refusals: tuple[tuple[str, str], ...] = ()
+    fallbacks: tuple[tuple[str, str], ...] = ()
+    hbm_bytes: int = 0
+    hbm_bytes_unfused: int = 0
+    peak_intermediate_bytes: int = 0
+    program: str = field(default="", repr=False)
+
+    @property
+    def predicted_us(self) -> float:
+        """Of all kernel calls, one after the other."""
+        return sum(k.predicted_us * k.calls for k in self.kernels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the binaries, of which the size stays."""
+        data = asdict(self)
+        for kernel in data["kernels"]:
+            binary = kernel.pop("binary")
+            kernel["binary_bytes"] = None if binary is None else len(binary)
+            kernel.pop("assembly")
+        return {"schema": SCHEMA, **data}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, default=str)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else, and return its path."""
+        path = Path(path)
+        path.write_text(_page(self), encoding="utf-8")
+        return path
+
+    def __str__(self) -> str:
+        from io import StringIO
+
+        from rich.console import Console
+
+        from .report_tables import tables
+
+        text = StringIO()
+        console = Console(file=text, width=WIDTH, color_system=None, highlight=False)
+        for shown in tables(self):
+            console.print(shown, markup=False) if isinstance(shown, str) else console.print(shown)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def report_of(
+    plan: Plan,
+    fallbacks: Sequence[tuple[str, str]] = (),
+    compiled: Mapping[str, Compiled | CompileFailure] | None = None,
+) -> Report:
+    """The report of a plan.  compiled: binaries by the fingerprint of their kernel."""
+    calls: dict[str, int] = {}
+    artifacts: dict[str, KernelArtifact] = {}
+    for call in plan.calls:
+        print_ = call.artifact.fingerprint
+        calls[print_] = calls.get(print_, 0) + 1
+        artifacts[print_] = call.artifact
+    kernels = tuple(
+        _kernel_report(artifact, calls[print_], (compiled or {}).get(print_)) for print_, artifact in artifacts.items()
+    )
+    return Report(
+        target=plan.target.name,
+        kernels=kernels,
+        externs=tuple(plan.externs),
+        rewrites=tuple(plan.rewrites),
+        refusals=tuple(dict.fromkeys((", ".join(dict.fromkeys(r.what)), r.reason) for r in plan.refusals)),
+        fallbacks=tuple(fallbacks),
+        hbm_bytes=plan.hbm_bytes,
+        hbm_bytes_unfused=plan.hbm_bytes_unfused,
+        peak_intermediate_bytes=plan.memory.total if plan.memory is not None else 0,
+        program=plan.program_text,
+    )
+
+
+def _kernel_report(artifact: KernelArtifact, calls: int, compiled: Compiled | CompileFailure | None) -> KernelReport:
+    facts = artifact.facts
+    known = {f.name for f in fields(KernelReport)} & set(facts)
+    return KernelReport(
+        name=artifact.name,
+        kind=artifact.kind,
+        target=artifact.target,
+        source=artifact.source,
+        calls=calls,
+        grid=str(artifact.launch["programs" if artifact.kind == "torch" else "grid"]),
+        params=dict(artifact.params),
+        **{name: tuple(v) if isinstance(v := facts[name], list) else v for name in sorted(known)},
+        **_resources(compiled),
+    )
+
+
+def _resources(compiled: Compiled | CompileFailure | None) -> dict[str, Any]:
+    if compiled is None:
+        return {}
+    if not compiled.ok:
+        return {"not_compiled": compiled.reason}  # type: ignore[union-attr]
+    from .runtime.resources import read_resources
+
+    found = read_resources(compiled)  # type: ignore[arg-type]
+    return {
+        "registers": found.registers,
+        "spills": found.spills_bytes,
+        "shared_bytes": found.shared_bytes,
+        "tensor_cores": dict(found.tensor_core_instructions),
+        "not_compiled": found.reason,
+        "binary": compiled.binary,  # type: ignore[union-attr]
+        "assembly": compiled.assembly,  # type: ignore[union-attr]
+    }
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
+pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }
+summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
+@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd; } pre { background: #262626; } }
+"""
+
+
+def _page(report: Report) -> str:
+    """The tables as text, then each kernel's programs behind a fold."""
+    parts = [f"<h1>Fusecade: {len(report.kernels)} kernels for {html.escape(report.target)}</h1>"]
+    parts.append(f"<pre>{html.escape(str(report))}</pre>")
+    folds = [(f"{k.name}: {what}", text) for k in report.kernels for what, text in _texts(k) if text]
+    folds.append(("the program", report.program))
+    parts += [f"<details><summary>{html.escape(a)}</summary><pre>{html.escape(b)}</pre></details>" for a, b in folds]
+    body = "\n".join(parts)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Fusecade report</title>\n'
+        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _texts(kernel: KernelReport) -> list[tuple[str, str | None]]:
+    return [("source", kernel.source), ("tile program", kernel.tile), ("cascade", kernel.cascade)]
