@@ -10,6 +10,7 @@ Guards and pads only matter to a printer of fixed block shapes (Triton), where l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import sympy
 from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
@@ -29,7 +30,7 @@ def bind(
     sizes: Mapping[str, int] | None = None,
     multiples: Mapping[str, int] | None = None,
 ) -> tile.KernelOp:
-    """A clone of `kernel` with parameters and sizes bound, and guards and pads dropped where no lane is beyond an extent.
+    """A clone of `kernel` with parameters and sizes bound, without guards and pads where no lane is beyond an extent.
 
     `sizes` become literals everywhere.  `multiples` says of sizes that stay symbols what they are multiples of; the
     caller answers for it when the kernel runs.  Unknown parameters are an InternalCompilerError.
@@ -53,7 +54,7 @@ def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
     if not sizes:
         return
     table = {n: sympy.Integer(v) for n, v in sizes.items()}
-    pairs = {symbols.symbol(n): v for n, v in table.items()}
+    pairs: Any = {symbols.symbol(n): v for n, v in table.items()}
 
     def substituted(attribute: Attribute) -> Attribute:
         if isinstance(attribute, AccessMap):
@@ -64,7 +65,8 @@ def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
         return attribute
 
     ranks = tuple(
-        tile.TileRank(r.name, r.extent.subs(pairs, simultaneous=True), r.role, r.tile) for r in kernel.ranks.data
+        tile.TileRank(r.name, cast(sympy.Expr, r.extent.subs(pairs, simultaneous=True)), r.role, r.tile)
+        for r in kernel.ranks.data
     )
     kernel.properties["ranks"] = tile.TileRanks(ranks)
     for argument in kernel.arguments:

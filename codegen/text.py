@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isinf, isnan
+from typing import Any, cast
 
 import sympy
 from xdsl.dialects.builtin import IntegerAttr
@@ -91,8 +92,8 @@ def index_text(expression: sympy.Expr | int, name_of: Callable[[str], str], spel
     """An index expression as Python text.  `level` 0: anywhere; 1: a factor; 2: an atom."""
     e = sympy.sympify(expression)
 
-    def sub(part: sympy.Expr, at: int) -> str:
-        return index_text(part, name_of, spelling, at)
+    def sub(part: sympy.Basic, at: int) -> str:
+        return index_text(cast(sympy.Expr, part), name_of, spelling, at)
 
     def wrap(text: str, own: int) -> str:
         return f"({text})" if own < level else text
@@ -115,7 +116,7 @@ def index_text(expression: sympy.Expr | int, name_of: Callable[[str], str], spel
     if isinstance(e, sympy.Pow) and e.exp.is_Integer and int(e.exp) > 0:
         return wrap(" * ".join([sub(e.base, 2)] * int(e.exp)), 1)
     if isinstance(e, sympy.floor | sympy.ceiling):
-        top, bottom = sympy.together(e.args[0]).as_numer_denom()
+        top, bottom = cast(sympy.Expr, sympy.together(e.args[0])).as_numer_denom()
         write = spelling.floordiv if isinstance(e, sympy.floor) else spelling.ceildiv
         text = write(sub(top, 2), sub(bottom, 2), bool(top.is_nonnegative))
         return wrap(text, 0 if text.startswith("-") else 1)
@@ -172,7 +173,9 @@ def multiples(kernel: tile.KernelOp) -> dict[str, int]:
 
 def is_multiple(expression: sympy.Expr, of: int, known: Mapping[str, int]) -> bool:
     """Whether `expression` is a multiple of `of` for all sizes that are multiples as `known` says."""
-    scaled = expression.subs({symbols.symbol(n): k * symbols.symbol(n) for n, k in known.items()}, simultaneous=True)
+    scaled: Any = expression.subs(
+        {symbols.symbol(n): k * symbols.symbol(n) for n, k in known.items()}, simultaneous=True
+    )
     quotient = sympy.expand(scaled / of)
     if any(
         isinstance(t, sympy.floor | sympy.ceiling | sympy.Mod | sympy.Min | sympy.Max)
@@ -237,9 +240,8 @@ def summary(kernel: tile.KernelOp) -> list[str]:
         for value in values:
             kind = value.type
             assert isinstance(kind, tile.BufferType)
-            lines.append(
-                f"    {words} {value.name_hint or 'buffer'}{kind.shape.text()} {kind.element_type}, strides {kind.strides.text()}"
-            )
+            layout = f"{kind.shape.text()} {kind.element_type}, strides {kind.strides.text()}"
+            lines.append(f"    {words} {value.name_hint or 'buffer'}{layout}")
     return lines
 
 

@@ -884,7 +884,7 @@ def _rounds_anyway(op: tile.CastOp) -> bool:
 
 
 def _stored_directly(kernel: tile.KernelOp, layouts: Mapping[tuple[str, ...], Layout]) -> dict[SSAValue, tile.StoreOp]:
-    """The values that are computed where they are stored: used once, in their own type, in a buffer that is not read."""
+    """The values computed where they are stored: used once, in their own type, in a buffer that is not read."""
     read = {op.buffer for op in loads_and_stores(kernel) if isinstance(op, tile.LoadOp)}
     found: dict[SSAValue, tile.StoreOp] = {}
     for op in loads_and_stores(kernel):

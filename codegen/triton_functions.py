@@ -145,7 +145,8 @@ def log1p(x):
 def tanh(x):
     """By exp(-2|x|), which never overflows; by a polynomial near 0, where that would cancel."""
     z = x * x
-    p = ((((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1) * z) - 3.33332819422e-1
+    p = (-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2
+    p = (p * z + 1.33314422036e-1) * z - 3.33332819422e-1
     t = tl.exp(-2.0 * tl.abs(x))
     far = (1.0 - t) / (1.0 + t)
     return tl.where(tl.abs(x) < 0.625, p * z * x + x, tl.where(x < 0.0, -far, far))

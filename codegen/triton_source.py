@@ -725,7 +725,9 @@ class _Printer:
             if not wide:
                 texts.append(self.expression(t, names, 1))
                 continue
-            lane = next(s for s in in_order(t.free_symbols) if s.name.partition("_")[2] in names)
+            lane = next(
+                s for n in sorted(symbols.names(t)) if (s := symbols.symbol(n)) and n.partition("_")[2] in names
+            )
             texts.append(f"{self.expression(lane, names)}.to(tl.int64)" + self.factor(sympy.cancel(t / lane)))
         return " + ".join(texts)
 

@@ -14,6 +14,7 @@ identity of floating-point arithmetic, NaN and infinities included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,7 +69,8 @@ def _over_one(op: Operation) -> SSAValue | None:
 
 
 def _minus_zero(op: Operation) -> SSAValue | None:
-    return op.operands[0] if _constant(op.operands[1]) == 0 else None
+    zero = _constant(op.operands[1])
+    return op.operands[0] if zero == 0 and math.copysign(1.0, zero) > 0 else None
 
 
 def _twice_negated(op: Operation) -> SSAValue | None:
@@ -96,7 +98,7 @@ RULES: dict[str, tuple[Callable[[Operation], SSAValue | None], ...]] = {
     "mul": (_times_one,),  # x * 1 -> x
     "imul": (_times_one,),
     "div": (_over_one,),  # x / 1 -> x
-    "sub": (_minus_zero,),  # x - 0 -> x   (x + 0 is not x for x = -0)
+    "sub": (_minus_zero,),  # x - 0 -> x   (x + 0 and x - -0 are not x for x = -0)
     "isub": (_minus_zero,),
     "neg": (_twice_negated,),  # -(-x) -> x
     "select": (_known_choice, _same_branches),  # c ? x : x -> x

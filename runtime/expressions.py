@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 from functools import cache, reduce
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ def function_of(value: Nested, names: tuple[str, ...]) -> Callable[[Sequence[Any
 
     Raises ValueError for text that is not arithmetic over the names.
     """
+    if bad := [name for name in names if not name.isidentifier() or iskeyword(name)]:
+        raise ValueError(f"{bad[0]!r} cannot be the name of a size")
     text = _text(value, frozenset(names))
     if not any(isinstance(node, ast.Name) for node in ast.walk(ast.parse(text, mode="eval"))):
         constant = eval(text, {"__builtins__": {}})

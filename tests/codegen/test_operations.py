@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (programs in text)
 """Each operation of the tile dialect, printed twice and run: the print tables row by row, accesses, dots, loops."""
 
 from __future__ import annotations

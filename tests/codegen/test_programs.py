@@ -8,7 +8,7 @@ import torch
 SMALL = {"BI": 16, "BJ": 16}
 
 
-def attention(q, k, v, bias=0.0):
+def attention(q, k, v, bias: torch.Tensor | float = 0.0):
     scores = q.double() @ k.double().transpose(-1, -2) / 8 + bias
     return torch.softmax(scores, -1) @ v.double()
 

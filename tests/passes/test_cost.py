@@ -75,7 +75,7 @@ def kernels() -> dict[str, list[KernelOp]]:
     return {}
 
 
-@settings(max_examples=80)
+@settings(max_examples=settings.default.max_examples // 2)  # type: ignore
 @given(name=st.sampled_from(COUNTED), seed=st.integers(0, 1000))
 def test_bytes_are_those_that_the_interpreter_moves(kernels, name: str, seed: int):
     if name not in kernels:

@@ -55,3 +55,9 @@ def test_anything_else_is_refused(text):
 def test_other_values_are_refused(value):
     with pytest.raises((ValueError, TypeError)):
         function_of(value, NAMES)
+
+
+@pytest.mark.parametrize("name", ["lambda", "a b", "", "1n"])
+def test_names_are_names(name):
+    with pytest.raises(ValueError, match="cannot be the name of a size"):
+        function_of(1, (name,))
