@@ -50,7 +50,7 @@ def region_of(
         else:
             return None
     copied = fx.Graph()
-    copies = {node: copied.placeholder(node.name) for node in tensors}
+    copies = {node: copied.placeholder(f"{node.name}_{n}") for n, node in enumerate(tensors)}  # an input may come twice
     for n in range(sizes):
         copied.placeholder(f"kernel_size_{n}")
     copies |= {node: copied.placeholder(node.name) for node in extra_sizes}

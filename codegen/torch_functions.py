@@ -51,8 +51,8 @@ REDUCTIONS: dict[str, str] = {
     "min": "torch.amin({0}, {dim}, keepdim={keepdim}, out={out})",
     "any": "torch.any({0}, {dim}, keepdim={keepdim}, out={out})",
     "all": "torch.all({0}, {dim}, keepdim={keepdim}, out={out})",
-    "argmax": "first_extreme(torch.amax, torch.argmax, {0}, {dim}, {start}, {keepdim}, {out}, {at})",
-    "argmin": "first_extreme(torch.amin, torch.argmin, {0}, {dim}, {start}, {keepdim}, {out}, {at})",
+    "argmax": "first_extreme(torch.amax, torch.argmax, {0}, {dim}, {start}, {out}, {at})",
+    "argmin": "first_extreme(torch.amin, torch.argmin, {0}, {dim}, {start}, {out}, {at})",
 }
 # For a rank that may be empty: torch refuses the extreme of nothing.
 OF_NOTHING: dict[str, str] = {
@@ -67,22 +67,25 @@ def cut(slot, *shape):
     return slot.view(-1)[: math.prod(shape)].view(shape)
 ''',
     "first_extreme": '''
-def first_extreme(extreme, arg, x, dim, start, keepdim, out, at):
+def first_extreme(extreme, arg, x, dim, start, out, at):
     """The extreme of `x` along `dim` and its first index, counted from `start`; NaN counts as the extreme.
+
+    `out` may be None, where only the index is wanted.
 
     In blocks where that divides evenly: the extreme of each block is quick, and only one block a row is searched.
     """
     length = x.shape[dim]
     if dim == x.dim() - 1 and length % 64 == 0 and length > 128 and x.is_contiguous():
-        of_blocks = extreme(x.unflatten(-1, (-1, 64)), -1)
-        block = arg(of_blocks, -1, keepdim=True)
-        first = torch.arange(0, of_blocks.numel(), of_blocks.shape[-1])
-        found = x.view(-1, 64).index_select(0, first.add_(block.view(-1)))
-        where = arg(found, -1).view(block.shape).add_(block, alpha=64)
+        rows, blocks = x.numel() // length, length // 64
+        whole, x, dim = x, extreme(x.view(rows, blocks, 64), 2), 1
+        block = arg(x, 1)
+        found = whole.view(-1, 64).index_select(0, block + torch.arange(0, rows * blocks, blocks))
+        where = arg(found, 1).add_(block, alpha=64)
     else:
-        of_blocks, where = x, arg(x, dim, keepdim=True)
-    extreme(of_blocks, dim, keepdim=keepdim, out=out)
-    torch.add(where if keepdim else where.squeeze(dim), start, out=at)
+        where = arg(x, dim)
+    if out is not None:
+        out.copy_(extreme(x, dim).view(out.shape))
+    torch.add(where.view(at.shape), start, out=at)
     return out, at
 ''',
     "extreme": '''

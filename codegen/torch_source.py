@@ -552,7 +552,10 @@ class _Printer:
         for helper in ("first_extreme", "extreme"):
             if row.startswith(f"{helper}("):
                 self.helpers.add(helper)
-        targets = [self.target(op, n) for n in range(len(op.outs))]
+        unused = len(op.outs) > 1 and not op.outs[0].uses
+        targets: list[tuple[str, _Slot | None, Layout]] = [
+            ("None", None, natural) if unused and n == 0 else self.target(op, n) for n in range(len(op.outs))
+        ]
         outs = [_align(text, layout, natural) for text, _, layout in targets]
         start = self.use("start", over) if rank.role in ("grid", "loop") else "0"
         least = 'float("-inf")' if combiner == "max" else 'float("inf")'

@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, Module
 from xdsl.parser import Parser
 from xdsl.passes import ModulePass, PassPipeline
 from xdsl.utils.arg_spec import parse_pipeline
-from xdsl.utils.exceptions import ParseError, VerifyException
+from xdsl.utils.exceptions import ArgSpecParseError, ParseError, VerifyException
 
 from ..errors import FusecadeError, InternalCompilerError, InvalidArgument, UserError
 from ..ir.attributes import AccessMap
@@ -108,7 +108,7 @@ def read_pipeline(text: str) -> tuple[ModulePass, ...]:
     """`canonicalise,fuse{target=sm_90}` as passes.  Raises InvalidArgument for a pass or an option that there is not."""
     try:
         specs = list(parse_pipeline(text)) if text else []
-    except Exception as error:
+    except ArgSpecParseError as error:
         raise InvalidArgument(
             f"the passes {text!r} cannot be read: {error}", next_step="write them as `name,other{option=value}`"
         ) from error

@@ -117,12 +117,12 @@ def _print(e: sympy.Basic, level: int) -> str:
         text = ""
         for t in _terms(e):
             negative = t.could_extract_minus_sign()
-            piece = _print(-t if negative else t, 1)
+            piece = _print(-t if negative else t, _under_minus(-t) if negative and not text else 1)
             text = (f"-{piece}" if negative else piece) if not text else f"{text} {'-' if negative else '+'} {piece}"
         return wrap(text, 0)
     if isinstance(e, sympy.Mul):
         if e.could_extract_minus_sign():
-            return wrap("-" + _print(-e, 1), 0)
+            return wrap("-" + _print(-e, _under_minus(-e)), 0)
         factors = sorted(e.args, key=lambda f: (f.is_Number, sympy.default_sort_key(f)))
         return wrap(" * ".join(_print(f, 1 if f.is_Pow else 2) for f in factors), 1)
     if isinstance(e, sympy.Pow) and e.exp.is_Integer and int(e.exp) > 0:
@@ -137,6 +137,11 @@ def _print(e: sympy.Basic, level: int) -> str:
         args = ", ".join(_print(a, 0) for a in sorted(e.args, key=sympy.default_sort_key))
         return f"{'min' if isinstance(e, sympy.Min) else 'max'}({args})"
     raise ValueError(f"{e!r} is not an index expression")
+
+
+def _under_minus(e: sympy.Expr) -> int:
+    """The level after a leading minus, which binds closer than a division does in Python: `-(n // 3)`."""
+    return 2 if isinstance(e, sympy.floor | sympy.ceiling | sympy.Mod) else 1
 
 
 def _terms(total: sympy.Add) -> list[sympy.Expr]:

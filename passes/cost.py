@@ -76,6 +76,7 @@ class Work:
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     smallest_dot: tuple[int, int, int] | None = None
+    wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
 
     @property
     def load_bytes(self) -> int:
@@ -282,6 +283,9 @@ class Census:
                     math.prod(size[r] for r in e.columns),
                     size[e.over],
                 )
+                if e.dtype in ("f32", "f64"):
+                    m, n, k = shape
+                    w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
                 if w.smallest_dot is None or math.prod(shape) < math.prod(w.smallest_dot):
                     w.smallest_dot = shape
             else:
@@ -333,10 +337,15 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes
     registers = w.carried_bytes + 2 * w.temporary_bytes
+    limit = target.max_registers_per_thread
+    if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
+        registers += w.wide_operand_bytes
+        limit = 108
     per_thread = registers / (4 * warps * target.warp_size) + 32
-    fits = sram <= target.max_sram_per_program and per_thread <= target.max_registers_per_thread
-    waves = max(1.0, w.programs / target.sms)
-    full = math.ceil(waves) / waves if w.programs else 1.0
+    fits = sram <= target.max_sram_per_program and per_thread <= limit
+    waves = w.programs / target.sms
+    full = math.ceil(waves) / waves if w.programs else 1.0  # idle multiprocessors: in the last wave, or in the only one
+    drawn = min(1.0, 2 * waves) if w.programs else 1.0  # half of the multiprocessors draw the whole bandwidth
     efficiency = 0.75
     if w.smallest_dot is not None and 0 not in w.smallest_dot:
         m, n, k = w.smallest_dot
@@ -347,8 +356,8 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     special = w.transcendental_elements / target.exp_per_s
     times = {
         "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms) * full,
-        "HBM": hbm / (target.hbm_bytes_per_s * 0.85),
-        "L2": (w.load_bytes + w.store_bytes) / (target.l2_bytes_per_s * 0.8),
+        "HBM": hbm / (target.hbm_bytes_per_s * 0.85 * drawn),
+        "L2": (w.load_bytes + w.store_bytes) / (target.l2_bytes_per_s * 0.8 * drawn),
     }
     bound_by = max(times, key=lambda k: times[k])
     us = times[bound_by] * 1e6 + target.launch_us
@@ -364,8 +373,8 @@ def _price_cpu(w: Work, target: Target) -> Price:
         m, n, k = w.smallest_dot
         dots /= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.3
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
-    sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.1)
-    calls = w.operations * target.launch_us * 1e-6
+    sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
+    calls = w.operations * target.launch_us * 1e-6 / target.sms
     uneven = math.ceil(w.programs / target.sms) / (w.programs / target.sms) if w.programs else 1.0
     times = {
         "compute": dots * uneven,

@@ -291,7 +291,6 @@ def hoist_monotone(kernel: KernelOp, rank: str) -> None:
         if not form or _as_written(form) or form.accumulators[0].psi == e:
             continue
         rewriter = _Rewriter(kernel, rank, algebra, Levels(1, {name: 1}, {name: form}, {}), {name: op})
-        rewriter.result = {name: op.results[0]}
         rewriter._rewrite_level([(name, form)])
         erase_dead(kernel)
         old = kernel.attributes.get("certificates")

@@ -8,11 +8,12 @@ at the same time share one loop.  Nothing here chooses; `walk.py` has chosen.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, i1, i64
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, f64, i1, i64
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 
 from ..ir import scalar, tile
@@ -22,6 +23,8 @@ from .algebra.forms import Refused
 from .bounds import inside
 from .contraction import product_factors, split
 from .walk import Walk
+
+FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}
 _COMBINE_INT = {"sum": "iadd", "prod": "imul", "max": "imaximum", "min": "iminimum"}
@@ -482,12 +485,17 @@ class _Emitter:
         return [result[n] for n in range(len(op.results))]
 
     def _finite(self, combiner: str, value: SSAValue) -> SSAValue:
-        """The gauge that contributions are taken at: 0 while nothing but the neutral element was seen."""
+        """The gauge that contributions are taken at: finite while nothing but the neutral element was seen.
+
+        Any finite value does, since all that is measured against it is infinitely far away.
+        """
         if combiner not in ("max", "min"):
             return value
         kind = tile.tile_type(value).element_type
-        none_yet = self._map("eq", [value, self._constant(scalar.identity(combiner, kind), kind)], i1)
-        return self._map("select", [none_yet, self._constant(0.0, kind), value], kind)
+        largest = sys.float_info.max if kind == f64 else FLOAT32_MAX
+        if combiner == "max":
+            return self._map("maximum", [value, self._constant(-largest, kind)], kind)
+        return self._map("minimum", [value, self._constant(largest, kind)], kind)
 
     # --- contractions --------------------------------------------------------------------------------------------
 

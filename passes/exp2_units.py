@@ -1,7 +1,8 @@
 """exp2-units: fold a gauge in units of log 2, so that every exponential of it is one exp2.
 
-When: in a `cascade.online` whose gauge is the running extreme of an input x, and x and the gauge are used only in
-exp(x - gauge).
+When: in a `cascade.online` whose gauge is the running extreme of an input x, x and the gauge are used only in
+exp(x - gauge), and x comes from a contraction.  An x that may hold the most negative finite number (a mask) is left in its
+units, since the factor would take it to -inf; there, exp(z) becomes exp2(z · log2 e).
 
 Before:  m = max x;  l = Σ exp(x - m), transported by exp(m_old - m_new)
 After:   m' = max x';  l = Σ exp2(x' - m'), transported by exp2(m'_old - m'_new);  x' = x · log2 e,  m = m' · ln 2
@@ -78,6 +79,34 @@ def _only_in_exponentials(x: SSAValue, gauge: SSAValue, last: YieldOp | None, in
             if any(scalar.name_of(u.operation) != "exp" for u in op.results[0].uses):
                 return False
     return True
+
+
+def _may_scale(value: SSAValue) -> bool:
+    """Whether a value times log2 e stays finite where it is: it comes from a contraction, scaled or chosen against -inf."""
+    owner = value.owner
+    if not isinstance(owner, EinsumOp):
+        return False
+    if owner.combiner_names[0] == "sum":
+        return True
+    return owner.is_map and _scalar_may_scale(owner.yields[0], owner)
+
+
+def _scalar_may_scale(value: SSAValue, op: EinsumOp) -> bool:
+    if isinstance(value, BlockArgument):
+        return _may_scale(op.inputs[value.index])
+    owner = value.owner
+    assert isinstance(owner, Operation)
+    name = scalar.name_of(owner)
+    if name == scalar.CONSTANT:
+        return not 1e37 < abs(float(scalar.constant_value(owner))) < math.inf
+    if name in ("mul", "div"):
+        a, b = owner.operands
+        return (_scalar_may_scale(a, op) and _constant(b) is not None) or (
+            name == "mul" and _scalar_may_scale(b, op) and _constant(a) is not None
+        )
+    if name == "select":
+        return all(_scalar_may_scale(o, op) for o in owner.operands[1:])
+    return name == "neg" and _scalar_may_scale(owner.operands[0], op)
 
 
 def _ranks(value: SSAValue) -> tuple[str, ...]:

@@ -175,7 +175,9 @@ class _Fuser:
                 kind = _rate_name(op)
                 rate = target.dot_flops(kind if kind in target.flops else "f32") * (1.1 if target.kind == "cpu" else 0.8)
                 moved = sum(self._bytes(v) for v in op.inputs) + sum(self._bytes(r) for r in op.results)
-                total += max(flops / rate, moved / target.hbm_bytes_per_s) * 1e6 + target.launch_us
+                arithmetic, memory = flops / rate, moved / target.hbm_bytes_per_s
+                together = arithmetic + memory if target.kind == "cpu" else max(arithmetic, memory)
+                total += together * 1e6 + target.launch_us
                 total += self._fresh_pages(op.results)
         if rest:
             reads = {v for o in rest for v in o.inputs if v.owner not in rest}
@@ -202,7 +204,7 @@ class _Fuser:
         """Microseconds that a CPU spends on the first touch of large results."""
         if self.target.kind != "cpu":
             return 0.0
-        return sum(b for b in map(self._bytes, results) if b > FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
+        return sum(b for b in map(self._bytes, results) if b >= FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
 
     def _absorb(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
         """Grow a cluster by the maps that are the only readers of its results."""

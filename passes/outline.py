@@ -202,8 +202,8 @@ def _unify_shared_fibres(space: _Space, instances: Sequence[_Instance], inside: 
 
 def _walk_the_same(have: Sequence[sympy.Expr], want: Sequence[sympy.Expr], reduced: set[str]) -> bool:
     """Two reads that reduce one tensor along the same dimension: their rows may be made the same as well."""
-    pairs = [(a.name, b.name) for a, b in zip(have, want, strict=True) if isinstance(a, sympy.Symbol) and isinstance(b, sympy.Symbol)]
-    return tuple(have) != tuple(want) and any(a in reduced and b in reduced for a, b in pairs)
+    names = {symbols.symbol(r) for r in reduced}
+    return tuple(have) != tuple(want) and any(a in names and b in names for a, b in zip(have, want, strict=True))
 
 
 def _build(

@@ -47,7 +47,7 @@ class Entry:
         self.__module__ = __name__
 
     def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
-        if self.failed is None:
+        if self.failed is None and not (self.fallback is not None and _any_empty(inputs)):
             try:
                 return self.kernel.run(inputs[: self._inputs], sizes[: self._sizes], self.device)
             except (torch.OutOfMemoryError, MemoryError):
@@ -75,6 +75,11 @@ class Entry:
         with torch.no_grad():
             results = self.fallback(*inputs, *sizes)
         return self.kernel.fit_outputs(list(_apart(results, inputs)), sizes[: self._sizes])
+
+
+def _any_empty(tensors: Sequence[torch.Tensor]) -> bool:
+    """Over nothing, what a sum is divided by is zero too: PyTorch's own operators know what comes out of that."""
+    return any(not t.numel() for t in tensors)
 
 
 def _apart(results: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

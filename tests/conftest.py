@@ -55,6 +55,12 @@ def _why_no_gpu() -> str | None:
     return None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests generate is not the user's, nor that of the run before."""
+    os.environ["FUSECADE_CACHE_DIR"] = str(tmp_path_factory.mktemp("fusecade-cache"))
+
+
 Golden = Callable[[str, str], None]
 
 

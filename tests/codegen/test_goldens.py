@@ -8,7 +8,7 @@ from fusecade.codegen.bind import bind
 from fusecade.codegen.torch_source import print_torch
 from fusecade.codegen.triton_source import print_triton
 
-NAMES = ["attention", "biased", "causal", "kmeans", "lm_head_max", "rms_norm_gemm", "softmax"]
+NAMES = ["attention", "biased", "causal", "kmeans", "kmeans_whole", "lm_head_max", "rms_norm_gemm", "softmax"]
 
 
 @pytest.mark.parametrize("name", NAMES)

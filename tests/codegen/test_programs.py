@@ -132,3 +132,11 @@ def test_wide_sizes_give_the_same(runner, random_tensor):
     assert torch.equal(
         runner.triton(kernel, [q, k, v], sizes)[0], runner.triton(kernel, [q, k, v], sizes, wide=True)[0]
     )
+
+
+def test_kmeans_over_centroids_held_whole(runner, random_tensor):
+    x, c = random_tensor(37, 64), random_tensor(1024, 64)
+    c[700] = c[11]  # a tie: the first wins
+    x[0] = c[11] + 1e-3
+    [out] = runner.check(runner.kernel("kmeans_whole", {"BI": 16}), [x, c, (c * c).sum(1)], {"n": 37})
+    assert out[0] == 11

@@ -205,7 +205,8 @@ CASES: dict[str, Case] = {
     "variance": Case(lambda x: x.var(-1), [ROWS]),
     "standard_deviation_and_mean": Case(lambda x: (x.std(-1), x.mean(-1)), [ROWS]),
     "weighted_variance": Case(
-        lambda x, v: (lambda p: (p * v**2).sum(-1) - (p * v).sum(-1) ** 2)(torch.softmax(x, -1)), [ROWS, _r(5, 11, seed=6)]
+        lambda x, v: (lambda p: (p * v**2).sum(-1) - (p * v).sum(-1) ** 2)(torch.softmax(x, -1)),
+        [ROWS, _r(5, 11, seed=6)],
     ),
     # what no algebra repairs: more than one traversal
     "temperature": Case(temperature, [X, W]),
@@ -247,9 +248,7 @@ CASES: dict[str, Case] = {
     "embedding_softmax": Case(
         lambda e, i: torch.softmax(F.embedding(i, e), -1), [_r(10, 6), torch.tensor([1, 3, 9, 1])], None
     ),
-    "sort_between": Case(
-        lambda x, w: torch.softmax(torch.sort(torch.softmax(x, -1), -1).values @ w, -1), [X, W], None
-    ),
+    "sort_between": Case(lambda x, w: torch.softmax(torch.sort(torch.softmax(x, -1), -1).values @ w, -1), [X, W], None),
     "take_along": Case(
         lambda x, i: torch.log_softmax(x, -1).gather(-1, i), [ROWS, torch.tensor([[1], [2], [0], [10], [5]])], None
     ),

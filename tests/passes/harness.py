@@ -2,9 +2,9 @@
 
 `check(fn, tensors)` imports `fn` and compares what the interpreter makes of: the function itself, the program as
 imported, canonicalised, with kernels in place, with the kernels repaired, and the kernels lowered to tiles: under the
-scheduler's walk and under walks of our own (every role that a rank may have, small ragged tiles).  Each tile kernel runs
-twice: with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond the extent hold what
-a GPU would hold there (`run_lanes`).
+scheduler's walk and under walks of our own (every role that a rank may have, small ragged tiles).  Tile kernels run
+with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond the extent hold what a GPU
+would hold there (`run_lanes`).
 """
 
 from __future__ import annotations
@@ -82,14 +82,19 @@ class Checked:
 def agree(actual: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
     """Equal to rounding, NaN at the same places; integers and booleans exactly."""
     assert len(actual) == len(expected), what
-    for n, (a, e) in enumerate(zip(actual, expected, strict=True)):
-        e = to_reference(e)
+    for n, (a, given) in enumerate(zip(actual, expected, strict=True)):
+        e, here = to_reference(given), f"{what}, output {n}"
         assert a.shape == e.shape, f"{what}, output {n}: shape {tuple(a.shape)}, expected {tuple(e.shape)}"
         if e.dtype == torch.float64:
             finite = e[e.isfinite()]
             scale = float(finite.abs().max()) if finite.numel() else 1.0
             torch.testing.assert_close(
-                a, e, rtol=RTOL, atol=RTOL * max(scale, 1e-300), equal_nan=True, msg=lambda m: f"{what}, output {n}: {m}"
+                a,
+                e,
+                rtol=RTOL,
+                atol=RTOL * max(scale, 1e-300),
+                equal_nan=True,
+                msg=lambda m, here=here: f"{here}: {m}",
             )
         else:
             assert torch.equal(a.to(e.dtype), e), f"{what}, output {n}: {a} expected {e}"
@@ -337,13 +342,18 @@ class _Lanes(interpret._Program):
             index = [interpret._index(e, table) for e in op.access.data]
             bounds = guard
             for n, size in zip(index, source.shape, strict=True):
-                bounds = interpret._apply(torch.logical_and, bounds, interpret._apply(lambda x, s=size: (x >= 0) & (x < s), n))
+                bounds = interpret._apply(
+                    torch.logical_and, bounds, interpret._apply(lambda x, s=size: (x >= 0) & (x < s), n)
+                )
             if op.checked is None:
                 escaped = interpret._apply(lambda g, b: g & ~b, guard, bounds)
                 assert not bool(escaped.tensor.any()), f"{op} leaves its buffer"
             if 0 in source.shape:
                 return [interpret._apply(lambda g: torch.zeros(g.shape, dtype=source.dtype), bounds)]
-            clamped = [interpret._apply(lambda x, s=size: x.clamp(0, s - 1), n) for n, size in zip(index, source.shape, strict=True)]
+            clamped = [
+                interpret._apply(lambda x, s=size: x.clamp(0, s - 1), n)
+                for n, size in zip(index, source.shape, strict=True)
+            ]
             ranks = tuple(dict.fromkeys(r for n in (*clamped, bounds) for r in n.ranks))
             read = source[tuple(n.over(ranks) for n in clamped)] if clamped else source
             return [Named(torch.where(bounds.over(ranks), read, torch.zeros((), dtype=source.dtype)), ranks)]

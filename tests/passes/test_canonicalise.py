@@ -198,7 +198,9 @@ X = torch.randn(4, 6)
 
 
 def test_equal_operations_are_done_once():
-    assert len(canonical(lambda x: torch.exp(x) + torch.exp(x) * 2, X)) < len(canonical(lambda x: torch.exp(x) + torch.sin(x) * 2, X))
+    assert len(canonical(lambda x: torch.exp(x) + torch.exp(x) * 2, X)) < len(
+        canonical(lambda x: torch.exp(x) + torch.sin(x) * 2, X)
+    )
 
 
 def test_different_constants_and_accesses_are_not_equal():

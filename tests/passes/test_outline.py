@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, Q, K, V, attention
+from cases import CASES, K, Q, V, attention
 from harness import program_of
 
 from fusecade.ir.cascade import EinsumOp

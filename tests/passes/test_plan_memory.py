@@ -19,9 +19,9 @@ from fusecade.passes.plan_memory import (
     plan_memory,
 )
 
-buffers = st.lists(
-    st.tuples(st.integers(0, 3000), st.integers(0, 12), st.integers(0, 5)), min_size=0, max_size=14
-).map(lambda rows: [Interval(f"b{n}", size, first, first + length) for n, (size, first, length) in enumerate(rows)])
+buffers = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 12), st.integers(0, 5)), min_size=0, max_size=14).map(
+    lambda rows: [Interval(f"b{n}", size, first, first + length) for n, (size, first, length) in enumerate(rows)]
+)
 
 
 def aligned(size: int) -> int:

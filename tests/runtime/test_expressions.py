@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from fusecade.ir import symbols
 from fusecade.runtime.expressions import function_of
 
 NAMES = ("n", "m")
@@ -25,6 +26,20 @@ NAMES = ("n", "m")
 )
 def test_arithmetic(text, sizes, value):
     assert function_of(text, NAMES)(sizes) == value
+
+
+N, M = symbols.symbol("n"), symbols.symbol("m")
+WRITTEN = [
+    symbols.ceildiv(N, 16), symbols.ceildiv(N, 16) * M, symbols.ceildiv(N, 16) * symbols.ceildiv(M, 3), N * M - 1,
+    -symbols.floordiv(N, 3), 1 - symbols.floordiv(N, 3), -symbols.floordiv(N, 3) - symbols.floordiv(M, 2), N % 7 + M,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("expression", WRITTEN, ids=str)
+@pytest.mark.parametrize("sizes", [(20, 7), (0, 1), (33, 2)])
+def test_what_the_compiler_writes_means_the_same_here(expression, sizes):
+    text = symbols.to_python(expression)
+    assert function_of(text, NAMES)(sizes) == symbols.evaluate(expression, dict(zip(NAMES, sizes, strict=True)))
 
 
 def test_nested_tuples_keep_their_form():

@@ -54,6 +54,12 @@ def test_a_key_that_is_not_there_is_a_mistake_of_ours():
         OPERATOR("nothing", [torch.ones(1)], [])
 
 
+def test_over_nothing_the_region_runs(tmp_path: Path):
+    one = entry(tmp_path, "empty", fallback=lambda x, n, m: (torch.full((n,), 7.0),))
+    assert one([torch.empty(4, 0)], [4, 0])[0].tolist() == [7.0] * 4
+    assert one([torch.ones(4, 2)], [4, 2])[0].tolist() == [2.0] * 4
+
+
 class TestFailure:
     def test_the_region_runs_instead_with_one_warning(self, tmp_path: Path):
         notes: list[str] = []

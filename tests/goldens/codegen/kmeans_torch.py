@@ -19,22 +19,25 @@ def cut(slot, *shape):
     return slot.view(-1)[: math.prod(shape)].view(shape)
 
 
-def first_extreme(extreme, arg, x, dim, start, keepdim, out, at):
+def first_extreme(extreme, arg, x, dim, start, out, at):
     """The extreme of `x` along `dim` and its first index, counted from `start`; NaN counts as the extreme.
+
+    `out` may be None, where only the index is wanted.
 
     In blocks where that divides evenly: the extreme of each block is quick, and only one block a row is searched.
     """
     length = x.shape[dim]
     if dim == x.dim() - 1 and length % 64 == 0 and length > 128 and x.is_contiguous():
-        of_blocks = extreme(x.unflatten(-1, (-1, 64)), -1)
-        block = arg(of_blocks, -1, keepdim=True)
-        first = torch.arange(0, of_blocks.numel(), of_blocks.shape[-1])
-        found = x.view(-1, 64).index_select(0, first.add_(block.view(-1)))
-        where = arg(found, -1).view(block.shape).add_(block, alpha=64)
+        rows, blocks = x.numel() // length, length // 64
+        whole, x, dim = x, extreme(x.view(rows, blocks, 64), 2), 1
+        block = arg(x, 1)
+        found = whole.view(-1, 64).index_select(0, block + torch.arange(0, rows * blocks, blocks))
+        where = arg(found, 1).add_(block, alpha=64)
     else:
-        of_blocks, where = x, arg(x, dim, keepdim=True)
-    extreme(of_blocks, dim, keepdim=keepdim, out=out)
-    torch.add(where if keepdim else where.squeeze(dim), start, out=at)
+        where = arg(x, dim)
+    if out is not None:
+        out.copy_(extreme(x, dim).view(out.shape))
+    torch.add(where.view(at.shape), start, out=at)
     return out, at
 
 
@@ -79,7 +82,7 @@ def kmeans_programs(x, c, c2, o, m, n, start, stop):
             norm = c2_view[start_j:stop_j]
             xc = torch.mm(x_2, c_1.t(), out=t3)
             dist = torch.add(xc, norm, out=xc)
-            near, near_at = first_extreme(torch.amin, torch.argmin, dist, 1, start_j, False, t4, t5)
+            near, near_at = first_extreme(torch.amin, torch.argmin, dist, 1, start_j, t4, t5)
             less = torch.lt(near, low_i, out=t6)
             is_nan = torch.ne(near, near, out=t7)
             was_not = torch.eq(low_i, low_i, out=t8)

@@ -1,0 +1,90 @@
+"""What comes of programs of real size, on tensors without data: kernels, loops, and what is read how often."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import attention, attention_causal, kmeans
+from harness import layouts, program_of
+
+from fusecade.ir import tile
+from fusecade.ir.cascade import EinsumOp
+from fusecade.ir.target import get_target
+from fusecade.passes.canonicalise import canonicalise_program
+from fusecade.passes.fuse import fuse_program
+from fusecade.passes.repair import repair_kernel
+from fusecade.passes.schedule import Scheduled, schedule_kernel
+
+
+def pooled(h, e):
+    return torch.log1p(torch.relu(h @ e.T)).amax(1)
+
+
+def compiled(fn, shapes, target: str, dtype=torch.float16) -> tuple[list[Scheduled], list[EinsumOp]]:
+    """The scheduled kernels of a function, and the operations outside of them."""
+    machine = get_target(target)
+    program = program_of(fn, [torch.empty(s, dtype=dtype, device="meta") for s in shapes])
+    canonicalise_program(program)
+    found = []
+    for kernel in fuse_program(program, machine, {}).kernels:
+        repair_kernel(kernel, kernel.attributes["stream"].data, machine)  # type: ignore
+        scheduled = schedule_kernel(kernel, machine, *layouts(kernel), {})
+        assert isinstance(scheduled, Scheduled)
+        found.append(scheduled)
+    return found, [op for op in program.body.block.ops if isinstance(op, EinsumOp)]
+
+
+ONE_PASS = {
+    "attention": (attention, [(8, 4096, 64)] * 3),
+    "causal": (attention_causal, [(8, 4096, 64)] * 3),
+    "kmeans": (kmeans, [(65536, 64), (1024, 64)]),
+    "pooled": (pooled, [(8, 256, 256), (30522, 256)]),
+}
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_80", "sm_90"])
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_one_kernel_in_one_pass(name: str, target: str):
+    """Whatever exists only between two operations stays in one kernel, which walks the streamed rank once."""
+    fn, shapes = ONE_PASS[name]
+    (s,), left = compiled(fn, shapes, target, torch.float32 if target == "cpu" else torch.float16)
+    assert not left
+    loops = [op for op in s.kernel.walk() if isinstance(op, tile.ForOp)]
+    outermost = [op for op in loops if op.parent_op() is s.kernel]
+    assert len({op.rank.data for op in outermost}) == len(outermost) <= 1
+    assert s.work.programs >= 8
+    assert s.price.fits
+
+
+def test_the_space_is_ordered_and_its_first_is_bound():
+    (s,), _ = compiled(attention, [(8, 4096, 64)] * 3, "sm_90")
+    costs = [us for _, us in s.space]
+    assert costs == sorted(costs) and len(s.space) > 10
+    assert dict(s.space[0][0]) == s.kernel.parameters
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_two_large_products_stay_apart(target: str):
+    """An MLP recomputes nothing: 11008 hidden features do not fit one program."""
+    found, left = compiled(lambda x, u, w: torch.relu(x @ u) @ w, [(8192, 4096), (4096, 11008), (11008, 4096)], target)
+    products = [op for op in left if not op.is_map]
+    dots = [sum(isinstance(o, tile.DotOp) for o in s.kernel.walk()) for s in found]
+    assert len(products) + sum(dots) == 2 and max([*dots, 1]) == 1
+
+
+def test_a_schedule_is_made_again_the_same():
+    from fusecade.ir.text import print_module
+
+    texts = {print_module(compiled(attention, [(8, 1024, 64)] * 3, "sm_90")[0][0].kernel) for _ in range(2)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+@pytest.mark.parametrize(
+    ("fn", "shape"),
+    [(lambda x: torch.logsumexp(x, 0), (1 << 26,)), (lambda x: torch.relu(x).amax(0), (1 << 20, 64))],
+)
+def test_one_program_does_not_draw_the_bandwidth_of_a_machine(fn, shape: tuple[int, ...], target: str):
+    """A long reduction to a few numbers needs its rank split; while nothing splits it, it is no kernel of ours."""
+    found, _ = compiled(fn, [shape], target)
+    assert all(s.work.programs >= 16 for s in found)
