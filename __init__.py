@@ -1,8 +1,8 @@
 """Fusecade: a compiler for fused memory-bound operations.
 
-    torch.compile(model, backend="fusecade")
-    kernel = fusecade.compile(fn, (q, k, v), target="cpu")
-    print(fusecade.explain(fn, q, k, v, target="sm_90"))
+torch.compile(model, backend="fusecade")
+kernel = fusecade.compile(fn, (q, k, v), target="cpu")
+print(fusecade.explain(fn, q, k, v, target="sm_90"))
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, testing
     from .api import CompiledFunction, compile, explain
-    from .errors import FallbackWarning, InternalCompilerError, InvalidArgument, MissingTool, UnsupportedProgram, UserError
+    from .errors import (
+        FallbackWarning,
+        InternalCompilerError,
+        InvalidArgument,
+        MissingTool,
+        UnsupportedProgram,
+        UserError,
+    )
     from .report import KernelReport, Report
     from .torch_backend import reports
 
@@ -24,7 +31,14 @@ _WHERE = {
     **dict.fromkeys(("CompiledFunction", "compile", "explain"), "api"),
     **dict.fromkeys(("KernelReport", "Report"), "report"),
     **dict.fromkeys(
-        ("FallbackWarning", "InternalCompilerError", "InvalidArgument", "MissingTool", "UnsupportedProgram", "UserError"),
+        (
+            "FallbackWarning",
+            "InternalCompilerError",
+            "InvalidArgument",
+            "MissingTool",
+            "UnsupportedProgram",
+            "UserError",
+        ),
         "errors",
     ),
     "reports": "torch_backend",

@@ -1,7 +1,7 @@
 """`fusecade.compile` and `fusecade.explain`: one function as kernels to call, or to look at.
 
-    kernel = fusecade.compile(attend, (q, k, v));  out = kernel(q, k, v);  print(kernel.report)
-    print(fusecade.explain(attend, q, k, v, target="sm_90"))
+kernel = fusecade.compile(attend, (q, k, v));  out = kernel(q, k, v);  print(kernel.report)
+print(fusecade.explain(attend, q, k, v, target="sm_90"))
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils import _pytree as pytree
 from .assembly.binaries import compile_binaries as binaries_of
 from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
-from .driver import Environment, Options, pick_target
-from .frontend.capture import Captured, Dynamic, capture
 from .assembly.guards import Guards
+from .driver import Environment, Options, pick_target
+from .frontend.capture import Captured, capture
 from .report import Report, report_of
 
 
@@ -29,7 +29,7 @@ def compile(
     kwargs: Mapping[str, Any] | None = None,
     *,
     target: str | None = None,
-    dynamic: Dynamic | None = None,
+    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
     tune: str = "off",
     remainder: str = "inductor",
     strict: bool = False,
@@ -37,8 +37,8 @@ def compile(
     """`fn` compiled for arguments like these; what comes back is called like `fn`, forward only.
 
     target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}; other
-    sizes are fixed.  remainder: what runs the parts that do not fuse, "inductor" or "eager".  strict: raise where a part
-    would run eagerly.
+    sizes are fixed.  remainder: what runs the parts that do not fuse, "inductor" or "eager".  strict: raise where a
+    part would run eagerly.
 
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
@@ -54,9 +54,7 @@ def compile(
         options = replace(options, remainder="eager")
     fallbacks: list[tuple[str, str]] = []
     folder = environment.cache_dir
-    plan = make_plan(
-        captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured)
-    )
+    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
     built = build(plan, captured.example, options, folder, inference=True, fallbacks=fallbacks)
     return CompiledFunction(fn, captured, built)
 
@@ -64,9 +62,9 @@ def compile(
 class CompiledFunction:
     """A compiled function.
 
-    It takes what `fn` takes, and gives what `fn` gives, without gradients.  Arguments of other shapes, dtypes, devices or
-    number than those it was compiled for raise UnsupportedProgram.  Tensors of other strides are copied into the strides
-    it was compiled for, which costs one pass over them and never compiles again.
+    It takes what `fn` takes, and gives what `fn` gives, without gradients.  Arguments of other shapes, dtypes, devices
+    or number than those it was compiled for raise UnsupportedProgram.  Tensors of other strides are copied into the
+    strides it was compiled for, which costs one pass over them and never compiles again.
     """
 
     def __init__(self, fn: Callable[..., Any], captured: Captured, built: Any) -> None:
@@ -112,7 +110,7 @@ def explain(
     fn: Callable[..., Any],
     *args: Any,
     target: str = "sm_90",
-    dynamic: Dynamic | None = None,
+    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
     compile_binaries: bool = True,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     **kwargs: Any,
@@ -128,9 +126,7 @@ def explain(
     chosen = pick_target(target, devices_of(captured.example))
     fallbacks: list[tuple[str, str]] = []
     folder = environment.cache_dir
-    plan = make_plan(
-        captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured)
-    )
+    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
     compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
     return report_of(plan, fallbacks, compiled)
 

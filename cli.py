@@ -70,17 +70,26 @@ def _read(file: Path | None) -> tuple[str, str]:
     try:
         return file.read_text(encoding="utf-8"), str(file)
     except OSError as error:
-        raise InvalidArgument(f"{file} cannot be read: {error.strerror}", next_step="give the path of a program") from error
+        raise InvalidArgument(
+            f"{file} cannot be read: {error.strerror}", next_step="give the path of a program"
+        ) from error
 
 
 def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     kind = argparse.ArgumentParser if exit_on_error else _Raising
-    made = kind(prog="fusecade", description="Fused kernels from plain PyTorch: look at them, compile them, take them apart.",
-                epilog="exit status: 0 done, 1 done in part, 2 the request is wrong, 3 a mistake in Fusecade")  # fmt: skip
+    made = kind(
+        prog="fusecade",
+        description="Fused kernels from plain PyTorch: look at them, compile them, take them apart.",
+        epilog="exit status: 0 done, 1 done in part, 2 the request is wrong, 3 a mistake in Fusecade",
+    )
     made.add_argument("--version", action="version", version=f"fusecade {_version()}")
     verbs = made.add_subparsers(dest="command", required=True, metavar="command", parser_class=kind)
-    _add_program(verbs.add_parser("explain", help="kernels, bytes, refusals and their reasons, for a function"), out=False)
-    _add_program(verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder"), out=True)
+    _add_program(
+        verbs.add_parser("explain", help="kernels, bytes, refusals and their reasons, for a function"), out=False
+    )
+    _add_program(
+        verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder"), out=True
+    )
     _add_opt(verbs.add_parser("opt", help="passes over a program in its textual form"))
     verbs.add_parser("doctor", help="what is installed, which targets compile and run here, what is missing")
     return made
@@ -91,13 +100,19 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
 
     verb.add_argument("program", metavar="MODULE:FUNCTION", help="or path/to/file.py:function")
     verb.add_argument("--shape", action="append", default=[], metavar="[DTYPE:]SIZES",
-                      help="of one tensor argument, in order: 8,4096,64; a dynamic size has a name: 8,n=4096,64")  # fmt: skip
-    verb.add_argument("--dtype", default="f32", type=_checked(dtype_name), help="of the arguments that name none (default f32)")
+                      help="of a tensor, in order: 8,4096,64; a dynamic size has a name: n=4096,64")  # fmt: skip
+    verb.add_argument(
+        "--dtype", default="f32", type=_checked(dtype_name), help="of the arguments that name none (default f32)"
+    )
     verb.add_argument("--target", action="append", type=_checked(_target_name), help="may be repeated (default sm_90)")
-    verb.add_argument("--factory", action="store_true", help="call MODULE:FUNCTION without arguments first, for a model")
+    verb.add_argument(
+        "--factory", action="store_true", help="call MODULE:FUNCTION without arguments first, for a model"
+    )
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
-        verb.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="one folder a target is made in it")
+        verb.add_argument(
+            "-o", "--out", type=Path, required=True, metavar="DIR", help="one folder a target is made in it"
+        )
     else:
         verb.add_argument("--json", action="store_true", help="the report as JSON")
         verb.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page, too")
@@ -105,8 +120,12 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
 
 def _add_opt(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("file", nargs="?", type=Path, help="a program in textual form; without one, or with -, stdin")
-    verb.add_argument("-p", "--passes", default="", help="names, in order, with options: canonicalise,fuse{target=sm_90}")
-    verb.add_argument("--print-after-all", action="store_true", help='print the program after each pass, or "(unchanged)"')
+    verb.add_argument(
+        "-p", "--passes", default="", help="names, in order, with options: canonicalise,fuse{target=sm_90}"
+    )
+    verb.add_argument(
+        "--print-after-all", action="store_true", help='print the program after each pass, or "(unchanged)"'
+    )
 
 
 def _target_name(text: str) -> str:

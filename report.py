@@ -1,7 +1,7 @@
 """What a compilation did, as data: kernels, bytes, passes, what was left alone and why.
 
-    report = fusecade.explain(fn, *args, target="sm_90")
-    print(report);  report.kernels[0].passes;  report.to_json();  report.to_html("report.html")
+report = fusecade.explain(fn, *args, target="sm_90")
+print(report);  report.kernels[0].passes;  report.to_json();  report.to_html("report.html")
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .codegen.artifact import KernelArtifact
     from .driver import Plan
-    from .runtime.triton_compile import CompileFailure, Compiled
+    from .runtime.triton_compile import Compiled, CompileFailure
 
 SCHEMA = 1  # raise it when a field of the JSON changes meaning
 WIDTH = 100  # columns of `str()`
@@ -28,11 +28,11 @@ class KernelReport:
 
     calls: how often the graph calls it; bytes, operations and time are those of one call.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
-    hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs can avoid.
+    hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
     the same.  footprint_bytes: of one program, on chip.
-    registers, spills, shared_bytes, tensor_cores: of the compiled binary; None where there is none, `not_compiled` says why.
-    spills: bytes of stack a thread.  tensor_cores: matrix instructions by name.
+    registers, spills, shared_bytes, tensor_cores: of the compiled binary; None where there is none, `not_compiled` says
+    why.  spills: bytes of stack a thread.  tensor_cores: matrix instructions by name.
     """
 
     name: str

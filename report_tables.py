@@ -31,7 +31,9 @@ def tables(report: Report) -> Iterator[Table | str]:
     if any(k.certificates for k in report.kernels):
         yield _pairs("rewrites, with the identity that makes each legal", "kernel", "identity",
                      [(k.name, c) for k in report.kernels for c in k.certificates])  # fmt: skip
-    if reasons := [(f"{k.name}, rank {r}", why) for k in report.kernels for r, w in k.pass_reasons.items() for why in w]:
+    if reasons := [
+        (f"{k.name}, rank {r}", why) for k in report.kernels for r, w in k.pass_reasons.items() for why in w
+    ]:
         yield _pairs("why a rank is passed over more than once", "where", "reason", reasons)
     if report.fallbacks:
         yield _pairs("failed, and runs eagerly", "part", "reason", list(report.fallbacks))
@@ -79,10 +81,8 @@ def _work(report: Report) -> Table:
         right=range(1, 8),
     )  # fmt: skip
     for k in report.kernels:
-        table.add_row(
-            k.name, amount(k.hbm_bytes), amount(k.hbm_bytes_bound), amount(k.footprint_bytes), amount(k.sram_load_bytes),
-            amount(k.sram_store_bytes), f"{k.flops / 1e9:,.2f} G", time(k.predicted_us), k.bound_by,
-        )  # fmt: skip
+        sizes = (k.hbm_bytes, k.hbm_bytes_bound, k.footprint_bytes, k.sram_load_bytes, k.sram_store_bytes)
+        table.add_row(k.name, *map(amount, sizes), f"{k.flops / 1e9:,.2f} G", time(k.predicted_us), k.bound_by)
     return table
 
 
@@ -90,7 +90,9 @@ def _binaries(report: Report) -> Table:
     table = _table("binaries", "kernel", "registers", "spills", "shared", "matrix instructions", "", right=range(1, 4))
     for k in report.kernels:
         cores = ", ".join(f"{name} {n}" for name, n in (k.tensor_cores or {}).items() if n)
-        table.add_row(k.name, _known(k.registers), _known(k.spills), amount(k.shared_bytes), cores, k.not_compiled or "")
+        table.add_row(
+            k.name, _known(k.registers), _known(k.spills), amount(k.shared_bytes), cores, k.not_compiled or ""
+        )
     return table
 
 

@@ -3,8 +3,8 @@
     torch.compile(model, backend="fusecade", options={"remainder": "eager", "strict": True})
 
 AOTAutograd makes functional ATen graphs of the model, forward and backward; in each, what fuses becomes kernels, and
-Inductor, or PyTorch itself, runs the rest.  `scaled_dot_product_attention` is traced by its definition, so that it needs
-no rule of its own.
+Inductor, or PyTorch itself, runs the rest.  `scaled_dot_product_attention` is traced by its definition, so that it
+needs no rule of its own.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import torch
 from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from .assembly.build import Built, build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
+from .assembly.remainder import modes
 from .driver import Environment, Options, pick_target
 from .errors import InvalidArgument
 from .frontend.decompositions import by_definition, decompositions
-from .assembly.remainder import modes
 from .report import Report, report_of
 
 # The graphs that this process compiled, the last ones: what `fusecade.reports()` shows.

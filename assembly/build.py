@@ -18,11 +18,11 @@ from ..driver import Call, Options, Plan
 from ..errors import FallbackWarning, FusecadeError, InternalCompilerError, UnsupportedProgram
 from ..frontend.importer import source_line
 from ..ir.target import Target
+from ..runtime.loaded import load
+from ..runtime.operator import Entry, register
 from .plan_cache import cached_plan
 from .regions import Region, region_of
 from .remainder import Boxed, compile_with_inductor, computes, run_eagerly
-from ..runtime.loaded import load
-from ..runtime.operator import Entry, register
 from .splice import Placed, splice
 
 log = logging.getLogger("fusecade")

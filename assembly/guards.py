@@ -44,12 +44,14 @@ class Guards:
         for position, value in self._constants.items():
             if not _equal(leaves[position], value):
                 raise UnsupportedProgram(
-                    f"argument {self._paths[position]} of {self._name} is {leaves[position]!r}, and was compiled as the "
-                    f"constant {value!r}",
+                    f"argument {self._paths[position]} of {self._name} is {leaves[position]!r}, and was compiled as "
+                    f"the constant {value!r}",
                     next_step="pass the value that was compiled, make it a tensor, or " + AGAIN,
                 )
         sizes: dict[str, int] = {}
-        tensors = [self._tensor(leaves[position], position, fake, node, sizes) for position, fake, node in self._tensors]
+        tensors = [
+            self._tensor(leaves[position], position, fake, node, sizes) for position, fake, node in self._tensors
+        ]
         if (small := _too_small(sizes)) is not None:
             raise UnsupportedProgram(
                 f"the dynamic size {small} of {self._name} is {sizes[small]}, and was compiled for {LEAST} or more",
@@ -72,15 +74,22 @@ class Guards:
         if not isinstance(x, torch.Tensor):
             raise refuse(f"is {type(x).__name__}, and was compiled as a tensor", "pass a tensor")
         if x.dtype != fake.dtype:
-            raise refuse(f"is {x.dtype}, and was compiled for {fake.dtype}", f"convert it: x.to({fake.dtype}); or {AGAIN}")
-        if x.dim() != fake.dim() or any(not _fits(n, m, sizes, self._size_names) for n, m in zip(x.shape, fake.shape, strict=True)):
+            raise refuse(
+                f"is {x.dtype}, and was compiled for {fake.dtype}", f"convert it: x.to({fake.dtype}); or {AGAIN}"
+            )
+        if x.dim() != fake.dim() or any(
+            not _fits(n, m, sizes, self._size_names) for n, m in zip(x.shape, fake.shape, strict=True)
+        ):
             wanted = ", ".join(_size_text(m, self._size_names, sizes) for m in fake.shape)
             raise refuse(
                 f"has shape {list(x.shape)}, and was compiled for [{wanted}]",
                 f"name the dimensions that change in `dynamic`, or {AGAIN}",
             )
         if x.device.type != fake.device.type and not x.is_meta:
-            raise refuse(f"is on {x.device}, and was compiled for {fake.device.type}", f"move it to {fake.device.type}, or {AGAIN}")
+            raise refuse(
+                f"is on {x.device}, and was compiled for {fake.device.type}",
+                f"move it to {fake.device.type}, or {AGAIN}",
+            )
         if x.requires_grad and torch.is_grad_enabled():
             raise refuse(
                 "needs a gradient, and a compiled function is forward only",

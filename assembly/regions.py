@@ -24,10 +24,8 @@ class Region:
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
 
-def region_of(
-    graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], sizes: int = 0
-) -> Region | None:
-    """The nodes of `graph` between `inputs` and `outputs`; None where they need a value that is no tensor and no integer.
+def region_of(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], sizes: int = 0) -> Region | None:
+    """The nodes of `graph` between `inputs` and `outputs`; None where they need what is no tensor and no integer.
 
     sizes: how many size arguments of the kernel to skip.
     """

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._guards import TracingContext, detect_fake_mode
+from torch.fx.traceback import preserve_node_meta
 
 from ..errors import FallbackWarning
 from ..runtime.operator import OPERATOR
@@ -19,11 +21,12 @@ Boxed = Callable[[list[Any]], Sequence[Any]]
 
 # Nothing is computed by these: a graph that has only them and kernels gains nothing from another compiler.
 _VIEWS = {
-    torch.ops.aten.view, torch.ops.aten._unsafe_view, torch.ops.aten.permute, torch.ops.aten.transpose, torch.ops.aten.t,
-    torch.ops.aten.expand, torch.ops.aten.slice, torch.ops.aten.select, torch.ops.aten.unsqueeze, torch.ops.aten.squeeze,
-    torch.ops.aten.split, torch.ops.aten.split_with_sizes, torch.ops.aten.unbind, torch.ops.aten.alias,
-    torch.ops.aten.detach, torch.ops.aten.as_strided, torch.ops.aten.sym_size, torch.ops.aten.reshape,
-}  # fmt: skip
+    getattr(torch.ops.aten, name)
+    for name in (
+        "view _unsafe_view reshape permute transpose t expand slice select unsqueeze squeeze split split_with_sizes "
+        "unbind alias detach as_strided sym_size"
+    ).split()
+}
 
 
 def computes(gm: fx.GraphModule) -> bool:
@@ -72,7 +75,6 @@ def compile_with_inductor(
         assert isinstance(results, tuple | list)
         # Every output keeps the strides that were traced: AOTAutograd, and the user, rely on them.
         output.meta["user_visible_output_idxs"] = [n for n, x in enumerate(results) if isinstance(x, fx.Node)]
-        compile_fx.record_original_output_strides(gm)
         with _mode(mode):
             return compile_fx.compile_fx_inner(
                 gm, list(example_inputs), is_backward=backward, is_inference=inference,
@@ -119,7 +121,7 @@ def _mode(mode: str | None) -> AbstractContextManager[Any]:
         return nullcontext()
     from torch._inductor import config, list_mode_options
 
-    return config.patch(list_mode_options(mode)[mode])
+    return config.patch(list_mode_options(mode))
 
 
 def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphModule:
@@ -130,11 +132,11 @@ def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphMod
     table = select_decomp_table()
     if not any(node.target in table for node in gm.graph.nodes):
         return gm
-    mode = torch._guards.detect_fake_mode(list(example_inputs))
+    mode = detect_fake_mode(list(example_inputs))
     if mode is None:
         return gm
     fakes = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
-    with mode, fx.traceback.preserve_node_meta():
+    with mode, preserve_node_meta():
         flat = make_fx(fx.Interpreter(gm).run, decomposition_table=table, tracing_mode="real")(*fakes)
     flat.meta.update(gm.meta)
     return flat
@@ -142,6 +144,6 @@ def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphMod
 
 def _static_inputs() -> Sequence[int]:
     """Parameters: they stay where they are from call to call."""
-    context = torch._guards.TracingContext.try_get()
+    context = TracingContext.try_get()
     metadata = context.fw_metadata if context else None
     return tuple(metadata.static_input_indices) if metadata is not None else ()

@@ -1,7 +1,7 @@
 """Kernels into the graph: the nodes that a kernel computes become one call and a `getitem` for each output.
 
-    before   s = bmm(q, k);  p = softmax(s);  o = bmm(p, v)
-    after    c = fusecade.call("3fa9…", [q, k, v], []);  o = c[0]
+before   s = bmm(q, k);  p = softmax(s);  o = bmm(p, v)
+after    c = fusecade.call("3fa9…", [q, k, v], []);  o = c[0]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import heapq
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from torch import fx
 
 from ..driver import Call
 from ..errors import InternalCompilerError
-from .regions import Region
 from ..runtime.operator import OPERATOR, Entry
+from .regions import Region
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _sort(graph: fx.Graph, position: dict[fx.Node, float]) -> None:
     nodes = list(graph.nodes)
     users: dict[fx.Node, list[fx.Node]] = {node: list(node.users) for node in nodes}
     ordered = sorted((node for node in nodes if _has_effect(node)), key=position.__getitem__)
-    for earlier, later in zip(ordered, ordered[1:], strict=False):
+    for earlier, later in pairwise(ordered):
         users[earlier].append(later)
     waiting = dict.fromkeys(nodes, 0)
     for following in users.values():

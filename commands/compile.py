@@ -1,9 +1,9 @@
 """`fusecade compile`: a function's kernels for one or more targets, in a folder.
 
-    DIR/<target>/<kernel>.py              the source
-    DIR/<target>/<kernel>.mlir            the tile program it was printed from
-    DIR/<target>/<kernel>.cubin, .ptx     the binary and its assembly (.hsaco, .amdgcn on AMD)
-    DIR/<target>/explain.txt, explain.json
+DIR/<target>/<kernel>.py              the source
+DIR/<target>/<kernel>.mlir            the tile program it was printed from
+DIR/<target>/<kernel>.cubin, .ptx     the binary and its assembly (.hsaco, .amdgcn on AMD)
+DIR/<target>/explain.txt, explain.json
 """
 
 from __future__ import annotations

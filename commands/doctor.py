@@ -62,7 +62,11 @@ def run(chosen: Namespace, console: Console) -> int:
     console.print(f"cache: {Environment.read().cache_dir}", markup=False, highlight=False)
     missing = [f for f in tools if f.found is None]
     for finding in missing:
-        console.print(f"missing: {finding.what} (for {finding.needed_for})\nnext: {finding.install}", markup=False, highlight=False)
+        console.print(
+            f"missing: {finding.what} (for {finding.needed_for})\nnext: {finding.install}",
+            markup=False,
+            highlight=False,
+        )
     if not missing and all(t.compile is None for t in targets):
         console.print("everything that can be checked without a GPU is here")
         return exits.FINE
@@ -75,10 +79,20 @@ def findings() -> list[Finding]:
     found = [Finding("Python", python, "everything", "install Python 3.11 or newer")]
     found += [Finding(name, _version(name), *about) for name, about in PACKAGES.items()]
     compiler = next((path for name in ("g++", "c++", "clang++") if (path := shutil.which(name))), None)
-    found.append(Finding("C++ compiler", compiler, "Inductor on the rest of a graph", "apt-get install g++, or remainder='eager'"))
+    found.append(
+        Finding(
+            "C++ compiler", compiler, "Inductor on the rest of a graph", "apt-get install g++, or remainder='eager'"
+        )
+    )
     for tool in ("cuobjdump", "nvdisasm", "ptxas"):
-        found.append(Finding(tool, find_tool(tool), "NVIDIA binaries and their registers", "it comes with the triton package"))
-    found.append(Finding("cache folder", _cache(), "keeping what was generated", "set FUSECADE_CACHE_DIR to a folder of your own"))
+        found.append(
+            Finding(tool, find_tool(tool), "NVIDIA binaries and their registers", "it comes with the triton package")
+        )
+    found.append(
+        Finding(
+            "cache folder", _cache(), "keeping what was generated", "set FUSECADE_CACHE_DIR to a folder of your own"
+        )
+    )
     return found
 
 

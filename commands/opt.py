@@ -87,7 +87,7 @@ class Schedule(ModulePass):
 
 @dataclass(frozen=True)
 class PlanMemory(ModulePass):
-    """`plan-memory`, an analysis: `arena` has the offset of each intermediate, `arena_bytes` the total and its bound."""
+    """`plan-memory`, an analysis: `arena` has the offset of each intermediate, `arena_bytes` the total."""
 
     name = "plan-memory"
 
@@ -105,7 +105,7 @@ PASSES: dict[str, type[ModulePass]] = {
 
 
 def read_pipeline(text: str) -> tuple[ModulePass, ...]:
-    """`canonicalise,fuse{target=sm_90}` as passes.  Raises InvalidArgument for a pass or an option that there is not."""
+    """`canonicalise,fuse{target=sm_90}` as passes.  Raises InvalidArgument for what there is not."""
     try:
         specs = list(parse_pipeline(text)) if text else []
     except ArgSpecParseError as error:
@@ -119,7 +119,9 @@ def read_pipeline(text: str) -> tuple[ModulePass, ...]:
         try:
             passes.append(PASSES[spec.name].from_spec(spec))
         except ValueError as error:
-            raise InvalidArgument(f"pass {spec.name}: {error}", next_step=f"{spec.name} takes {_options(spec.name)}") from error
+            raise InvalidArgument(
+                f"pass {spec.name}: {error}", next_step=f"{spec.name} takes {_options(spec.name)}"
+            ) from error
     return tuple(passes)
 
 
@@ -157,7 +159,10 @@ def optimise(
             previous = now
 
     _run(PassPipeline(passes, after), module)
-    return "\n".join(p.rstrip("\n") for p in [*printed, *([] if print_after_all and passes else [print_module(module)])]) + "\n"
+    return (
+        "\n".join(p.rstrip("\n") for p in [*printed, *([] if print_after_all and passes else [print_module(module)])])
+        + "\n"
+    )
 
 
 def _parsed(text: str, name: str) -> ModuleOp:
@@ -165,7 +170,9 @@ def _parsed(text: str, name: str) -> ModuleOp:
         module = Parser(context(), text, name).parse_module()
         verify(module)
     except (ParseError, VerifyException) as error:
-        raise UserError(f"{name} is not a valid program: {error}", next_step="mend the program where the message points") from error
+        raise UserError(
+            f"{name} is not a valid program: {error}", next_step="mend the program where the message points"
+        ) from error
     return module
 
 

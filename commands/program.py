@@ -20,8 +20,8 @@ from typing import Any
 from ..errors import InvalidArgument
 
 DTYPES = {
-    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64", "i1": "bool", "i8": "int8", "i16": "int16",
-    "i32": "int32", "i64": "int64", "ui8": "uint8",
+    "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
+    "i1": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "ui8": "uint8",
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Shape:
 
 
 def dtype_name(text: str) -> str:
-    """"f16" and "float16" are the same.  Raises InvalidArgument."""
+    """ "f16" and "float16" are the same.  Raises InvalidArgument."""
     if text in DTYPES:
         return text
     for name, torch_name in DTYPES.items():
@@ -86,8 +86,11 @@ def find_function(text: str, factory: bool = False) -> Callable[..., Any]:
             raise InvalidArgument.choice(f"a function of {place}", part, callables)
         found = getattr(found, part)
     if not callable(found):
-        raise InvalidArgument(f"{text} is {type(found).__name__}, which cannot be called", next_step="name a function or a module")
-    return found() if factory else found
+        raise InvalidArgument(
+            f"{text} is {type(found).__name__}, which cannot be called", next_step="name a function or a module"
+        )
+    made: Any = found() if factory else found
+    return made
 
 
 def _from_file(path: Path) -> Any:
@@ -110,4 +113,6 @@ def _from_module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
             raise
-        raise InvalidArgument(f"there is no module {name}", next_step="install it, or run in the folder it is in") from error
+        raise InvalidArgument(
+            f"there is no module {name}", next_step="install it, or run in the folder it is in"
+        ) from error

@@ -351,7 +351,8 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         m, n, k = w.smallest_dot
         efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
         efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
-    dots = sum(f / (target.dot_flops(d) * efficiency) for d, f in w.dot_flops.items())
+    on_vectors = {"f32", "f64"} if target.kind == "cuda" else set()  # no matrix unit for full precision: tiles may be small
+    dots = sum(f / (target.dot_flops(d) * (0.75 if d in on_vectors else efficiency)) for d, f in w.dot_flops.items())
     vector = (w.map_elements * 2 + w.reduce_elements) / (target.vector_flops / 2)
     special = w.transcendental_elements / target.exp_per_s
     times = {

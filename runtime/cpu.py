@@ -1,8 +1,8 @@
 """Run a torch tile program on the CPU: its grid, cut into pieces, over a few threads.
 
 A worker thread runs torch with one thread, so that each core works on a tile of its own and keeps it in its own cache;
-scratch tiles are allocated by the piece, hence one set a worker.  A grid of few programs runs on the calling thread, where
-torch spreads each operation over the cores instead.
+scratch tiles are allocated by the piece, hence one set a worker.  A grid of few programs runs on the calling thread,
+where torch spreads each operation over the cores instead.
 
 Measured on two cores with generated kernels (attention 8x4096x64, k-means 65536x1024x64, LM-head maximum): workers take
 0.56, 0.77 and 0.83 of the time that the calling thread takes; two programs of a few milliseconds take 1.1 of it.

@@ -1,8 +1,8 @@
 """A printed kernel as something to call: its source in a file, its outputs allocated, its grid run.
 
-    kernel = load(artifact, folder)
-    (out,) = kernel(q, k, v)                     # allocates what it returns
-    (out,) = kernel(x, sizes={"n": 4096})        # sizes that no input has as a dimension
+kernel = load(artifact, folder)
+(out,) = kernel(q, k, v)                     # allocates what it returns
+(out,) = kernel(x, sizes={"n": 4096})        # sizes that no input has as a dimension
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class LoadedKernel:
 
     def _sizes(self, tensors: Sequence[torch.Tensor], given: dict[str, int]) -> list[int]:
         if unknown := set(given) - set(self.artifact.sizes):
-            raise InvalidArgument.choice(f"a size of kernel {self.artifact.name}", sorted(unknown)[0], self.artifact.sizes)
+            raise InvalidArgument.choice(
+                f"a size of kernel {self.artifact.name}", sorted(unknown)[0], self.artifact.sizes
+            )
         for layout, tensor in zip(self.artifact.inputs, tensors, strict=False):
             for dim, size in zip(layout.shape, tensor.shape, strict=False):
                 if isinstance(dim, str) and dim in self.artifact.sizes:
@@ -188,7 +190,9 @@ class _Sized:
         if tensor.shape == shape:
             if tensor.stride() == strides:
                 return tensor
-            if tensor.numel() and any(n != 1 and a != b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)):
+            if tensor.numel() and any(
+                n != 1 and a != b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)
+            ):
                 return torch.empty_strided(shape, strides, dtype=self.dtype, device=device).copy_(tensor)
         # Another view of the same elements; strides of dimensions of size 1 mean nothing.
         return tensor.as_strided(shape, strides)

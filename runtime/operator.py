@@ -3,8 +3,8 @@
     fusecade::call(str kernel, Tensor[] inputs, SymInt[] sizes) -> Tensor[]
 
 It is pure, and known to fake tensors, so that Inductor and other compilers take it as it stands.  `kernel` is a key of
-the table of this process; `register` fills it.  An entry is also a plain function of the same arguments, for graphs that
-nobody compiles further.
+the table of this process; `register` fills it.  An entry is also a plain function of the same arguments, for graphs
+that nobody compiles further.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         if self._process is None:
-            self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by stop)
+            self._log = tempfile.TemporaryFile("w+", errors="replace")
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER)],
                 stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Launch a generated Triton kernel: on a CUDA or HIP device, or under Triton's interpreter on CPU tensors.
 
-Triton compiles at the first launch and keeps the binary in its own cache; alignment of pointers and divisibility of sizes
-are looked at anew by each launch, so that the same source serves every tensor.
+Triton compiles at the first launch and keeps the binary in its own cache; alignment of pointers and divisibility of
+sizes are looked at anew by each launch, so that the same source serves every tensor.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -79,8 +80,25 @@ def test_a_module_with_parameters():
     made = fusecade.compile(model, (x,), remainder="eager")
     with torch.no_grad():
         torch.testing.assert_close(made(x), model(x))
-        model[1].weight.mul_(2)
+        model.get_parameter("1.weight").mul_(2)
         torch.testing.assert_close(made(x), model(x))
+
+
+def test_inductor_takes_what_is_left():
+    def fn(x, c):
+        return torch.cumsum((x @ c).amax(-1), 0) * 2
+
+    x, c = torch.randn(64, 32), torch.randn(32, 48)
+    made = fusecade.compile(fn, (x, c), remainder="inductor")
+    torch.testing.assert_close(made(x, c), fn(x, c))
+    assert made._built.remainder == "inductor"
+    assert not made.report.fallbacks
+
+
+def test_meta_tensors_will_do_for_compiling():
+    made = fusecade.compile(attend, [x.to("meta") for x in qkv(4, 96, 64)], target="cpu")
+    inputs = qkv(4, 96, 64)
+    torch.testing.assert_close(made(*inputs), attend(*inputs))
 
 
 def test_arguments_that_the_function_changes_are_changed():
@@ -95,7 +113,7 @@ def test_arguments_that_the_function_changes_are_changed():
 
 
 class TestDynamic:
-    NAMES = {0: {1: "n"}, 1: {1: "m"}, 2: {1: "m"}}  # noqa: RUF012
+    NAMES: ClassVar = {0: {1: "n"}, 1: {1: "m"}, 2: {1: "m"}}
 
     def test_one_kernel_for_all_lengths(self):
         made = fusecade.compile(attend, qkv(4, 96, 64), dynamic=self.NAMES)
@@ -111,7 +129,9 @@ class TestDynamic:
     @pytest.mark.parametrize("n", [0, 1])
     def test_zero_and_one_are_compiled_apart(self, n: int):
         made = fusecade.compile(attend, qkv(4, 96, 64), dynamic=self.NAMES)
-        with pytest.raises(UnsupportedProgram, match=f"the dynamic size n of attend is {n}, and was compiled for 2 or more"):
+        with pytest.raises(
+            UnsupportedProgram, match=f"the dynamic size n of attend is {n}, and was compiled for 2 or more"
+        ):
             made(torch.randn(4, n, 64), torch.randn(4, 7, 64), torch.randn(4, 7, 64))
 
     def test_what_the_program_asked_of_sizes_is_asked_again(self):
@@ -121,7 +141,9 @@ class TestDynamic:
         made = fusecade.compile(fn, (torch.randn(32, 64), torch.randn(64, 48)), dynamic={0: {0: "rows"}})
         x, y = torch.randn(20, 64), torch.randn(64, 48)
         torch.testing.assert_close(made(x, y), fn(x, y))
-        with pytest.raises(UnsupportedProgram, match=r"was compiled for sizes with .*rows.*, and is called with rows = 8"):
+        with pytest.raises(
+            UnsupportedProgram, match=r"was compiled for sizes with .*rows.*, and is called with rows = 8"
+        ):
             made(x[:8], y)
 
     def test_a_name_that_names_no_argument(self):
@@ -202,7 +224,9 @@ class TestWrongCalls:
         ]
 
     def test_names_of_nested_arguments(self):
-        made = fusecade.compile(lambda p, *, w: (p["x"] @ w[0]).amax(-1), ({"x": torch.randn(8, 64)},), {"w": [torch.randn(64, 48)]})
+        made = fusecade.compile(
+            lambda p, *, w: (p["x"] @ w[0]).amax(-1), ({"x": torch.randn(8, 64)},), {"w": [torch.randn(64, 48)]}
+        )
         assert "argument 0.x of" in self.message(made, {"x": torch.randn(9, 64)}, w=[torch.randn(64, 48)])
         assert "argument w.0 of" in self.message(made, {"x": torch.randn(8, 64)}, w=[torch.randn(64, 47)])
 

@@ -155,7 +155,12 @@ def test_equal_kernels_are_one_row():
 
 @pytest.mark.parametrize(
     ("fn", "shapes"),
-    [(attend, [(2, 48, 16)] * 3), (attend, [(1, 33, 16)] * 3), (kmeans, [(70, 16), (40, 16)]), (best_match, [(2, 20, 16), (40, 16)])],
+    [
+        (attend, [(2, 48, 16)] * 3),
+        (attend, [(1, 33, 16)] * 3),
+        (kmeans, [(70, 16), (40, 16)]),
+        (best_match, [(2, 20, 16), (40, 16)]),
+    ],
     ids=["even", "ragged", "kmeans", "max"],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -46,7 +46,7 @@ def test_dynamic_sizes_come_along():
     region = region_of(gm.graph, [placeholder], [node_of(gm, "sum")])
     assert region is not None
     values = {"n": 6}
-    sizes = [int(n.meta["val"].node.expr.subs({s: values["n"] for s in n.meta["val"].node.expr.free_symbols}))
+    sizes = [int(n.meta["val"].node.expr.subs(dict.fromkeys(n.meta["val"].node.expr.free_symbols, values["n"])))
              for n in region.sizes]  # fmt: skip
     y = torch.randn(6, 3)
     torch.testing.assert_close(region.module()(y, *sizes)[0], y.view(3, 6).sum(1))

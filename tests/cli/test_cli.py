@@ -46,7 +46,7 @@ def program(tmp_path: Path) -> str:
     return str(path)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     try:
         status = cli.main([*map(str, arguments)])
     except SystemExit as stopped:
@@ -99,7 +99,16 @@ class TestExplain:
 class TestCompile:
     def test_it_writes_everything(self, capsys, program, tmp_path: Path):
         status, out, _ = run(
-            capsys, "compile", f"{program}:attend", *QKV, "--target", "sm_80", "--target", "gfx942", "-o", tmp_path / "out"
+            capsys,
+            "compile",
+            f"{program}:attend",
+            *QKV,
+            "--target",
+            "sm_80",
+            "--target",
+            "gfx942",
+            "-o",
+            tmp_path / "out",
         )
         assert status == exits.FINE
         files = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
@@ -133,7 +142,8 @@ class TestCompile:
 
 OPT = """
 cascade.program @rows(%x: !cascade.tensor<[n, 64], f32>) -> (!cascade.tensor<[n], f32>) {
-  %y = cascade.einsum [i = n, j = 64] ins(%x[i, j] : !cascade.tensor<[n, 64], f32>) outs(sum [i] : !cascade.tensor<[n], f32>) {
+  %y = cascade.einsum [i = n, j = 64]
+    ins(%x[i, j] : !cascade.tensor<[n, 64], f32>) outs(sum [i] : !cascade.tensor<[n], f32>) {
   ^bb0(%a: f32):
     cascade.yield %a : f32
   }
@@ -343,5 +353,7 @@ class TestMain:
         assert "Traceback" not in err
 
     def test_it_starts_quickly(self):
-        program = "import sys, fusecade.cli; fusecade.cli.parser(); sys.exit('torch' in sys.modules or 'xdsl' in sys.modules)"
+        program = (
+            "import sys, fusecade.cli; fusecade.cli.parser(); sys.exit('torch' in sys.modules or 'xdsl' in sys.modules)"
+        )
         subprocess.run([sys.executable, "-c", program], check=True)

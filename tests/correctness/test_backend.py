@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn import functional as F
 
 import fusecade
@@ -189,6 +190,18 @@ class TestResults:
         assert error <= 2 * eager + torch.finfo(dtype).eps * exact.abs().max().item()
 
 
+    def test_a_graph_that_is_one_kernel_needs_no_other_compiler(self):
+        inputs = qkv(4, 64, 64)
+        torch.testing.assert_close(compiled(attend, "inductor")(*inputs), attend(*inputs))
+        assert torch_backend.compiled[0].remainder == "eager"
+
+    def test_under_the_interpreter_a_gpu_target_runs(self):
+        inputs = qkv(2, 32, 32)
+        run = compiled(attend, target="sm_90")
+        torch.testing.assert_close(run(*inputs), attend(*inputs), atol=1e-5, rtol=1e-5)
+        assert [c.artifact.kind for c in torch_backend.compiled[0].plan.calls] == ["triton"]
+
+
 class TestProcess:
     def test_two_models(self):
         first, second = compiled(attend), compiled(lambda x, c: (x @ c).amax(-1))
@@ -253,9 +266,9 @@ class TestProcess:
 
 class TestOptions:
     def wrong(self, **named):
-        with pytest.raises(Exception, match="fusecade") as caught:
+        with pytest.raises(BackendCompilerFailed) as caught:
             torch.compile(attend, backend="fusecade", **named)(*qkv(2, 8, 64))
-        return getattr(caught.value, "inner_exception", caught.value)
+        return caught.value.inner_exception
 
     def test_unknown_names_are_listed(self):
         error = self.wrong(options={"remainderr": "eager"})
@@ -281,6 +294,15 @@ class TestOptions:
     def test_modes_are_those_of_inductor(self):
         with pytest.raises(InvalidArgument, match="mode is 'fastest', which is not one of: default, "):
             torch_backend.backend(torch.fx.symbolic_trace(nn.Identity()), [], mode="fastest")
+
+    def test_a_mode_goes_to_inductor(self):
+        def fn(x):
+            return torch.cumsum(x, -1) + 1
+
+        x = torch.randn(8, 8)
+        run = torch.compile(fn, backend="fusecade", mode="max-autotune-no-cudagraphs")
+        torch.testing.assert_close(run(x), fn(x))
+        assert torch_backend.compiled[0].remainder == "inductor"
 
     def test_a_target_that_the_tensors_are_not_on(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("TRITON_INTERPRET", "0")
@@ -317,11 +339,14 @@ class TestFailures:
 
     @pytest.mark.parametrize(
         ("error", "kind"),
-        [(UnsupportedProgram("no such thing"), UnsupportedProgram), (ZeroDivisionError("by zero"), InternalCompilerError)],
+        [
+            (UnsupportedProgram("no such thing"), UnsupportedProgram),
+            (ZeroDivisionError("by zero"), InternalCompilerError),
+        ],
     )
     def test_strict_raises(self, monkeypatch, error, kind):
         self.broken_planner(monkeypatch, error)
-        with pytest.raises(Exception, match=str(error.args[0])) as caught:
+        with pytest.raises(BackendCompilerFailed, match=str(error.args[0])) as caught:
             compiled(attend, strict=True)(*qkv(2, 32, 64))
         assert isinstance(caught.value.inner_exception, kind)
 
@@ -357,8 +382,9 @@ class TestFailures:
         inputs = qkv(4, 256, 64)
         run = compiled(fn, remainder)
         with pytest.warns(FallbackWarning, match=words) as caught:
-            for _ in range(2):
-                torch.testing.assert_close(run(*inputs), fn(*inputs))
+            results = [run(*inputs) for _ in range(2)]
+        for result in results:
+            torch.testing.assert_close(result, fn(*inputs))
         [message] = [str(w.message) for w in caught if w.category is FallbackWarning]
         assert "test_backend.py" in message
         [(name, reason)] = fusecade.reports()[0].fallbacks
@@ -373,10 +399,11 @@ class TestFailures:
     def test_dynamic_sizes_reach_the_region(self, monkeypatch):
         self.broken_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no dynamic tile')\n")
         run = compiled(attend, dynamic=True)
+        several = [qkv(4, length, 64) for length in (256, 300)]
         with pytest.warns(FallbackWarning, match="no dynamic tile"):
-            for length in (256, 300):
-                inputs = qkv(4, length, 64)
-                torch.testing.assert_close(run(*inputs), attend(*inputs))
+            results = [run(*inputs) for inputs in several]
+        for result, inputs in zip(results, several, strict=True):
+            torch.testing.assert_close(result, attend(*inputs))
 
     def test_operators_without_a_cascade_form_run(self):
         def fn(x, y):
@@ -391,7 +418,7 @@ class TestFailures:
         def fn(x):
             return torch.cumsum(x, -1).sum(-1)
 
-        with pytest.raises(Exception, match=r"aten.cumsum.default is not compiled: it is a scan") as caught:
+        with pytest.raises(BackendCompilerFailed, match=r"aten.cumsum.default is not compiled: it is a scan") as caught:
             compiled(fn, strict=True)(torch.randn(64, 64))
         error = caught.value.inner_exception
         assert isinstance(error, UnsupportedProgram)
@@ -405,10 +432,10 @@ class TestFailures:
         monkeypatch.setattr(remainder, "_warned", set())
 
         x = torch.randn(64, 64)
+        runs = [compiled(lambda x, s=scale: torch.cumsum(x, -1) * s, "inductor") for scale in (1.0, 2.0)]
         with pytest.warns(FallbackWarning, match="no C\\+\\+ compiler") as caught:
-            for scale in (1.0, 2.0):
-                run = compiled(lambda x, s=scale: torch.cumsum(x, -1) * s, "inductor")
-                torch.testing.assert_close(run(x), torch.cumsum(x, -1) * scale)
+            results = [run(x) for run in runs]
+        torch.testing.assert_close(results, [torch.cumsum(x, -1), torch.cumsum(x, -1) * 2])
         assert [w.category for w in caught].count(FallbackWarning) == 1
         assert [report.fallbacks[0][0] for report in fusecade.reports()] == ["the rest of the graph"] * 2
 

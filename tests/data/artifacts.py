@@ -10,7 +10,7 @@ from fusecade.codegen.artifact import KernelArtifact, Layout
 
 FACTS: dict[str, Any] = {
     "passes": {"j": 1}, "passes_as_written": {"j": 2}, "pass_reasons": {}, "sram_load_bytes": 32, "sram_store_bytes": 4,
-    "hbm_bytes": 36, "hbm_bytes_bound": 36, "flops": 8.0, "footprint_bytes": 64, "predicted_us": 1.5, "bound_by": "memory",
+    "hbm_bytes": 36, "hbm_bytes_bound": 36, "flops": 8.0, "footprint_bytes": 64, "predicted_us": 1.5, "bound_by": "HBM",
     "certificates": ["sum x = sum x"], "nodes": ["sum_1"], "cascade": "cascade text", "tile": "tile text",
 }  # fmt: skip
 

@@ -83,9 +83,8 @@ def test_a_bad_entry_is_reported_once_and_made_anew(tmp_path: Path, change):
     path = _entry(store.folder)
     path.write_bytes(change(path.read_bytes()))
     with pytest.warns(CacheWarning, match="is made anew") as caught:
-        assert store.read("key") is None
-        assert store.read("key") is None
-    assert len(caught) == 1
+        found = [store.read("key") for _ in range(2)]
+    assert (found, len(caught)) == ([None, None], 1)
     store.write("key", BODY)
     assert Store(tmp_path / "plans").read("key") == BODY
 
@@ -143,7 +142,7 @@ class TestArtifacts:
         ],
     )  # fmt: skip
     def test_what_no_printer_writes_is_refused(self, name, value):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"\w"):
             read_artifact({**row_sum().to_json(), name: value})
 
     @pytest.mark.parametrize("data", [None, [], "text", {}, {"name": "k"}])
