@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..driver import Call, Options, Plan
 from ..errors import FallbackWarning, FusecadeError, InternalCompilerError, UnsupportedProgram
@@ -54,7 +55,8 @@ def make_plan(
 ) -> Plan:
     """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead."""
     try:
-        plan = cached_plan(gm, target, options, folder, size_names, hints)
+        with _disable_current_modes():  # PyTorch calls us while it traces; what we compute on the way is no part of that
+            plan = cached_plan(gm, target, options, folder, size_names, hints)
     except Exception as error:
         if options.strict:
             raise _as_ours(error) from error

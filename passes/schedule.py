@@ -212,7 +212,7 @@ class _Shape:
     def table(self, roles: Mapping[str, str]) -> tile.TileRanks:
         """Ranks in the order in which tiles have them: for each contraction the rows, then the columns."""
         order: dict[str, None] = dict.fromkeys(r for r in self.out if roles[r] == "unit" or self._batch(r))
-        rank_at = {r: n for n, r in enumerate([*self.out, *self.extents])}
+        rank_at = {r: n for n, r in enumerate(dict.fromkeys([*self.out, *self.extents]))}
         for d in self.dots:
             for side in sorted((d.lhs - d.rhs, d.rhs - d.lhs), key=lambda side: min(rank_at[r] for r in side)):
                 order.update(dict.fromkeys(r for r in [*self.out, *self.extents] if r in side))

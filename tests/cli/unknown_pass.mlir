@@ -1,0 +1,2 @@
+// RUN: not fusecade opt -p canonicalize %s
+// EXPECT-ERROR: use 'canonicalise' instead
