@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import fx
@@ -136,10 +137,19 @@ def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphMod
     if mode is None:
         return gm
     fakes = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
-    with mode, preserve_node_meta():
-        flat = make_fx(fx.Interpreter(gm).run, decomposition_table=table, tracing_mode="real")(*fakes)
+    with mode, preserve_node_meta(), patch.object(mode, "allow_non_fake_inputs", True):  # constants of the graph are real
+        flat = make_fx(_Reshaping(gm).run, decomposition_table=table, tracing_mode="real")(*fakes)
     flat.meta.update(gm.meta)
     return flat
+
+
+class _Reshaping(fx.Interpreter):
+    """Runs `view` as `reshape`: taken apart, an operator may give other strides, which a view would not go with."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.aten.view.default:
+            return torch.reshape(*args, **kwargs)
+        return super().call_function(target, args, kwargs)
 
 
 def _static_inputs() -> Sequence[int]:

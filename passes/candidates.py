@@ -64,10 +64,14 @@ class Candidates:
         carries, between, reduces = self._reach(value, dim)
         if not reduces:
             return []
+        plain = {o for o in reduces if not self.is_contraction(o)}
+        wanted: list[set[EinsumOp]] = [{*reduces}, plain]
+        if plain:  # a norm that is written: its result carries the rank
+            wanted.append(plain | carries)
         found = []
-        for last in ({*reduces}, {o for o in reduces if not self.is_contraction(o)}):
+        for last in wanted:
             if last:
-                cluster = self._upstream(last, carries | between | reduces if len(last) == len(reduces) else carries | between | last)
+                cluster = self._upstream(last, carries | between | last)
                 self._take_producers(cluster, value)
                 found.append(frozenset(cluster))
         return found

@@ -25,6 +25,7 @@ from ..ir import symbols, tile
 from ..ir.attributes import element_bits
 from ..ir.target import Target
 
+HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 
 # Elements a second of one core, a torch call on a tile that stays in cache (measured, AVX-512 server core).
@@ -357,7 +358,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     special = w.transcendental_elements / target.exp_per_s
     times = {
         "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms) * full,
-        "HBM": hbm / (target.hbm_bytes_per_s * 0.85 * drawn),
+        "HBM": hbm / (target.hbm_bytes_per_s * HBM_EFFICIENCY * drawn),
         "L2": (w.load_bytes + w.store_bytes) / (target.l2_bytes_per_s * 0.8 * drawn),
     }
     bound_by = max(times, key=lambda k: times[k])

@@ -29,7 +29,7 @@ from ..ir.text import print_module
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
-from .cost import CPU_MAP_RATE, CPU_RATES, TRANSCENDENTAL
+from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
 from .outline import outline
 from .repair import repair_kernel
 from .schedule import LARGE, Scheduled, schedule_kernel
@@ -84,7 +84,7 @@ class _Fuser:
         self.taken: set[Operation] = set()
         self.tried: set[frozenset[EinsumOp]] = set()
         self.result = Fused()
-        self.evaluated: dict[str, tuple[float, str] | Refused] = {}
+        self.evaluated: dict[str, tuple[float, int] | Refused] = {}
 
     def run(self) -> Fused:
         for cluster in self.candidates.all():
@@ -131,20 +131,21 @@ class _Fuser:
                 self.result.refusals.append(Refusal(names, verdict.reason))
                 kernel.erase()
                 continue
-            kernel.attributes["stream"] = StringAttr(verdict[1])
+            kernel.attributes["stream"] = StringAttr(verdict[0])
+            kernel.attributes["unfused_bytes"] = StringAttr(str(verdict[1]))
             kernel.attributes["nodes"] = StringAttr(" ".join(names))
             self._place(kernel, ops, outputs)
             return
 
-    def _evaluate(self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, str] | Refused:
+    def _evaluate(self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[str, int] | Refused:
         stream = stream_rank(kernel)
         key = _fingerprint(kernel)
         if key not in self.evaluated:
             self.evaluated[key] = self._price(kernel, stream, ops, outputs)
         found = self.evaluated[key]
-        return found if isinstance(found, Refused) else (found[0], stream)
+        return found if isinstance(found, Refused) else (stream, found[1])
 
-    def _price(self, kernel: KernelOp, stream: str, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, str] | Refused:
+    def _price(self, kernel: KernelOp, stream: str, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int] | Refused:
         trial = kernel.clone()
         trial.attributes["stream"] = StringAttr(stream)
         repair_kernel(trial, stream, self.target)
@@ -158,37 +159,48 @@ class _Fuser:
         trial.erase()
         if isinstance(scheduled, Refused):
             return scheduled
-        apart = self._apart(ops, outputs)
-        if scheduled.price.us >= GAIN * apart:
+        apart, traffic = self._apart(ops, outputs)
+        fused = scheduled.price.us + self._fresh_pages(outputs)
+        if fused >= GAIN * apart:
             return Refused(
-                f"fusing would not pay: {scheduled.price.us:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart"
+                f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart"
             )
-        return scheduled.price.us, stream
+        return fused, traffic
 
-    def _apart(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> float:
-        """Predicted time of the operations run one library call or one pointwise kernel at a time, in microseconds."""
-        target, total = self.target, 0.0
-        rest = [o for o in ops if not self.candidates.is_contraction(o)]
+    def _apart(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int]:
+        """Microseconds and bytes moved when the operations run one library call or one pointwise kernel at a time."""
+        target, total, traffic = self.target, 0.0, 0
+        bandwidth = target.hbm_bytes_per_s * (1.0 if target.kind == "cpu" else HBM_EFFICIENCY)
+        calls: dict[EinsumOp, list[EinsumOp]] = {o: [o] for o in ops if self.candidates.is_contraction(o)}
+        by_node = {_node(o): o for o in calls if "node" in o.attributes}
+        rest: list[EinsumOp] = []
         for op in ops:
-            if op not in rest:
-                flops = 2.0 * self._points(op)
-                kind = _rate_name(op)
-                rate = target.dot_flops(kind if kind in target.flops else "f32") * (1.1 if target.kind == "cpu" else 0.8)
-                moved = sum(self._bytes(v) for v in op.inputs) + sum(self._bytes(r) for r in op.results)
-                arithmetic, memory = flops / rate, moved / target.hbm_bytes_per_s
-                together = arithmetic + memory if target.kind == "cpu" else max(arithmetic, memory)
-                total += together * 1e6 + target.launch_us
-                total += self._fresh_pages(op.results)
+            if op in calls:
+                continue
+            if "node" in op.attributes and _node(op) in by_node:  # part of the same library call: the bias of a product
+                calls[by_node[_node(op)]].append(op)
+            else:
+                rest.append(op)
+        for op, together in calls.items():
+            kind = _rate_name(op)
+            rate = target.dot_flops(kind if kind in target.flops else "f32") * (1.1 if target.kind == "cpu" else 0.8)
+            read = {v for o in together for v in o.inputs if v.owner not in together}
+            written = {r for o in together for r in o.results if any(u.operation not in together for u in r.uses)}
+            moved = sum(map(self._bytes, read | written))
+            traffic += moved
+            arithmetic, memory = 2.0 * self._points(op) / rate, moved / bandwidth
+            us = arithmetic + memory if target.kind == "cpu" else max(arithmetic, memory)
+            total += us * 1e6 + target.launch_us + self._fresh_pages(written)
         if rest:
             reads = {v for o in rest for v in o.inputs if v.owner not in rest}
             writes = {r for o in rest for r in o.results if r in set(outputs) or any(u.operation not in rest for u in r.uses)}
             moved = sum(map(self._bytes, reads | writes))
+            traffic += moved
             special = self._special_seconds(rest)
             passes = 1 + (len({r for o in rest for r in o.reduced}) > 0)
-            total += max(moved / target.hbm_bytes_per_s, special) * 1e6 + passes * target.launch_us
+            total += max(moved / bandwidth, special) * 1e6 + passes * target.launch_us
             total += self._fresh_pages(writes)
-
-        return total
+        return total, traffic
 
     def _special_seconds(self, ops: Sequence[EinsumOp]) -> float:
         """Time in transcendental functions, one pointwise kernel for all."""
