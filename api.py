@@ -55,7 +55,9 @@ def compile(
     fallbacks: list[tuple[str, str]] = []
     folder = environment.cache_dir
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
-    built = build(plan, captured.example, options, folder, inference=True, fallbacks=fallbacks)
+    built = build(
+        plan, captured.example, options, folder, inference=True, fallbacks=fallbacks, size_names=captured.size_names
+    )
     return CompiledFunction(fn, captured, built)
 
 
@@ -94,11 +96,12 @@ class CompiledFunction:
 
     def _give(self, results: Sequence[Any], tensors: Sequence[torch.Tensor]) -> Any:
         """The results in the form in which `fn` gives them; the inputs that it changes are changed."""
-        count = self._captured.out_spec.num_leaves
-        inputs = [*self._parameters, *tensors]
-        for position, value in zip(self._captured.mutated, results[count:], strict=True):
-            inputs[position].copy_(value)
-        return pytree.tree_unflatten(list(results[:count]), self._captured.out_spec)
+        spec, mutated = self._captured.out_spec, self._captured.mutated
+        if mutated:
+            inputs = [*self._parameters, *tensors]
+            for position, value in zip(mutated, results[spec.num_leaves :], strict=True):
+                inputs[position].copy_(value)
+        return results[0] if spec.is_leaf() else pytree.tree_unflatten(list(results[: spec.num_leaves]), spec)
 
     @cached_property
     def kernels(self) -> Sequence[Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..codegen.artifact import Layout
 from ..driver import Call, Options, Plan
 from ..errors import FallbackWarning, FusecadeError, InternalCompilerError, UnsupportedProgram
 from ..frontend.importer import source_line
+from ..frontend.sizes import Opaque, size
+from ..ir import symbols
 from ..ir.target import Target
 from ..runtime.loaded import load
 from ..runtime.operator import Entry, register
@@ -55,7 +59,9 @@ def make_plan(
 ) -> Plan:
     """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead."""
     try:
-        with _disable_current_modes():  # PyTorch calls us while it traces; what we compute on the way is no part of that
+        with (
+            _disable_current_modes()
+        ):  # PyTorch calls us while it traces; what we compute on the way is no part of that
             plan = cached_plan(gm, target, options, folder, size_names, hints)
     except Exception as error:
         if options.strict:
@@ -82,10 +88,13 @@ def build(
     inference: bool = False,
     mode: str | None = None,
     fallbacks: list[tuple[str, str]] | None = None,
+    size_names: Mapping[str, str] | None = None,
 ) -> Built:
     """Load the plan's kernels, splice them in, compile what is left as `options.remainder` says."""
     fallbacks = [] if fallbacks is None else fallbacks
-    placed = [one for call in plan.calls if (one := _place(plan, call, folder, options.strict, fallbacks)) is not None]
+    with _disable_current_modes():
+        found = [_place(plan, call, folder, options.strict, fallbacks, size_names or {}) for call in plan.calls]
+    placed = [one for one in found if one is not None]
     try:
         if options.remainder == "inductor":
             graph = splice(plan.gm, placed)
@@ -105,20 +114,25 @@ def build(
     return Built(run_eagerly(graph), plan, graph, "eager", fallbacks)
 
 
-def _place(plan: Plan, call: Call, folder: Path, strict: bool, fallbacks: list[tuple[str, str]]) -> Placed | None:
+def _place(
+    plan: Plan, call: Call, folder: Path, strict: bool, fallbacks: list[tuple[str, str]], size_names: Mapping[str, str]
+) -> Placed | None:
     """The call with its kernel loaded; None, and a warning, where it does not load."""
     source = source_line(call.outputs[-1])
     try:
-        kernel = load(call.artifact, folder / "kernels")
-    except InternalCompilerError as error:
+        given = [
+            _layout(node, layout, size_names) for node, layout in zip(call.inputs, call.artifact.inputs, strict=True)
+        ]
+        kernel = load(call.artifact, folder / "kernels", given)
+    except (InternalCompilerError, Opaque) as error:
         if strict:
-            raise
-        fallbacks.append((call.artifact.name, error.message))
-        warnings.warn(FallbackWarning(f"kernel {call.artifact.name}", error.message, source), stacklevel=5)
+            raise _as_ours(error) from error
+        fallbacks.append((call.artifact.name, _reason(error)))
+        warnings.warn(FallbackWarning(f"kernel {call.artifact.name}", _reason(error), source), stacklevel=5)
         return None
-    region = region_of(plan.gm.graph, call.inputs, call.outputs, len(call.artifact.sizes))
+    region = region_of(plan.gm, call.inputs, call.outputs, len(call.artifact.sizes))
     entry = Entry(
-        _key(call, region, strict),
+        _key(call, region, strict, given),
         kernel,
         _Lazily(region) if region is not None else None,
         call.outputs[0].meta["val"].device,
@@ -132,14 +146,28 @@ def _place(plan: Plan, call: Call, folder: Path, strict: bool, fallbacks: list[t
     return Placed(call, entry, region)
 
 
+def _layout(node: fx.Node, read: Layout, size_names: Mapping[str, str]) -> Layout:
+    """The shape and the strides that the graph says a tensor has."""
+    value = node.meta["val"]
+    shape, strides = (
+        [symbols.to_python(size(n, size_names)) for n in sizes] for sizes in (value.shape, value.stride())
+    )
+    return Layout(tuple(shape), tuple(strides), read.dtype)
+
+
 def _note(fallbacks: list[tuple[str, str]], name: str, reason: str) -> None:
     fallbacks.append((name, reason))
 
 
-def _key(call: Call, region: Region | None, strict: bool) -> str:
-    """Names a kernel together with what stands in for it: the same in every process."""
-    about = f"{call.artifact.fingerprint}\n{strict}\n{region.graph if region else None}"
-    return hashlib.sha256(about.encode()).hexdigest()
+def _key(call: Call, region: Region | None, strict: bool, given: Sequence[Layout]) -> str:
+    """Names a kernel together with how it is called and what stands in for it: the same in every process."""
+    about = hashlib.sha256(f"{call.artifact.fingerprint}\n{strict}\n{given}\n".encode())
+    if region is not None:
+        about.update(str(region.graph).encode())
+        for node in region.graph.find_nodes(op="get_attr"):
+            value = attrgetter(str(node.target))(region.owner)
+            about.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return about.hexdigest()
 
 
 class _Lazily:

@@ -30,12 +30,21 @@ class Guards:
             if kind == "argument"
         ]
         self._size_names = captured.size_names
+        args, kwargs = captured.in_spec.children()
+        self._plain = kwargs.num_leaves == 0 and all(child.is_leaf() for child in args.children())
+        # Most arguments have fixed sizes, and come as they came: looked at first, and fast.
+        self._usual = [
+            (fake.dtype, tuple(fake.shape), fake.stride(), fake.device.type)
+            if not any(isinstance(n, torch.SymInt) for n in [*fake.shape, *fake.stride()])
+            else None
+            for _, fake, _ in self._tensors
+        ]
         self._relations = _relations(captured)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """The tensors among the arguments, in the strides that were compiled for.  Raises UnsupportedProgram."""
-        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        if spec != self._in_spec:
+        leaves, fits = self._flatten(args, kwargs)
+        if not fits:
             raise UnsupportedProgram(
                 f"{self._name} was compiled for the arguments ({', '.join(self._paths)}), and is called with "
                 f"{len(leaves)} in another arrangement",
@@ -49,9 +58,18 @@ class Guards:
                     next_step="pass the value that was compiled, make it a tensor, or " + AGAIN,
                 )
         sizes: dict[str, int] = {}
-        tensors = [
-            self._tensor(leaves[position], position, fake, node, sizes) for position, fake, node in self._tensors
-        ]
+        grad = torch.is_grad_enabled()
+        tensors = []
+        for (position, fake, node), usual in zip(self._tensors, self._usual, strict=True):
+            x = leaves[position]
+            if (
+                usual is None
+                or not isinstance(x, torch.Tensor)
+                or (x.dtype, x.shape, x.stride(), x.device.type) != usual
+                or (grad and x.requires_grad)
+            ):
+                x = self._tensor(x, position, fake, node, sizes)
+            tensors.append(x)
         if (small := _too_small(sizes)) is not None:
             raise UnsupportedProgram(
                 f"the dynamic size {small} of {self._name} is {sizes[small]}, and was compiled for {LEAST} or more",
@@ -64,6 +82,13 @@ class Guards:
                     next_step="call it with sizes for which that holds, or compile again for these",
                 )
         return tensors
+
+    def _flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], bool]:
+        """The arguments one by one, and whether they are arranged as those that were compiled."""
+        if self._plain and not kwargs and len(args) == len(self._paths):
+            return args, True  # nothing is nested, or the check of the tensor will say so
+        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        return leaves, spec == self._in_spec
 
     def _tensor(self, x: Any, position: int, fake: torch.Tensor, node: Any, sizes: dict[str, int]) -> torch.Tensor:
         name = f"argument {self._paths[position]} of {self._name}"

@@ -13,19 +13,23 @@ from torch import fx
 class Region:
     """Takes `tensors`, then `sizes`; returns the outputs of the kernel.
 
-    The kernel's own inputs and sizes come first in both; what follows is needed by the region alone.
+    The kernel's own inputs and sizes come first in both; what follows is needed by the region alone.  Constants of the
+    graph come along in `owner`.
     """
 
+    owner: torch.nn.Module
     graph: fx.Graph
     tensors: tuple[fx.Node, ...]
     sizes: tuple[fx.Node, ...]
 
     def module(self) -> fx.GraphModule:
-        return fx.GraphModule(torch.nn.Module(), self.graph)
+        return fx.GraphModule(self.owner, self.graph)
 
 
-def region_of(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], sizes: int = 0) -> Region | None:
-    """The nodes of `graph` between `inputs` and `outputs`; None where they need what is no tensor and no integer.
+def region_of(
+    gm: fx.GraphModule, inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], sizes: int = 0
+) -> Region | None:
+    """The nodes of `gm` between `inputs` and `outputs`; None where they need what is no tensor and no integer.
 
     sizes: how many size arguments of the kernel to skip.
     """
@@ -37,12 +41,12 @@ def region_of(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.N
         if node in needed or node in tensors:
             continue
         value = node.meta.get("val")
-        if node.op in ("placeholder", "get_attr") and isinstance(value, torch.Tensor):
+        if node.op == "placeholder" and isinstance(value, torch.Tensor):
             tensors.append(node)
         elif isinstance(value, torch.SymInt | int) and not isinstance(value, bool):
             if node not in extra_sizes:
                 extra_sizes.append(node)
-        elif node.op == "call_function":
+        elif node.op in ("call_function", "get_attr"):
             needed.add(node)
             pending.extend(node.all_input_nodes)
         else:
@@ -52,8 +56,8 @@ def region_of(graph: fx.Graph, inputs: Sequence[fx.Node], outputs: Sequence[fx.N
     for n in range(sizes):
         copied.placeholder(f"kernel_size_{n}")
     copies |= {node: copied.placeholder(node.name) for node in extra_sizes}
-    for node in graph.nodes:
+    for node in gm.graph.nodes:
         if node in needed:
             copies[node] = copied.node_copy(node, copies.__getitem__)
     copied.output(tuple(copies[node] for node in outputs))
-    return Region(copied, tuple(tensors), tuple(extra_sizes))
+    return Region(gm, copied, tuple(tensors), tuple(extra_sizes))

@@ -137,7 +137,11 @@ def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphMod
     if mode is None:
         return gm
     fakes = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
-    with mode, preserve_node_meta(), patch.object(mode, "allow_non_fake_inputs", True):  # constants of the graph are real
+    with (
+        mode,
+        preserve_node_meta(),
+        patch.object(mode, "allow_non_fake_inputs", True),
+    ):  # constants of the graph are real
         flat = make_fx(_Reshaping(gm).run, decomposition_table=table, tracing_mode="real")(*fakes)
     flat.meta.update(gm.meta)
     return flat

@@ -72,12 +72,22 @@ def _insert_call(
     sizes += [copies[node] for node in (one.region.sizes if one.region else ())]
     arguments = ([copies[node] for node in tensors], sizes)
     if through_operator:
+        arguments = ([_lifted(graph, node) for node in arguments[0]], sizes)
         call = graph.call_function(OPERATOR, (one.entry.key, *arguments))
     else:
         call = graph.call_function(one.entry, arguments)
     call.meta["val"] = [node.meta["val"] for node in old]
     _keep_origin(call, old[-1])
     return call
+
+
+def _lifted(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A constant of the graph as compilers expect it: read by nothing but the operator that makes a tensor of it."""
+    if node.op != "get_attr":
+        return node
+    made = graph.call_function(torch.ops.aten.lift_fresh_copy.default, (node,))
+    made.meta["val"] = node.meta["val"]
+    return made
 
 
 def _insert_getitem(graph: fx.Graph, call: fx.Node, n: int, old: fx.Node) -> fx.Node:

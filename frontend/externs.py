@@ -44,7 +44,7 @@ _REASONS: dict[str, str] = {
     ),
     "it is attention with a kernel of its own; trace under sdpa_kernel(SDPBackend.MATH) to see its definition": (
         "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
-        "_scaled_dot_product_cudnn_attention _scaled_dot_product_flash_attention_for_cpu "
+        "_scaled_dot_product_cudnn_attention "
         "scaled_dot_product_attention"
     ),
 }

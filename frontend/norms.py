@@ -18,7 +18,7 @@ from .views import reshaped
 aten = torch.ops.aten
 
 
-def _exponentials(
+def exponentials(
     t, node: fx.Node, x: Tensor, reduced: Sequence[int], work: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(m, e, s): the maximum, exp(x − m), and the sum of those."""
@@ -31,14 +31,14 @@ def _exponentials(
 def softmax(t, node: fx.Node, a) -> View:
     """max, subtract, exp, sum, divide."""
     dtype = t.dtype(node)
-    _, exp, total = _exponentials(t, node, a.self, axes(a.dim, len(a.self.shape)), wide(dtype))
+    _, exp, total = exponentials(t, node, a.self, axes(a.dim, len(a.self.shape)), wide(dtype))
     return mapped(t, node, [exp, total], lambda e, s: e / s, dtype).view
 
 
 def safe_softmax(t, node: fx.Node, a) -> View:
     """softmax, and 0 in rows that are -inf throughout."""
     dtype = t.dtype(node)
-    peak, exp, total = _exponentials(t, node, a.self, axes(a.dim, len(a.self.shape)), wide(dtype))
+    peak, exp, total = exponentials(t, node, a.self, axes(a.dim, len(a.self.shape)), wide(dtype))
 
     def formula(e: Scalar, s: Scalar, m: Scalar) -> Scalar:
         y = e / s
@@ -51,7 +51,7 @@ def log_softmax(t, node: fx.Node, a) -> View:
     """(x − m) − log Σ exp(x − m)."""
     dtype = t.dtype(node)
     kind = compute_dtype(dtype)
-    peak, _, total = _exponentials(t, node, a.self, axes(a.dim, len(a.self.shape)), wide(dtype))
+    peak, _, total = exponentials(t, node, a.self, axes(a.dim, len(a.self.shape)), wide(dtype))
     return mapped(t, node, [a.self, peak, total], lambda v, m, s: (v.to(kind) - m) - s.log(), dtype).view
 
 

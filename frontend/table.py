@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import contractions, creation, indexing, norms, pointwise, reductions, views
+from . import attention, contractions, creation, indexing, norms, pointwise, reductions, views
 
 TABLE = {
     **views.TABLE,
@@ -11,5 +11,6 @@ TABLE = {
     **reductions.TABLE,
     **norms.TABLE,
     **contractions.TABLE,
+    **attention.TABLE,
     **indexing.TABLE,
 }

@@ -37,6 +37,7 @@ from .schedule import LARGE, Scheduled, schedule_kernel
 FRESH_FROM = 32 << 20  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
 FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
 GAIN = 1.0  # a kernel must be predicted to take less than this part of its operations left apart
+CPU_GAIN = 0.85  # the same on a CPU, where a tile program is many calls that a busy machine can hold up
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _Fuser:
             return scheduled
         apart, traffic = self._apart(ops, outputs)
         fused = scheduled.price.us + self._fresh_pages(outputs)
-        if fused >= GAIN * apart:
+        if fused >= (CPU_GAIN if self.target.kind == "cpu" else 1.0) * GAIN * apart:
             return Refused(
                 f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart"
             )
@@ -171,8 +172,11 @@ class _Fuser:
         """Microseconds and bytes moved when the operations run one library call or one pointwise kernel at a time."""
         target, total, traffic = self.target, 0.0, 0
         bandwidth = target.hbm_bytes_per_s * (1.0 if target.kind == "cpu" else HBM_EFFICIENCY)
-        calls: dict[EinsumOp, list[EinsumOp]] = {o: [o] for o in ops if self.candidates.is_contraction(o)}
-        by_node = {_node(o): o for o in calls if "node" in o.attributes}
+        calls: dict[EinsumOp, list[EinsumOp]] = {}
+        by_node: dict[str, EinsumOp] = {}
+        for op in ops:
+            if self.candidates.is_contraction(op) and by_node.setdefault(_node(op), op) is op:
+                calls[op] = [op]
         rest: list[EinsumOp] = []
         for op in ops:
             if op in calls:
@@ -188,7 +192,8 @@ class _Fuser:
             written = {r for o in together for r in o.results if any(u.operation not in together for u in r.uses)}
             moved = sum(map(self._bytes, read | written))
             traffic += moved
-            arithmetic, memory = 2.0 * self._points(op) / rate, moved / bandwidth
+            flops = sum(2.0 * self._points(o) for o in together if self.candidates.is_contraction(o))
+            arithmetic, memory = flops / rate + self._special_seconds(together), moved / bandwidth
             us = arithmetic + memory if target.kind == "cpu" else max(arithmetic, memory)
             total += us * 1e6 + target.launch_us + self._fresh_pages(written)
         if rest:

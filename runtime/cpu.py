@@ -53,8 +53,12 @@ def run_grid(program: Callable[[int, int], object], programs: int, threads: int 
 
 def _guarded(program: Callable[[int, int], object], start: int, stop: int) -> None:
     """Generated programs write into given memory: no autograd, and no autocast, whose state belongs to the caller."""
-    with torch.inference_mode(), torch._C._DisableAutocast():
-        program(start, stop)
+    with torch.inference_mode():
+        if torch._C._is_any_autocast_enabled():
+            with torch._C._DisableAutocast():
+                program(start, stop)
+        else:
+            program(start, stop)
 
 
 class _Job:

@@ -28,14 +28,15 @@ DTYPES: dict[str, torch.dtype] = {
 }  # fmt: skip
 
 
-def load(artifact: KernelArtifact, folder: Path) -> LoadedKernel:
+def load(artifact: KernelArtifact, folder: Path, given: Sequence[Layout] | None = None) -> LoadedKernel:
     """Write the kernel's source under `folder` and load it from there.
 
+    given: how the inputs come, where that is not how the kernel reads them: the same elements in other dimensions.
     Raises InternalCompilerError when the source does not run, or the artifact is not one that this version knows.
     """
     path = write_source(artifact, folder)
     try:
-        return LoadedKernel(artifact, getattr(_module(artifact, path), artifact.function), path)
+        return LoadedKernel(artifact, getattr(_module(artifact, path), artifact.function), path, given)
     except (InternalCompilerError, MemoryError):
         raise
     except Exception as error:
@@ -76,9 +77,12 @@ def _module(artifact: KernelArtifact, path: Path) -> types.ModuleType:
 class LoadedKernel:
     """One kernel.  Called with its inputs, it returns its outputs, in tensors of their own."""
 
-    def __init__(self, artifact: KernelArtifact, function: Callable[..., Any], path: Path) -> None:
+    def __init__(
+        self, artifact: KernelArtifact, function: Callable[..., Any], path: Path, given: Sequence[Layout] | None = None
+    ) -> None:
         self.artifact, self.path = artifact, path
-        self._inputs = [_Sized(x, artifact.sizes) for x in artifact.inputs]
+        given = artifact.inputs if given is None else given
+        self._inputs = [_Input(g, x, artifact.sizes) for g, x in zip(given, artifact.inputs, strict=True)]
         self._outputs = [_Sized(x, artifact.sizes) for x in artifact.outputs]
         if artifact.kind == "torch":
             self._launch = cpu.Launcher(function, artifact)
@@ -153,11 +157,11 @@ class LoadedKernel:
                 next_step="pass the tensors that `artifact.inputs` lists, in that order",
             )
         for n, (layout, tensor) in enumerate(zip(self._inputs, tensors, strict=True)):
-            shape, _ = layout.of(sizes)
-            if tensor.dtype != layout.dtype or tuple(tensor.shape) != shape:
+            shape, _ = layout.given.of(sizes)
+            if tensor.dtype != layout.given.dtype or tuple(tensor.shape) != shape:
                 raise InvalidArgument(
                     f"input {n} of kernel {name} is {tensor.dtype} {list(tensor.shape)}, and was compiled for "
-                    f"{layout.dtype} {list(shape)}",
+                    f"{layout.given.dtype} {list(shape)}",
                     next_step="convert the tensor, or compile for this shape and dtype",
                 )
 
@@ -183,16 +187,26 @@ class _Sized:
         return torch.empty_strided(shape, strides, dtype=self.dtype, device=device)
 
     def fit(self, tensor: torch.Tensor, sizes: Sequence[int], device: torch.device) -> torch.Tensor:
-        """The tensor in the layout that was compiled for: itself, as good as always."""
+        """The tensor in this layout: itself, as good as always.  Raises ValueError for another shape."""
         shape, strides = self.of(sizes)
         if tensor.device != device:
             tensor = tensor.to(device)
-        if tensor.shape == shape:
-            if tensor.stride() == strides:
-                return tensor
-            if tensor.numel() and any(
-                n != 1 and a != b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)
-            ):
-                return torch.empty_strided(shape, strides, dtype=self.dtype, device=device).copy_(tensor)
-        # Another view of the same elements; strides of dimensions of size 1 mean nothing.
-        return tensor.as_strided(shape, strides)
+        if tensor.shape != shape:
+            raise ValueError(f"a tensor of shape {list(tensor.shape)} where {list(shape)} was compiled for")
+        if tensor.stride() == strides:
+            return tensor
+        if not tensor.numel() or all(n == 1 or a == b for n, a, b in zip(shape, tensor.stride(), strides, strict=True)):
+            return tensor.as_strided(shape, strides)  # the stride of a dimension of size 1 means nothing
+        return torch.empty_strided(shape, strides, dtype=self.dtype, device=device).copy_(tensor)
+
+
+class _Input:
+    """A tensor as a graph has it, in the dimensions in which the kernel reads it."""
+
+    def __init__(self, given: Layout, read: Layout, names: tuple[str, ...]) -> None:
+        self.given, self.read = _Sized(given, names), _Sized(read, names)
+        self.same = given == read
+
+    def fit(self, tensor: torch.Tensor, sizes: Sequence[int], device: torch.device) -> torch.Tensor:
+        fitted = self.given.fit(tensor, sizes, device)
+        return fitted if self.same else fitted.as_strided(*self.read.of(sizes))

@@ -47,7 +47,7 @@ class Entry:
         self.__module__ = __name__
 
     def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
-        if self.failed is None and not (self.fallback is not None and _any_empty(inputs)):
+        if self.failed is None and not (self.fallback is not None and _any_empty(inputs[: self._inputs])):
             try:
                 return self.kernel.run(inputs[: self._inputs], sizes[: self._sizes], self.device)
             except (torch.OutOfMemoryError, MemoryError):

@@ -15,7 +15,7 @@ def test_it_computes_what_lies_between():
     x, y = torch.randn(4, 3), torch.randn(3, 5)
     gm = graph_of(fn, x, y)
     product, inputs = node_of(gm, "mul"), [n for n in gm.graph.nodes if n.op == "placeholder"]
-    region = region_of(gm.graph, [product, inputs[1]], [node_of(gm, "sum")])
+    region = region_of(gm, [product, inputs[1]], [node_of(gm, "sum")])
     assert region is not None
     assert region.tensors == (product, inputs[1])
     torch.testing.assert_close(region.module()(x * 2, y)[0], fn(x, y))
@@ -24,7 +24,7 @@ def test_it_computes_what_lies_between():
 def test_sizes_of_the_kernel_are_taken_and_not_used():
     x = torch.randn(4, 3)
     gm = graph_of(lambda x: x.sum(1), x)
-    region = region_of(gm.graph, [n for n in gm.graph.nodes if n.op == "placeholder"], [node_of(gm, "sum")], sizes=2)
+    region = region_of(gm, [n for n in gm.graph.nodes if n.op == "placeholder"], [node_of(gm, "sum")], sizes=2)
     assert region is not None
     torch.testing.assert_close(region.module()(x, 4, 3)[0], x.sum(1))
 
@@ -34,7 +34,7 @@ def test_tensors_that_the_kernel_does_not_read_come_along():
     x, y = torch.randn(4, 3), torch.randn(4, 3)
     gm = graph_of(lambda x, y: (x * torch.ones_like(y)).sum(1), x, y)
     first, *_ = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    region = region_of(gm.graph, [first], [node_of(gm, "sum")])
+    region = region_of(gm, [first], [node_of(gm, "sum")])
     assert region is not None
     torch.testing.assert_close(region.module()(*[x, y][: len(region.tensors)])[0], x.sum(1))
 
@@ -43,7 +43,7 @@ def test_dynamic_sizes_come_along():
     x = torch.randn(4, 3)
     gm = graph_of(lambda x: x.view(-1).view(x.shape[1], x.shape[0]).sum(1), x, dynamic={0: {0: "n"}})
     placeholder = next(n for n in gm.graph.nodes if n.op == "placeholder")
-    region = region_of(gm.graph, [placeholder], [node_of(gm, "sum")])
+    region = region_of(gm, [placeholder], [node_of(gm, "sum")])
     assert region is not None
     values = {"n": 6}
     sizes = [int(n.meta["val"].node.expr.subs(dict.fromkeys(n.meta["val"].node.expr.free_symbols, values["n"])))
@@ -56,6 +56,6 @@ def test_the_same_input_twice():
     x = torch.randn(4, 3)
     gm = graph_of(lambda x: (x * x).sum(1), x)
     placeholder = next(n for n in gm.graph.nodes if n.op == "placeholder")
-    region = region_of(gm.graph, [placeholder, placeholder], [node_of(gm, "sum")])
+    region = region_of(gm, [placeholder, placeholder], [node_of(gm, "sum")])
     assert region is not None
     torch.testing.assert_close(region.module()(x, x)[0], (x * x).sum(1))

@@ -189,7 +189,6 @@ class TestResults:
         error, eager = ((r.double() - exact).abs().max().item() for r in (got, wanted))
         assert error <= 2 * eager + torch.finfo(dtype).eps * exact.abs().max().item()
 
-
     def test_a_graph_that_is_one_kernel_needs_no_other_compiler(self):
         inputs = qkv(4, 64, 64)
         torch.testing.assert_close(compiled(attend, "inductor")(*inputs), attend(*inputs))
@@ -424,6 +423,19 @@ class TestFailures:
         assert isinstance(error, UnsupportedProgram)
         assert error.source is not None
         assert "torch.cumsum" in error.source.code
+
+    def test_constants_of_a_region_are_its_own(self, monkeypatch):
+        self.broken_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no constant tile')\n")
+        x, y = torch.randn(64, 32), torch.randn(32, 48)
+        for number in (2.0, 3.0):
+            weights = [number] * 48
+
+            def fn(x, y, weights=weights):
+                return (x @ y * torch.tensor(weights)).amax(-1)
+
+            with pytest.warns(FallbackWarning, match="no constant tile"):
+                result = compiled(fn)(x, y)
+            torch.testing.assert_close(result, fn(x, y))
 
     def test_without_a_compiler_inductor_gives_way_once(self, monkeypatch):
         from fusecade.assembly import remainder

@@ -43,7 +43,7 @@ def plan_of(gm: fx.GraphModule, *calls: Call) -> Plan:
 
 
 def placed(gm: fx.GraphModule, call: Call, folder: Path, key: str) -> Placed:
-    region = region_of(gm.graph, call.inputs, call.outputs, len(call.artifact.sizes))
+    region = region_of(gm, call.inputs, call.outputs, len(call.artifact.sizes))
     # A name of its own for each, as different programs would have.
     artifact = replace(call.artifact, params={**call.artifact.params, "test": hash(key) % 1000})
     entry = Entry(key, load(artifact, folder), region.module() if region else None, CPU)

@@ -86,6 +86,21 @@ class TestStrides:
         fitted = kernel._inputs[0].fit(x, (1, 6), x.device)
         assert fitted.data_ptr() == x.data_ptr()
 
+    def test_inputs_that_come_in_other_dimensions(self, tmp_path: Path):
+        """The graph has x[2, 5, 3]; the kernel reads the same elements as x[10, 3]."""
+        kernel = load(row_sum(), tmp_path, [Layout((2, 5, 3), (15, 3, 1), "f32")])
+        x = torch.randn(2, 5, 3)
+        torch.testing.assert_close(kernel(x, sizes={"n": 10, "m": 3})[0], x.view(10, 3).sum(1))
+
+    def test_and_with_strides_that_nobody_expected(self, tmp_path: Path):
+        kernel = load(row_sum(), tmp_path, [Layout((2, 5, 3), (15, 3, 1), "f32")])
+        x = torch.randn(5, 2, 3).transpose(0, 1)
+        torch.testing.assert_close(kernel(x, sizes={"n": 10, "m": 3})[0], x.reshape(10, 3).sum(1))
+
+    def test_another_shape_is_never_read(self, tmp_path: Path):
+        with pytest.raises(ValueError, match=r"a tensor of shape \[5, 2\] where \[10, 3\]"):
+            load(row_sum(), tmp_path).run([torch.randn(5, 2)], [10, 3])
+
 
 class TestEmpty:
     def test_nothing_to_write_is_not_launched(self, tmp_path: Path):
