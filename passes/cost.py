@@ -21,6 +21,7 @@ import sympy
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
+from ..errors import InternalCompilerError
 from ..ir import symbols, tile
 from ..ir.attributes import element_bits
 from ..ir.target import Target
@@ -192,7 +193,7 @@ class Census:
             case tile.YieldOp() | tile.ReturnOp():
                 pass
             case _:
-                raise NotImplementedError(f"the cost model has no rule for {op.name}")
+                raise InternalCompilerError(f"the cost model has no rule for {op.name}", stage="schedule")
 
     def _transfer(self, op: tile.LoadOp | tile.StoreOp, swept, loops: tuple[str, ...]) -> _Entry:
         kind = op.buffer.type

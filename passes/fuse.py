@@ -32,6 +32,7 @@ from .candidates import Candidates
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
 from .outline import outline
 from .repair import repair_kernel
+from .scalar_region import Inexpressible
 from .schedule import LARGE, Scheduled, schedule_kernel
 
 FRESH_FROM = 32 << 20  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
@@ -149,7 +150,11 @@ class _Fuser:
     def _price(self, kernel: KernelOp, stream: str, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int] | Refused:
         trial = kernel.clone()
         trial.attributes["stream"] = StringAttr(stream)
-        repair_kernel(trial, stream, self.target)
+        try:
+            repair_kernel(trial, stream, self.target)
+        except Inexpressible as stop:
+            trial.erase()
+            return Refused(str(stop))
         scheduled = schedule_kernel(
             trial,
             self.target,

@@ -20,6 +20,10 @@ _COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
 _LOGIC = {"land": "and", "lor": "or", "lxor": "xor"}
 
 
+class Inexpressible(Exception):
+    """A formula has a function that the scalar table has not."""
+
+
 class RegionWriter:
     """Writes expressions into `block`; equal subexpressions are computed once.
 
@@ -122,7 +126,7 @@ class RegionWriter:
             return self.op("sub", up, self.real(self.op("lt", x, zero)))
         if name == "cast_int":
             return self.op("trunc", self.r(e.args[0]))
-        raise NotImplementedError(f"no scalar operation for {name} in {e}")
+        raise Inexpressible(f"no scalar operation for {name} in {e}")
 
     def _sum(self, e: sp.Add) -> SSAValue:
         terms = sorted(e.args, key=lambda t: (t.could_extract_minus_sign(), sp.default_sort_key(t)))

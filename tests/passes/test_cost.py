@@ -15,6 +15,7 @@ from harness import layouts, own_walk, program_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusecade.errors import InternalCompilerError
 from fusecade.ir import interpret, symbols, tile
 from fusecade.ir.attributes import element_bits
 from fusecade.ir.cascade import KernelOp
@@ -114,5 +115,5 @@ def test_an_operation_without_a_rule_is_an_error():
     (kernel,) = kernels_of("softmax")
     emitted = emit_tiles(kernel, own_walk(kernel, random.Random(0), 1, {}), *layouts(kernel))
     assert emitted
-    with patch.object(tile, "MapOp", tile.DotOp), pytest.raises(NotImplementedError, match=r"no rule for tile\.map"):
+    with patch.object(tile, "MapOp", tile.DotOp), pytest.raises(InternalCompilerError, match=r"no rule for tile\.map"):
         cost.work(emitted)
