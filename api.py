@@ -18,7 +18,7 @@ from .assembly.binaries import compile_binaries as binaries_of
 from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
-from .driver import Environment, Options, pick_target
+from .driver import Environment, Options, check_tuning, pick_target
 from .frontend.capture import Captured, capture
 from .report import Report, report_of
 
@@ -43,7 +43,7 @@ def compile(
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
     environment = Environment.read()
-    options = Options(target=target or "auto", remainder=remainder, tune=tune, strict=strict)
+    options = check_tuning(Options(target=target or "auto", remainder=remainder, tune=tune, strict=strict))
     captured = capture(fn, args, kwargs, dynamic)
     devices = devices_of(captured.example)
     chosen = pick_target(options.target, devices)

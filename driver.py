@@ -77,6 +77,16 @@ class Options:
             raise InvalidArgument.choice("tune", self.tune, TUNING)
 
 
+def check_tuning(options: Options) -> Options:
+    """Raises InvalidArgument for a `tune` that this version cannot do, rather than quietly not tuning."""
+    if options.tune != "off":
+        raise InvalidArgument(
+            f"tune={options.tune!r}: this version does not measure",
+            next_step="leave `tune` at 'off': the cost model picks the parameters",
+        )
+    return options
+
+
 def pick_target(name: str, devices: set[str] | None = None) -> Target:
     """The target called `name`; "auto" means the device the tensors are on, or the machine's GPU, else the CPU."""
     if name != "auto":

@@ -22,7 +22,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from .assembly.build import Built, build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.remainder import modes
-from .driver import Environment, Options, pick_target
+from .driver import Environment, Options, check_tuning, pick_target
 from .errors import InvalidArgument
 from .frontend.decompositions import by_definition, decompositions
 from .report import Report, report_of
@@ -87,4 +87,4 @@ def read_options(given: Mapping[str, Any]) -> Options:
     for name in given:
         if name not in known:
             raise InvalidArgument.choice("an option of the backend", name, known)
-    return Options(**given)
+    return check_tuning(Options(**given))

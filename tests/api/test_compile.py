@@ -237,6 +237,7 @@ class TestWrongOptions:
         [
             ({"target": "sm_91"}, "target is 'sm_91', which is not one of: cpu, sm_80, sm_89, sm_90, sm_100, gfx942"),
             ({"tune": "later"}, "tune is 'later', which is not one of: off, quick, full"),
+            ({"tune": "quick"}, "tune='quick': this version does not measure"),
             ({"remainder": "aten"}, "remainder is 'aten', which is not one of: inductor, eager"),
         ],
     )
