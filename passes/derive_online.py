@@ -20,15 +20,18 @@ from dataclasses import dataclass
 import sympy as sp
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
-from .algebra.forms import Accumulator, OnlineForm
+from .algebra.derive import derive
+from .algebra.forms import Accumulator, OnlineForm, Reduction
 from .algebra.levels import Levels, count
-from .row_algebra import Leaf, RowAlgebra
+from .contraction import argument_ranks, scalar_ranks
+from .order import sort_block
+from .row_algebra import Leaf, RowAlgebra, Unreachable
 from .scalar_region import RegionWriter
 
 ORDER = ("max", "min", "argmax", "argmin")
@@ -54,7 +57,7 @@ def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
     levels = count(cascade, "stable")
     _Rewriter(kernel, rank, algebra, levels, ops).run()
     hoist_monotone(kernel, rank)
-    _sort(kernel)
+    sort_block(kernel.body.block)
     return levels
 
 
@@ -124,10 +127,11 @@ class _Rewriter:
         op = leaf.op
         assert op is not None
         inputs, body = _slice_region(op, leaf.value)
-        carried = [r for r in op.ranks.names if _carries(op, leaf.value, r)]
-        element = _storage(leaf.value.type)
+        known = frozenset(op.ranks.names)
+        ranks = scalar_ranks(leaf.value, argument_ranks(op), known)
+        carried = [r for r in op.ranks.names if r in ranks]
         space = RankSpace(tuple((r, op.extents[r]) for r in carried))
-        copy = EinsumOp(space, inputs, [(MAP, AccessMap.of(carried), element)], body)
+        copy = EinsumOp(space, inputs, [(MAP, AccessMap.of(carried), leaf.value.type)], body)
         copy.results[0].name_hint = leaf.value.name_hint or symbol.name
         new.append(copy)
         return copy.results[0], AccessMap.of(carried)
@@ -271,9 +275,6 @@ def hoist_monotone(kernel: KernelOp, rank: str) -> None:
     max_s log1p(relu(x)) becomes log1p(relu(max_s x)), once per output instead of once per element.  A reduction that
     is the gauge of an online op is left as it is.
     """
-    from .algebra.derive import derive
-    from .algebra.forms import Reduction
-
     for op in list(kernel.body.block.ops):
         if not (isinstance(op, EinsumOp) and op.reduced == (rank,) and len(op.results) == 1):
             continue
@@ -282,7 +283,7 @@ def hoist_monotone(kernel: KernelOp, rank: str) -> None:
         algebra = RowAlgebra(kernel, rank, opaque=False)
         try:
             e = algebra.scalar(op.yields[0])
-        except Exception:  # not expressible: the reduction stays as written
+        except Unreachable:  # the reduction stays as written
             continue
         name = algebra._name(op.results[0], op, 0)
         if e in algebra.carried:
@@ -317,31 +318,12 @@ def _as(writer: RegionWriter, value: SSAValue, kind: Attribute) -> SSAValue:
     return writer.op("bool_to_int", value, cast_to=kind)
 
 
-def _storage(kind: Attribute) -> Attribute:
-    return kind
-
-
 def _is_constant(leaf: Leaf | None) -> bool:
     return leaf is not None and leaf.access is None and leaf.op is None
 
 
-def _carries(op: EinsumOp, value: SSAValue, rank: str) -> bool:
-    from xdsl.ir import BlockArgument
-
-    from ..ir.cascade import IndexOp
-
-    if isinstance(value, BlockArgument):
-        return rank in op.accesses.data[value.index].ranks
-    owner = value.owner
-    if isinstance(owner, IndexOp):
-        return rank in owner.expression.ranks
-    return any(_carries(op, o, rank) for o in owner.operands)  # pyright: ignore
-
-
 def _slice_region(op: EinsumOp, value: SSAValue) -> tuple[list[tuple[SSAValue, AccessMap]], Region]:
     """The inputs and the region that compute one scalar of an einsum's region."""
-    from xdsl.ir import BlockArgument
-
     block = Block()
     inputs: list[tuple[SSAValue, AccessMap]] = []
     mapping: dict[SSAValue, SSAValue] = {}
@@ -374,28 +356,6 @@ def _insert_after(anchor: Operation, new: Sequence[Operation]) -> Operation:
         block.insert_op_after(op, anchor)
         anchor = op
     return anchor
-
-
-def _sort(kernel: KernelOp) -> None:
-    """Restore definition before use, keeping the order otherwise."""
-    block = kernel.body.block
-    placed: set[Operation] = set()
-    order: list[Operation] = []
-
-    def visit(op: Operation) -> None:
-        if op in placed or op.parent_block() is not block:
-            return
-        placed.add(op)
-        for o in op.operands:
-            if isinstance(o.owner, Operation):
-                visit(o.owner)
-        order.append(op)
-
-    for op in list(block.ops):
-        visit(op)
-    for op in order:
-        op.detach()
-    block.add_ops(order)
 
 
 def erase_dead(kernel: KernelOp) -> None:

@@ -30,6 +30,7 @@ from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
+from .order import sort_block
 from .outline import outline
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
@@ -93,7 +94,7 @@ class _Fuser:
             if cluster & self.taken:
                 continue
             self._consider(cluster)
-        _sort_block(self.block)
+        sort_block(self.block)
         return self.result
 
     def _at_real_boundaries(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
@@ -343,30 +344,3 @@ def _node(op: Operation) -> str:
 
 def _why(s: Scheduled) -> str:
     return f"{s.price.bound_by}, {s.work.programs} programs"
-
-
-def _sort_block(block: Block) -> None:
-    """Restore definition before use, keeping the order otherwise."""
-    placed: set[Operation] = set()
-    order: list[Operation] = []
-
-    def visit(op: Operation) -> None:
-        stack = [(op, False)]
-        while stack:
-            current, ready = stack.pop()
-            if ready:
-                order.append(current)
-                continue
-            if current in placed or current.parent_block() is not block:
-                continue
-            placed.add(current)
-            stack.append((current, True))
-            stack.extend((o.owner, False) for o in reversed(current.operands) if isinstance(o.owner, Operation))
-
-    for op in list(block.ops):
-        visit(op)
-    for op in order:
-        op.detach()
-    block.add_ops(order)
-
-

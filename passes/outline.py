@@ -265,7 +265,7 @@ def _place_copy(op, instance, space, extents, block, argument, by_op, inside) ->
         if isinstance(inner, IndexOp):
             inner.expression = inner.expression.substitute(binding)
     kept = {n for _, out, _ in outs for n in out.bare()}
-    used = [n for n in names if n in kept or any(_is_reduced(op, binding, n) for _ in (0,))]
+    used = [n for n in names if n in kept or _is_reduced(op, binding, n)]
     copy = EinsumOp(RankSpace(tuple((n, extents[n]) for n in used)), inputs, outs, body, dict(op.attributes))
     for n, (old, new) in enumerate(zip(op.results, copy.results, strict=True)):
         new.name_hint = old.name_hint
