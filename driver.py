@@ -28,9 +28,9 @@ from .ir.cascade import KernelOp
 from .ir.target import Target, get_target
 from .ir.text import print_module
 from .ir.verify import verify
+from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import Counted, count_kernel
-from .passes.algebra.forms import Refused
 from .passes.fuse import Fused, Refusal, fuse_program
 from .passes.plan_memory import MemoryPlan, plan_memory
 from .passes.repair import repair_kernel
@@ -328,7 +328,12 @@ class _Pipeline:
         strides = []
         for n in range(len(kind.dims)):  # pyright: ignore
             v = symbols.symbol(f"v{n}")
-            strides.append(sum((self.imported_size(s) * e.diff(v) for s, e in zip(fake.stride(), exprs, strict=True)), sympy.Integer(0)))
+            strides.append(
+                sum(
+                    (self.imported_size(s) * e.diff(v) for s, e in zip(fake.stride(), exprs, strict=True)),
+                    sympy.Integer(0),
+                )
+            )
         return tile.BufferType.of(kind.dims, strides, kind.element_type)  # pyright: ignore
 
     def imported_size(self, value: Any) -> sympy.Expr:

@@ -74,7 +74,7 @@ def _layout(value: SSAValue) -> Layout:
 
 
 def dtype_name(element: Attribute) -> str:
-    """"f16", "bf16", "f32", "f64", "i1", "i8", "ui8", "i16", "i32" or "i64"."""
+    """ "f16", "bf16", "f32", "f64", "i1", "i8", "ui8", "i16", "i32" or "i64"."""
     for kind, name in _FLOATS.items():
         if isinstance(element, kind):
             return name

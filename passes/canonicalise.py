@@ -89,7 +89,11 @@ def _known_choice(op: Operation) -> SSAValue | None:
 
 def _narrow_after_widen(op: Operation) -> SSAValue | None:
     inner = op.operands[0].owner
-    if isinstance(inner, Operation) and scalar.name_of(inner) == "widen" and inner.operands[0].type == op.results[0].type:
+    if (
+        isinstance(inner, Operation)
+        and scalar.name_of(inner) == "widen"
+        and inner.operands[0].type == op.results[0].type
+    ):
         return inner.operands[0]
     return None
 
@@ -118,7 +122,12 @@ def simplify_region(block: Block) -> None:
             if simpler is not None:
                 op.results[0].replace_all_uses_with(simpler)
                 break
-        key = (op.name, tuple(sorted((k, str(v)) for k, v in op.properties.items())), tuple(map(id, op.operands)), str(op.results[0].type))
+        key = (
+            op.name,
+            tuple(sorted((k, str(v)) for k, v in op.properties.items())),
+            tuple(map(id, op.operands)),
+            str(op.results[0].type),
+        )
         if key in known:
             op.results[0].replace_all_uses_with(known[key].results[0])
         else:
@@ -164,7 +173,11 @@ def _key(op: EinsumOp | GatherOp) -> tuple:
         rows = []
         for inner in op.body.block.ops:
             rows.append(
-                (inner.name, tuple(sorted((k, str(v)) for k, v in inner.properties.items())), tuple(numbers[o] for o in inner.operands))
+                (
+                    inner.name,
+                    tuple(sorted((k, str(v)) for k, v in inner.properties.items())),
+                    tuple(numbers[o] for o in inner.operands),
+                )
             )
             for r in inner.results:
                 numbers[r] = len(numbers)
@@ -174,8 +187,8 @@ def _key(op: EinsumOp | GatherOp) -> tuple:
 
 def _erase_dead(block: Block) -> None:
     for op in reversed(list(block.ops)):
-        if isinstance(op, EinsumOp | OnlineOp | GatherOp | KernelOp | ExternOp) and not any(r.first_use for r in op.results):
+        if isinstance(op, EinsumOp | OnlineOp | GatherOp | KernelOp | ExternOp) and not any(
+            r.first_use for r in op.results
+        ):
             op.detach()
             op.erase()
-
-

@@ -40,7 +40,9 @@ def product_factors(value: SSAValue) -> list[SSAValue]:
     return [value]
 
 
-def scalar_ranks(value: SSAValue, of_argument: Mapping[SSAValue, frozenset[str]], known: frozenset[str]) -> frozenset[str]:
+def scalar_ranks(
+    value: SSAValue, of_argument: Mapping[SSAValue, frozenset[str]], known: frozenset[str]
+) -> frozenset[str]:
     """The ranks of `known` that a scalar of a region carries, given those of the block arguments."""
     if isinstance(value, BlockArgument):
         return of_argument[value]
@@ -48,7 +50,9 @@ def scalar_ranks(value: SSAValue, of_argument: Mapping[SSAValue, frozenset[str]]
     assert isinstance(op, Operation)
     if isinstance(op, IndexOp):
         return frozenset(op.expression.ranks) & known
-    return frozenset().union(*(scalar_ranks(o, of_argument, known) for o in op.operands)) if op.operands else frozenset()
+    return (
+        frozenset().union(*(scalar_ranks(o, of_argument, known) for o in op.operands)) if op.operands else frozenset()
+    )
 
 
 def split(

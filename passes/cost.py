@@ -113,7 +113,9 @@ class Price:
     fits: bool
 
 
-def work(kernel: tile.KernelOp, params: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None) -> Work:
+def work(
+    kernel: tile.KernelOp, params: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None
+) -> Work:
     """Count what `kernel` does with these parameters (default: its own) and these sizes (for symbolic extents)."""
     return Census(kernel, sizes or {}).count({**kernel.parameters, **(params or {})})
 
@@ -169,7 +171,15 @@ class Census:
             case tile.PadOp() | tile.IndexOp() | tile.FillOp():
                 add(_Entry("fill", "fill", tile.tile_type(op.results[0]).names, swept, loops))
             case tile.ReduceOp():
-                add(_Entry(op.combiner.data if "arg" in op.combiner.data else "reduce", "reduce", tile.tile_type(op.value).names, swept, loops))
+                add(
+                    _Entry(
+                        op.combiner.data if "arg" in op.combiner.data else "reduce",
+                        "reduce",
+                        tile.tile_type(op.value).names,
+                        swept,
+                        loops,
+                    )
+                )
             case tile.DotOp():
                 lhs, rhs, over = tile.tile_type(op.lhs), tile.tile_type(op.rhs), op.over.data
                 shared = {over, *op.batch}
@@ -353,7 +363,9 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         m, n, k = w.smallest_dot
         efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
         efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
-    on_vectors = {"f32", "f64"} if target.kind == "cuda" else set()  # no matrix unit for full precision: tiles may be small
+    on_vectors = (
+        {"f32", "f64"} if target.kind == "cuda" else set()
+    )  # no matrix unit for full precision: tiles may be small
     dots = sum(f / (target.dot_flops(d) * (0.75 if d in on_vectors else efficiency)) for d, f in w.dot_flops.items())
     vector = (w.map_elements * 2 + w.reduce_elements) / (target.vector_flops / 2)
     special = w.transcendental_elements / target.exp_per_s

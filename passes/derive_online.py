@@ -62,7 +62,9 @@ def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
 
 
 class _Rewriter:
-    def __init__(self, kernel: KernelOp, rank: str, algebra: RowAlgebra, levels: Levels, ops: dict[sp.Symbol, EinsumOp]):
+    def __init__(
+        self, kernel: KernelOp, rank: str, algebra: RowAlgebra, levels: Levels, ops: dict[sp.Symbol, EinsumOp]
+    ):
         self.kernel, self.rank, self.algebra, self.levels, self.ops = kernel, rank, algebra, levels, ops
         self.result: dict[sp.Symbol, SSAValue] = {s: v for v, s in algebra.name_of.items()}
         self.leaf_tensor: dict[sp.Symbol, tuple[SSAValue, AccessMap]] = {}
@@ -120,7 +122,9 @@ class _Rewriter:
             return value, AccessMap.of(value.owner.out_ranks(value.index))  # pyright: ignore
         if symbol not in self.leaf_tensor:
             leaf = self.algebra.meaning[symbol]
-            self.leaf_tensor[symbol] = (leaf.value, leaf.access) if leaf.access is not None else self._map_of(leaf, symbol, new)
+            self.leaf_tensor[symbol] = (
+                (leaf.value, leaf.access) if leaf.access is not None else self._map_of(leaf, symbol, new)
+            )
         return self.leaf_tensor[symbol]
 
     def _map_of(self, leaf: Leaf, symbol: sp.Symbol, new: list[Operation]) -> tuple[SSAValue, AccessMap]:
@@ -138,7 +142,9 @@ class _Rewriter:
 
     def _space(self, op: EinsumOp, inputs: Iterable[tuple[SSAValue, AccessMap]]) -> dict[str, sp.Expr]:
         ranks = {r for _, a in inputs for r in a.ranks}
-        extents = {n: e for o in self.kernel.body.block.ops if isinstance(o, EinsumOp | OnlineOp) for n, e in o.extents.items()}
+        extents = {
+            n: e for o in self.kernel.body.block.ops if isinstance(o, EinsumOp | OnlineOp) for n, e in o.extents.items()
+        }
         order = [*op.ranks.names, *(n for n in extents if n not in op.ranks.names)]
         return {r: extents[r] for r in order if r in ranks or r == self.rank}
 
@@ -194,7 +200,9 @@ class _Rewriter:
         kinds = [compute_type(self.result[n].type.element_type) for n in running]  # pyright: ignore
         step = Block(arg_types=[*floats, *kinds])
         at = step.args[len(floats) :]
-        writer = self._writer(step, {**dict(zip(leaves, step.args, strict=False)), **dict(zip(running, at, strict=True))})
+        writer = self._writer(
+            step, {**dict(zip(leaves, step.args, strict=False)), **dict(zip(running, at, strict=True))}
+        )
         yields = [writer.r(gauge_psi[n]) for n in running] + [writer.r(a.psi) for _, a in gauged]
         step.add_op(YieldOp(*yields))
         float_type = writer.floating
@@ -224,9 +232,17 @@ class _Rewriter:
             ]
             outs.append((a.combiner, AccessMap.of(order), float_type))
         online = OnlineOp(
-            RankSpace(tuple(space.items())), self.rank, list(leaves.values()), outs, range(count_), Region(step), Region(moved)
+            RankSpace(tuple(space.items())),
+            self.rank,
+            list(leaves.values()),
+            outs,
+            range(count_),
+            Region(step),
+            Region(moved),
         )
-        for value, hint in zip(online.results, [*(n.name for n in running), *(a.symbol.name for _, a in gauged)], strict=True):
+        for value, hint in zip(
+            online.results, [*(n.name for n in running), *(a.symbol.name for _, a in gauged)], strict=True
+        ):
             value.name_hint = hint
         new.append(online)
         for n, result in zip(running, online.results[:count_], strict=True):
@@ -245,7 +261,9 @@ class _Rewriter:
             inputs = {
                 x: (folded[x], AccessMap.of(_ranks_of(folded[x]))) if x in folded else self._tensor(x, new)
                 for x in sorted(form.readout.free_symbols, key=lambda x: x.name)
-                if x in folded or x in self.result or (x in self.algebra.meaning and not _is_constant(self.algebra.meaning[x]))
+                if x in folded
+                or x in self.result
+                or (x in self.algebra.meaning and not _is_constant(self.algebra.meaning[x]))
             }
             if form.readout in folded and _ranks_of(folded[form.readout]) == op.out_ranks(0):
                 replacement = folded[form.readout]
@@ -260,7 +278,11 @@ class _Rewriter:
             out = op.out_maps.data[0]
             space = RankSpace(tuple((r, op.extents[r]) for r in op.out_ranks(0)))
             readout = EinsumOp(
-                space, list(inputs.values()), [(MAP, out, old.type.element_type)], Region(block), dict(op.attributes)  # pyright: ignore
+                space,
+                list(inputs.values()),
+                [(MAP, out, old.type.element_type)],
+                Region(block),
+                dict(op.attributes),  # pyright: ignore
             )
             readout.results[0].name_hint = old.name_hint
             new.append(readout)

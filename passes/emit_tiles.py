@@ -163,7 +163,9 @@ class _Emitter:
                     scope = bound[-1]
         return scope
 
-    def _emit(self, key: tuple, operands: Sequence[SSAValue], build: Callable[[], Operation], ranks: Sequence[str] = ()):
+    def _emit(
+        self, key: tuple, operands: Sequence[SSAValue], build: Callable[[], Operation], ranks: Sequence[str] = ()
+    ):
         """Emit an operation where its operands and ranks are known, or reuse an equal one."""
         scope = self._scope_for(operands, ranks)
         key = (*key, *operands)
@@ -232,7 +234,9 @@ class _Emitter:
         assert isinstance(op, Operation)
         if isinstance(op, IndexOp):
             ranks = self.table.ordered(op.expression.ranks)
-            return self._emit(("index", op.expression), [], lambda: tile.IndexOp(op.expr, ranks), op.expression.ranks)[0]
+            return self._emit(("index", op.expression), [], lambda: tile.IndexOp(op.expr, ranks), op.expression.ranks)[
+                0
+            ]
         name = scalar.name_of(op)
         if name == scalar.CONSTANT:
             return self._constant(scalar.constant_value(op), value.type)
@@ -322,7 +326,9 @@ class _Emitter:
         else:
             env = self._env(op)
             for n, result in enumerate(op.results):
-                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, None)[-1 if _is_arg(op.combiner_names[n]) else 0]
+                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, None)[
+                    -1 if _is_arg(op.combiner_names[n]) else 0
+                ]
                 self.done[result].name_hint = result.name_hint
 
     def _home(self, op: EinsumOp | OnlineOp) -> int:
@@ -411,7 +417,9 @@ class _Emitter:
         extreme: list[SSAValue] = [contribution]
         for r in reduced:
             if r not in tile.tile_type(contribution).names:
-                contribution = self._broadcast(contribution, self.table.ordered([*tile.tile_type(contribution).names, r]))
+                contribution = self._broadcast(
+                    contribution, self.table.ordered([*tile.tile_type(contribution).names, r])
+                )
         for r in reversed(reduced):
             padded = self._pad(contribution, r, neutral)
             extreme = list(
@@ -435,7 +443,9 @@ class _Emitter:
             take = self._map("or", [take, self._map("and", [is_nan, was_number], i1)], i1)
         else:
             take = self._map("ilt" if combiner == "argmin" else "igt", [new[0], old[0]], i1)
-        return [self._map("select", [take, n, o], tile.tile_type(o).element_type) for n, o in zip(new, old, strict=True)]
+        return [
+            self._map("select", [take, n, o], tile.tile_type(o).element_type) for n, o in zip(new, old, strict=True)
+        ]
 
     def _online_step(self, op: OnlineOp, state: Sequence[SSAValue] | None) -> list[SSAValue]:
         """The state after one more tile; without a state, the result of the one tile that holds the whole rank."""
@@ -447,7 +457,9 @@ class _Emitter:
         assert isinstance(last, YieldOp)
         result: dict[int, SSAValue] = {}
         for g in gauges:
-            result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), [state[g]] if state else None)[0]
+            result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), [state[g]] if state else None)[
+                0
+            ]
         finite = {g: self._finite(op.combiner_names[g], result[g]) for g in gauges}
         make, ranks, storage = dict(base.make), dict(base.ranks), dict(base.storage)
         for g in gauges:
@@ -578,5 +590,3 @@ def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:
 
 def _out_ranks(value: SSAValue) -> tuple[str, ...]:
     return value.owner.out_ranks(value.index)  # pyright: ignore
-
-

@@ -203,9 +203,9 @@ def _in_natural_units(op: OnlineOp, g: int) -> None:
     block = Block(arg_types=[compute_type(result.type.element_type)])  # pyright: ignore
     block.add_op(YieldOp(scaled(block.args[0], math.log(2.0), block)))
     space = RankSpace(tuple((n, op.extents[n]) for n in names))
-    back = EinsumOp(space, [(result, AccessMap.of(names))], [(MAP, AccessMap.of(names), result.type.element_type)], Region(block))  # pyright: ignore
+    back = EinsumOp(
+        space, [(result, AccessMap.of(names))], [(MAP, AccessMap.of(names), result.type.element_type)], Region(block)
+    )  # pyright: ignore
     back.results[0].name_hint = result.name_hint
     Rewriter.insert_op(back, InsertPoint.after(op))
     result.replace_uses_with_if(back.results[0], lambda use: use.operation is not back)
-
-

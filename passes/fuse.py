@@ -36,7 +36,9 @@ from .repair import repair_kernel
 from .scalar_region import Inexpressible
 from .schedule import LARGE, Scheduled, schedule_kernel
 
-FRESH_FROM = 32 << 20  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
+FRESH_FROM = (
+    32 << 20
+)  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
 FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
 GAIN = 1.0  # a kernel must be predicted to take less than this part of its operations left apart
 CPU_GAIN = 0.85  # the same on a CPU, where a tile program is many calls that a busy machine can hold up
@@ -140,7 +142,9 @@ class _Fuser:
             self._place(kernel, ops, outputs)
             return
 
-    def _evaluate(self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[str, int] | Refused:
+    def _evaluate(
+        self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]
+    ) -> tuple[str, int] | Refused:
         stream = stream_rank(kernel)
         key = _fingerprint(kernel)
         if key not in self.evaluated:
@@ -148,7 +152,9 @@ class _Fuser:
         found = self.evaluated[key]
         return found if isinstance(found, Refused) else (stream, found[1])
 
-    def _price(self, kernel: KernelOp, stream: str, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int] | Refused:
+    def _price(
+        self, kernel: KernelOp, stream: str, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]
+    ) -> tuple[float, int] | Refused:
         trial = kernel.clone()
         trial.attributes["stream"] = StringAttr(stream)
         try:
@@ -169,9 +175,7 @@ class _Fuser:
         apart, traffic = self._apart(ops, outputs)
         fused = scheduled.price.us + self._fresh_pages(outputs)
         if fused >= (CPU_GAIN if self.target.kind == "cpu" else 1.0) * GAIN * apart:
-            return Refused(
-                f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart"
-            )
+            return Refused(f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart")
         return fused, traffic
 
     def _apart(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int]:
@@ -204,7 +208,9 @@ class _Fuser:
             total += us * 1e6 + target.launch_us + self._fresh_pages(written)
         if rest:
             reads = {v for o in rest for v in o.inputs if v.owner not in rest}
-            writes = {r for o in rest for r in o.results if r in set(outputs) or any(u.operation not in rest for u in r.uses)}
+            writes = {
+                r for o in rest for r in o.results if r in set(outputs) or any(u.operation not in rest for u in r.uses)
+            }
             moved = sum(map(self._bytes, reads | writes))
             traffic += moved
             special = self._special_seconds(rest)
@@ -240,7 +246,13 @@ class _Fuser:
                 if len(readers) != 1:
                     continue
                 op = readers.pop()
-                if isinstance(op, EinsumOp) and op.is_map and op not in self.taken and op not in grown and self._bytes(op.results[0]) <= 2 * self._bytes(output):
+                if (
+                    isinstance(op, EinsumOp)
+                    and op.is_map
+                    and op not in self.taken
+                    and op not in grown
+                    and self._bytes(op.results[0]) <= 2 * self._bytes(output)
+                ):
                     grown.add(op)
                     changed = True
         return frozenset(grown)
@@ -278,7 +290,7 @@ class _Fuser:
     # --- sizes ---------------------------------------------------------------------------------------------------
 
     def _value(self, e: sympy.Expr) -> int:
-        return symbols.evaluate(e, {**{n: LARGE for n in symbols.names(e)}, **self.sizes})
+        return symbols.evaluate(e, {**dict.fromkeys(symbols.names(e), LARGE), **self.sizes})
 
     def _bytes(self, value: SSAValue) -> int:
         kind = value.type

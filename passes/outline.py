@@ -292,5 +292,3 @@ def _label(op: EinsumOp) -> str:
         return f"'{node.data}'"  # pyright: ignore
     hint = op.results[0].name_hint
     return f"%{hint}" if hint else op.name
-
-

@@ -66,7 +66,9 @@ def _release(op: EinsumOp) -> None:
     times = scalar.build("mul", [block.args[0], number.results[0]])
     block.add_ops([number, times, YieldOp(times.results[0])])
     space = RankSpace(tuple((r, op.extents[r]) for r in names))
-    scaled = EinsumOp(space, [(result, op.out_maps.data[0])], [(MAP, op.out_maps.data[0], result.type.element_type)], Region(block))  # pyright: ignore
+    scaled = EinsumOp(
+        space, [(result, op.out_maps.data[0])], [(MAP, op.out_maps.data[0], result.type.element_type)], Region(block)
+    )  # pyright: ignore
     scaled.results[0].name_hint = result.name_hint
     Rewriter.insert_op(scaled, InsertPoint.after(op))
     result.replace_uses_with_if(scaled.results[0], lambda use: use.operation is not scaled)
@@ -80,6 +82,10 @@ def _scale_of(op: EinsumOp) -> float | None:
     owner = value.owner
     if isinstance(owner, Operation) and scalar.name_of(owner) == "mul":
         for x, c in ((owner.operands[0], owner.operands[1]), (owner.operands[1], owner.operands[0])):
-            if isinstance(x, BlockArgument) and isinstance(c.owner, Operation) and scalar.name_of(c.owner) == scalar.CONSTANT:
+            if (
+                isinstance(x, BlockArgument)
+                and isinstance(c.owner, Operation)
+                and scalar.name_of(c.owner) == scalar.CONSTANT
+            ):
                 return float(scalar.constant_value(c.owner))
     return None

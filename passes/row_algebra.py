@@ -234,7 +234,9 @@ class RowAlgebra:
         if not depends and (self.opaque or not is_map):
             return self._symbol(Leaf(value, access, None), self.rank in access.ranks, value)
         if not is_map:
-            raise Unreachable(f"depends on an earlier reduction over {self.rank} through a contraction over another rank")
+            raise Unreachable(
+                f"depends on an earlier reduction over {self.rank} through a contraction over another rank"
+            )
         return self.scalar(owner.yields[value.index])  # pyright: ignore
 
     def scalar(self, value: SSAValue) -> sp.Expr:

@@ -180,5 +180,3 @@ class RegionWriter:
             square = self.op("mul", half, half)
             return self.op("mul", square, self.r(base)) if n % 2 else square
         return self.op("pow", self.r(base), self.r(exponent))
-
-

@@ -69,7 +69,12 @@ def schedule_kernel(
     best: Scheduled | None = None
     reasons: list[str] = []
     for roles in shape.variants():
-        walk = Walk(shape.table(roles), shape.grid(roles), dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2}, target.kind != "cpu")
+        walk = Walk(
+            shape.table(roles),
+            shape.grid(roles),
+            dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2},
+            target.kind != "cpu",
+        )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):
             reasons.append(emitted.reason)

@@ -58,12 +58,9 @@ def test_outputs_have_exactly_the_layout(tmp_path: Path):
 
 def test_tracebacks_show_the_generated_line(tmp_path: Path):
     artifact = torch_kernel("def row_sum_programs(x, out, n, m, start, stop):\n    1 / 0  # here\n")
-    try:
+    with pytest.raises(ZeroDivisionError) as raised:
         load(artifact, tmp_path)(torch.ones(4, 2))
-    except ZeroDivisionError as error:
-        assert "1 / 0  # here" in "".join(traceback.format_exception(error))
-    else:
-        pytest.fail("no exception")
+    assert "1 / 0  # here" in "".join(traceback.format_exception(raised.value))
 
 
 class TestStrides:
