@@ -15,7 +15,7 @@ such form keeps its place and costs a pass.  Each rewrite leaves its certificate
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 from xdsl.context import Context
@@ -27,6 +27,8 @@ from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
 from .algebra.derive import derive
+from .algebra.exponentials import above
+from .algebra.expressions import eq, select
 from .algebra.forms import Accumulator, OnlineForm, Reduction
 from .algebra.levels import Levels, count
 from .contraction import argument_ranks, scalar_ranks
@@ -71,7 +73,7 @@ class _Rewriter:
         self.certificates: list[str] = []
 
     def run(self) -> None:
-        forms = {s: f for s, f in self.levels.forms.items() if s in self.ops}
+        forms = {s: self._guard_at_the_end(f) for s, f in self.levels.forms.items() if s in self.ops}
         rewritten = {
             s: f
             for s, f in forms.items()
@@ -105,6 +107,26 @@ class _Rewriter:
             self._online(gauged, new, folded)
         _insert_after(last, new)
         self._read_out(forms, folded, new[-1] if new else last)
+
+    def _guard_at_the_end(self, form: OnlineForm) -> OnlineForm:
+        """Σ exp(x - above(m)) with m = max x is +oo when m is, and Σ exp(x - m) otherwise: one test for each row.
+
+        So the running sum is the same as that of an unguarded softmax, and can be shared with it.
+        """
+        accumulators, readout = [], form.readout
+        for a in form.accumulators:
+            for m in a.psi.free_symbols & set(self.ops):
+                plain = {above(m): m}
+                if self.ops[m].combiner_names != ("max",) or a.psi.xreplace(plain) == a.psi or a.gauge is None:
+                    continue
+                if a.psi.xreplace(plain) == sp.exp(self.algebra.scalar(self.ops[m].yields[0]) - m):
+                    a = replace(a, psi=a.psi.xreplace(plain), gauge=a.gauge.xreplace(plain))
+                    readout = readout.xreplace({a.symbol: select(eq(m, sp.oo), sp.oo, a.symbol)})
+            accumulators.append(a)
+        if tuple(accumulators) == form.accumulators:
+            return form
+        note = "; a row whose maximum is oo sums to oo"
+        return replace(form, accumulators=tuple(accumulators), readout=readout, certificate=form.certificate + note)
 
     def _is_real(self, s: sp.Symbol) -> bool:
         """Whether a reduction adds real numbers; integers and booleans stay as written, for they would be rounded."""

@@ -25,10 +25,11 @@ def exponent(e: Expr, context: Context) -> Expr | None:
 
 
 def unguarded(e: Expr, context: Context) -> Expr:
-    """In an exponent, `select(eq(m, -oo), 0, m)` of a moving m is m.
+    """In an exponent, a moving m that is guarded as `select(eq(m, -oo), 0, m)` is m, and one whose guard also covers +oo is
+    `above(m)`: m with 0 in the place of +oo.
 
-    Whoever moves a gauge makes an infinite reference 0, and has to see that the old one was infinite, which the guard
-    of the program would hide.
+    Whoever moves a gauge makes a reference of -oo finite, and has to see that the old one was infinite, which the guard of
+    the program would hide.  A reference of +oo is not touched there: exp(x - m) is NaN without a guard of the program's own.
     """
     swaps = {}
     for n in e.atoms(select):
@@ -36,9 +37,16 @@ def unguarded(e: Expr, context: Context) -> Expr:
         guarded, other = (b, a) if isinstance(condition, ex.eq) else (a, b)
         if isinstance(condition, ex.eq | ex.ne) and other == 0 and guarded in context.in_flight:
             compared = set(condition.args) - {guarded, sp.Abs(guarded)}
-            if len(compared) == 1 and compared.pop() in (S.Infinity, S.NegativeInfinity):
-                swaps[n] = guarded
+            if len(compared) == 1 and (infinity := compared.pop()) in (S.Infinity, S.NegativeInfinity):
+                both = sp.Abs(guarded) in condition.args
+                if not (both and infinity is S.NegativeInfinity):  # |m| is never -oo
+                    swaps[n] = above(guarded) if infinity is S.Infinity else guarded
     return e.xreplace(swaps)
+
+
+def above(m: Expr) -> Expr:
+    """m, and 0 in the place of +oo."""
+    return select(ex.eq(m, S.Infinity), 0, m)
 
 
 def push_exponential(psi: Expr, shift: Expr, context: Context) -> Expr | None:

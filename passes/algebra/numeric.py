@@ -1,4 +1,4 @@
-"""Plain float64 evaluation of map expressions.  One row per function; no cleverness, no compilation."""
+"""Plain evaluation of map expressions, in float64 or as float32 would do it.  One row per function; no compilation."""
 
 # sympy's annotations call every argument a Basic.
 # pyright: reportArgumentType=false, reportReturnType=false
@@ -20,7 +20,7 @@ _erf = np.vectorize(math.erf, otypes=[float])
 def _power(b: np.ndarray, p: np.ndarray) -> np.ndarray:
     if np.ndim(p) == 0 and float(p) == 0.5:
         return np.sqrt(b)
-    return np.power(np.asarray(b, dtype=float), p)
+    return np.power(np.asarray(b), p)
 
 
 FUNCTIONS: dict[type, Callable] = {
@@ -69,28 +69,34 @@ FUNCTIONS: dict[type, Callable] = {
 }
 
 
-def evaluate(e: sp.Expr, env: Mapping[sp.Symbol, np.ndarray | float], memo: dict | None = None) -> np.ndarray:
-    """The float64 value of e.  Raises KeyError for a symbol or a function that is not known."""
+def evaluate(
+    e: sp.Expr, env: Mapping[sp.Symbol, np.ndarray | float], memo: dict | None = None, dtype: type = np.float64
+) -> np.ndarray:
+    """The value of e; every intermediate result is rounded to dtype.
+
+    memo: values of subexpressions, for calls with the same env and dtype.  Raises KeyError for a symbol or a function
+    that is not known.
+    """
     memo = {} if memo is None else memo
     with np.errstate(all="ignore"):
-        return _evaluate(e, env, memo)
+        return _evaluate(e, env, memo, dtype)
 
 
-def _evaluate(e: sp.Basic, env: Mapping, memo: dict) -> np.ndarray:
+def _evaluate(e: sp.Basic, env: Mapping, memo: dict, dtype: type) -> np.ndarray:
     known = memo.get(e)
     if known is not None:
         return known
     if e.is_Symbol:
-        value = np.asarray(env[e], dtype=float)
+        value = env[e]
     elif isinstance(e, sp.Piecewise):
-        value = _evaluate(ex.from_piecewise(e), env, memo)
+        value = _evaluate(ex.from_piecewise(e), env, memo, dtype)
     elif e in (sp.S.true, sp.S.false):
-        value = np.float64(e == sp.S.true)
+        value = float(e == sp.S.true)
     elif not e.args:
-        value = np.float64(e)
+        value = float(e)
     else:
-        value = FUNCTIONS[e.func](*[_evaluate(a, env, memo) for a in e.args])
-    memo[e] = value
+        value = FUNCTIONS[e.func](*[_evaluate(a, env, memo, dtype) for a in e.args])
+    memo[e] = value = np.asarray(value, dtype=dtype)
     return value
 
 
@@ -119,9 +125,9 @@ IDENTITY: dict[str, float] = {
 
 def fold(combiner: str, values: np.ndarray, extent: int, axis: int = -1) -> np.ndarray:
     """Reduce one axis; a value without that axis is repeated `extent` times first.  argmax gives the first position."""
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(values)
     if values.ndim == 0 or values.shape[axis] != extent:
         shape = (*values.shape[:-1], extent) if values.ndim else (extent,)
         values = np.broadcast_to(values, shape)
     with np.errstate(all="ignore"):
-        return _FOLDS[combiner](values, axis=axis)
+        return np.asarray(_FOLDS[combiner](values, axis=axis), dtype=values.dtype)

@@ -1,4 +1,4 @@
-"""Running a derived cascade on plain float64 arrays: tiles of any size, partial states merged in any tree.
+"""Running a derived cascade on plain arrays: tiles of any size, partial states merged in any tree, many rows at once.
 
 The oracle of the engine and the reference of what generated code has to do:
 
@@ -11,6 +11,8 @@ The oracle of the engine and the reference of what generated code has to do:
 Infinities: a row whose first tiles are masked has a running max of -inf, and exp(-inf - -inf) is NaN.  Only the *new*
 reference is made finite; the old one stays, so that exp(gauge(new) - gauge(old)) is 0 there.  An accumulator that still
 equals its identity is never multiplied (0 * inf).  NaN is not touched.
+
+Rows: a leaf has shape (..., K), a constant of the row is a number or has shape (..., 1); results have shape (...).
 """
 
 # sympy's annotations call every argument a Basic.
@@ -27,27 +29,30 @@ from sympy import Symbol
 from .forms import Accumulator, Cascade, OnlineForm, Reduction
 from .levels import Levels
 from .numeric import IDENTITY, evaluate, fold
+from .transport import transport_exponent
 
 Data = Mapping[Symbol, np.ndarray]
+_ARG = ("argmax", "argmin")
 
 
 @dataclass
 class _State:
-    """A partial result: running values of the reductions, accumulator values (for argmax: keys), positions."""
+    """A partial result, arrays of shape (..., 1): running values of the reductions, accumulators (for argmax: keys), and
+    positions."""
 
-    values: dict[Symbol, float] = field(default_factory=dict)
-    folded: dict[Symbol, float] = field(default_factory=dict)
-    position: dict[Symbol, float] = field(default_factory=dict)
+    values: dict[Symbol, np.ndarray] = field(default_factory=dict)
+    folded: dict[Symbol, np.ndarray] = field(default_factory=dict)
+    position: dict[Symbol, np.ndarray] = field(default_factory=dict)
 
 
-def reference(cascade: Cascade, data: Data) -> dict[Symbol, np.ndarray]:
-    """The reductions, one after another, by definition."""
-    extent = _extent(cascade, data)
+def reference(cascade: Cascade, data: Data, dtype: type = np.float64) -> dict[Symbol, np.ndarray]:
+    """The reductions, one after another, by definition; every step rounded to dtype."""
+    extent, rows = _extent(cascade, data)
     env = dict(data)
-    results = {}
     for r in cascade.reductions:
-        env[r.name] = results[r.name] = fold(r.combiner, evaluate(r.expr, env), extent)
-    return results
+        folded = fold(r.combiner, evaluate(r.expr, env, dtype=dtype), extent)
+        env[r.name] = np.broadcast_to(folded, rows)[..., None]
+    return {r.name: env[r.name][..., 0] for r in cascade.reductions}
 
 
 def run(
@@ -57,15 +62,16 @@ def run(
     tile_sizes: Sequence[int] | None = None,
     rng: np.random.Generator | None = None,
     merge: str = "sequential",
+    dtype: type = np.float64,
 ) -> dict[Symbol, np.ndarray]:
     """The reductions by their online forms, `levels.passes` traversals at most.
 
-    data: float64 arrays of one extent for the leaves, numbers for the constants.  tile_sizes: used in turn, then
-    repeated; without them, random ragged ones (`rng`).  merge: "sequential" streams all tiles through one state; "tree"
-    gives each tile (or run of tiles) a state of its own and merges neighbours in random order.
+    tile_sizes: used in turn, then repeated; without them, random ragged ones (`rng`).  merge: "sequential" streams all
+    tiles through one state; "tree" gives each tile (or run of tiles) a state of its own and merges neighbours in random
+    order.  dtype: what every step is rounded to.
     """
     rng = rng or np.random.default_rng(0)
-    extent = _extent(cascade, data)
+    extent, rows = _extent(cascade, data)
     finished: dict[Symbol, np.ndarray] = {}
     constants = {s: v for s, v in data.items() if s not in cascade.leaves}
     for n in range(1, levels.passes + 1):
@@ -73,9 +79,10 @@ def run(
         if not members:
             continue
         known = {**constants, **finished}
-        worker = _Traversal(members, levels, {**known, **_anchors(members, levels, data, known)})
+        anchors = _anchors(members, levels, cascade, data, known, dtype)
+        worker = _Traversal(members, levels, {**known, **anchors}, rows, dtype)
         bounds = _bounds(extent, tile_sizes, rng)
-        tiles = [(a, {s: np.asarray(data[s], dtype=float)[a:b] for s in cascade.leaves}) for a, b in bounds]
+        tiles = [(a, {s: np.asarray(data[s], dtype=dtype)[..., a:b] for s in cascade.leaves}) for a, b in bounds]
         if merge == "sequential":
             state = worker.start()
             for offset, tile in tiles:
@@ -91,22 +98,27 @@ def run(
                 states[i : i + 2] = [worker.merge(states[i], states[i + 1])]
             state = states[0]
         finished.update({r.name: state.values[r.name] for r in members})
-    return {r.name: np.asarray(finished[r.name]) for r in cascade.reductions}
+    return {r.name: finished[r.name][..., 0] for r in cascade.reductions}
 
 
-def _anchors(members: Sequence[Reduction], levels: Levels, data: Data, known: Mapping) -> dict[Symbol, np.ndarray]:
+def _anchors(
+    members: Sequence[Reduction], levels: Levels, cascade: Cascade, data: Data, known: Mapping, dtype: type
+) -> dict[Symbol, np.ndarray]:
     """Anchors that the data does not name: taken at the first element, or 0 where that is not finite."""
-    first = {s: np.asarray(v, dtype=float).reshape(-1)[0] for s, v in data.items()}
+    first = {s: np.asarray(data[s])[..., :1] for s in cascade.leaves}
     wanted = [(s, e) for r in members for s, e in levels.forms[r.name].anchors if s not in data]
-    values = {s: evaluate(e, {**first, **known}) for s, e in wanted}
+    values = {s: evaluate(e, {**known, **first}, dtype=dtype) for s, e in wanted}
     return {s: np.where(np.isfinite(v), v, 0.0) for s, v in values.items()}
 
 
-def _extent(cascade: Cascade, data: Data) -> int:
-    extents = {len(np.atleast_1d(data[s])) for s in cascade.leaves}
+def _extent(cascade: Cascade, data: Data) -> tuple[int, tuple[int, ...]]:
+    """The extent of the rank, and the shape of the rows."""
+    leaves = [np.atleast_1d(data[s]) for s in cascade.leaves]
+    extents = {v.shape[-1] for v in leaves}
     if len(extents) != 1:
         raise ValueError(f"leaves of one rank have one extent, not {sorted(extents)}")
-    return extents.pop()
+    constants = [np.shape(data[s])[:-1] for s in data if s not in cascade.leaves]
+    return extents.pop(), np.broadcast_shapes(*[v.shape[:-1] for v in leaves], *constants)
 
 
 def _bounds(extent: int, sizes: Sequence[int] | None, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -118,41 +130,59 @@ def _bounds(extent: int, sizes: Sequence[int] | None, rng: np.random.Generator) 
     return bounds
 
 
-def _finite(v: float | np.ndarray) -> np.ndarray:
+def _finite(v: np.ndarray) -> np.ndarray:
     """A gauge reference: infinities become 0, NaN stays."""
-    return np.where(np.isinf(v), 0.0, v)
+    return np.where(np.isinf(v), np.zeros_like(v), v)
 
 
 class _Traversal:
     """The reductions of one level, over values that are finished."""
 
-    def __init__(self, members: Sequence[Reduction], levels: Levels, constants: Mapping[Symbol, np.ndarray]):
+    def __init__(
+        self,
+        members: Sequence[Reduction],
+        levels: Levels,
+        constants: Mapping[Symbol, np.ndarray],
+        rows: tuple[int, ...],
+        dtype: type,
+    ):
         self.members: list[tuple[Reduction, OnlineForm]] = [(r, levels.forms[r.name]) for r in members]
         self.constants = dict(constants)
+        self.shape, self.dtype = (*rows, 1), dtype
+        self.fresh = {r.name: Symbol(f"{r.name}'", real=True) for r in members}
+        self.moves = {
+            a.symbol: transport_exponent(a.gauge, self.fresh)
+            for _, form in self.members
+            for a in form.accumulators
+            if a.gauge is not None
+        }
 
     def start(self) -> _State:
         """The identity of `merge`."""
         state = _State()
         for r, form in self.members:
             for a in form.accumulators:
-                state.folded[a.symbol], state.position[a.symbol] = IDENTITY[a.combiner], np.inf
+                state.folded[a.symbol] = np.full(self.shape, IDENTITY[a.combiner], dtype=self.dtype)
+                state.position[a.symbol] = np.full(self.shape, np.inf)
             self._read(r, form, state)
         return state
 
     def step(self, state: _State, tile: Data, offset: int) -> _State:
         """The state after one more tile, whose first position is `offset`."""
         new = _State()
-        size = len(next(iter(tile.values())))
+        size = next(iter(tile.values())).shape[-1]
         for r, form in self.members:
             for a in form.accumulators:
                 env = {**self.constants, **{s: _finite(v) for s, v in new.values.items()}, **tile}
-                moved = self._move(a, state, new)
-                values = np.broadcast_to(evaluate(a.psi, env), (size,))
-                if a.combiner in ("argmax", "argmin"):
-                    here = int(fold(a.combiner, values, size))
-                    self._join(a, new, (moved, state.position[a.symbol]), (values[here], float(here + offset)))
+                values = evaluate(a.psi, env, dtype=self.dtype)
+                values = np.broadcast_to(values, (*self.shape[:-1], size))
+                here = fold(a.combiner, values, size)[..., None]
+                if a.combiner in _ARG:
+                    position = here.astype(float)
+                    here = np.take_along_axis(values, here.astype(int), axis=-1)
+                    self._join(a, new, (self._move(a, state, new), state.position[a.symbol]), (here, position + offset))
                 else:
-                    self._join(a, new, (moved, 0.0), (float(fold(a.combiner, values, size)), 0.0))
+                    self._join(a, new, (self._move(a, state, new), 0.0), (here, 0.0))
             self._read(r, form, new)
         return new
 
@@ -166,31 +196,35 @@ class _Traversal:
             self._read(r, form, new)
         return new
 
-    def _move(self, a: Accumulator, old: _State, new: _State) -> float:
+    def _move(self, a: Accumulator, old: _State, new: _State) -> np.ndarray:
         """The accumulator of `old`, moved to the gauge of `new`."""
         value = old.folded[a.symbol]
-        if a.gauge is None or value == IDENTITY[a.combiner]:
+        if a.gauge is None:
             return value
-        target = evaluate(a.gauge, {**self.constants, **{s: _finite(v) for s, v in new.values.items()}})
+        target = {self.fresh[s]: _finite(v) for s, v in new.values.items()}
         source = evaluate(a.gauge, {**self.constants, **old.values})
-        if np.isinf(source):  # not the identity, so it was folded under the finite stand-in
-            source = evaluate(a.gauge, {**self.constants, **{s: _finite(v) for s, v in old.values.items()}})
+        step = evaluate(self.moves[a.symbol], {**self.constants, **old.values, **target}, dtype=self.dtype)
+        if np.any(np.isinf(source)):  # not the identity, so it was folded under the finite stand-in
+            stand_in = {s: _finite(v) for s, v in old.values.items()}
+            other = evaluate(self.moves[a.symbol], {**self.constants, **stand_in, **target}, dtype=self.dtype)
+            step = np.where(np.isinf(source), other, step)
         with np.errstate(all="ignore"):
-            return float(value * np.exp(target - source))
+            moved = np.asarray(value * np.exp(step), dtype=self.dtype)
+        return np.where(value == self.dtype(IDENTITY[a.combiner]), value, moved)
 
     @staticmethod
-    def _join(a: Accumulator, new: _State, left: tuple[float, float], right: tuple[float, float]) -> None:
-        if a.combiner in ("argmax", "argmin"):
-            if left[0] == right[0]:  # a tie goes to the first position; a part that has seen nothing is at infinity
-                chosen = min(left, right, key=lambda side: side[1])
-            else:
-                chosen = (left, right)[int(fold(a.combiner, np.array([left[0], right[0]]), 2))]
-            new.folded[a.symbol], new.position[a.symbol] = chosen
+    def _join(a: Accumulator, new: _State, left: tuple, right: tuple) -> None:
+        (x, i), (y, j) = left, right
+        pair = np.concatenate([x, y], axis=-1)
+        if a.combiner in _ARG:
+            chosen = fold(a.combiner, pair, 2)[..., None] != 0
+            chosen = np.where(x == y, j < i, chosen)  # a tie goes to the first; a part that has seen nothing is at infinity
+            new.folded[a.symbol], new.position[a.symbol] = np.where(chosen, y, x), np.where(chosen, j, i)
         else:
-            pair = np.array([left[0], right[0]])
-            new.folded[a.symbol], new.position[a.symbol] = float(fold(a.combiner, pair, 2)), 0.0
+            new.folded[a.symbol], new.position[a.symbol] = fold(a.combiner, pair, 2)[..., None], np.zeros_like(x)
 
     def _read(self, r: Reduction, form: OnlineForm, state: _State) -> None:
-        arg = {a.symbol for a in form.accumulators if a.combiner in ("argmax", "argmin")}
+        arg = {a.symbol for a in form.accumulators if a.combiner in _ARG}
         found = {s: state.position[s] if s in arg else state.folded[s] for a in form.accumulators for s in [a.symbol]}
-        state.values[r.name] = evaluate(form.readout, {**self.constants, **state.values, **found})
+        value = evaluate(form.readout, {**self.constants, **state.values, **found}, dtype=self.dtype)
+        state.values[r.name] = np.broadcast_to(value, self.shape)
