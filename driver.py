@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ import torch
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import SSAValue
 
+from .assembly.reassociated import reassociated
 from .codegen.artifact import KernelArtifact, Layout
 from .codegen.emit import NotPrintable, emit
 from .errors import InvalidArgument
-from .frontend.importer import Imported, import_graph
+from .frontend.edit import Edit
+from .frontend.importer import Imported
 from .frontend.sizes import element_type, size
 from .ir import symbols, tile
 from .ir.attributes import AccessMap
@@ -31,10 +33,10 @@ from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import Counted, count_kernel
-from .passes.fuse import Fused, Refusal, fuse_program
+from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.plan_memory import MemoryPlan, plan_memory
 from .passes.repair import repair_kernel
-from .passes.schedule import Scheduled, schedule_kernel
+from .passes.schedule import Scheduled, laid_out, schedule_kernel
 
 if TYPE_CHECKING:
     from torch import fx
@@ -121,7 +123,7 @@ class Plan:
     """A graph with the kernels that replace parts of it.
 
     externs: (operator, reason) of what stays opaque.  refusals: what was not fused, and why.  rewrites: (rule, what,
-    certificate).  memory: the intermediates between kernels.
+    certificate).  memory: the intermediates between kernels.  edit: how `gm` differs from the graph that was given.
     """
 
     gm: fx.GraphModule
@@ -133,6 +135,7 @@ class Plan:
     memory: MemoryPlan | None = None
     hbm_bytes_unfused: int = 0
     program_text: str = ""
+    edit: Edit | None = None
 
     @property
     def hbm_bytes(self) -> int:
@@ -152,8 +155,10 @@ def plan_graph(
     Raises UnsupportedProgram for a graph that is not functional ATen.
     """
     options = options or Options()
-    imported = import_graph(gm, size_names=size_names)
-    return _Pipeline(imported, gm, target, options, dict(hints or {}), size_names or {}).run()
+    found = reassociated(gm, target, hints, size_names)
+    plan = _Pipeline(found.imported, found.gm, target, options, dict(hints or {}), size_names or {}).run()
+    plan.edit, plan.externs, plan.rewrites[:0] = found.edit, found.externs, found.rewrites
+    return plan
 
 
 class _Pipeline:
@@ -170,6 +175,13 @@ class _Pipeline:
         self.imported, self.gm, self.target, self.options, self.hints = imported, gm, target, options, hints
         self.plan = Plan(gm, target, externs=imported.externs)
         self.previous = ""
+        self.made: dict[tuple, KernelArtifact | Refused] = {}  # by what was priced, and the layouts
+        self.printed: dict[str, KernelArtifact] = {}  # by the text of the tile kernel, without names
+        self.adopted: set[int] = set()  # trials that a kernel has taken over
+        self.views_of: dict[SSAValue, list[fx.Node]] = {}
+        for node, view in imported.views.items():
+            self.views_of.setdefault(view.value, []).append(node)
+        self.aliases: dict[SSAValue, list[tuple[fx.Node, tuple[sympy.Expr, ...]]]] = {}
 
     def run(self) -> Plan:
         program = self.imported.program
@@ -186,9 +198,8 @@ class _Pipeline:
         self._show("fuse")
 
         verify(program)
-        scheduled: dict[str, KernelArtifact] = {}
         for kernel in fused.kernels:
-            call = self._lower(kernel, fused, scheduled)
+            call = self._lower(kernel, fused)
             if isinstance(call, Refused):
                 names = tuple(_attribute(kernel, "nodes").split())
                 self.plan.refusals.append(Refusal(names, call.reason))
@@ -208,10 +219,12 @@ class _Pipeline:
 
     # --- one kernel ----------------------------------------------------------------------------------------------
 
-    def _lower(self, kernel: KernelOp, fused: Fused, done: dict[str, KernelArtifact]) -> Call | Refused:
+    def _lower(self, kernel: KernelOp, fused: Fused) -> Call | Refused:
         """count passes, derive online forms, schedule, emit."""
+        trial = fused.trials[kernel]
         inputs: list[tuple[fx.Node, tile.BufferType]] = []
-        for value in kernel.inputs:
+        for n in trial.reads:
+            value = kernel.inputs[n]
             found = self._anchor_of(fused.origin.get(value, value))
             if found is None:
                 return Refused("an input has no node of the graph with an affine layout")
@@ -220,45 +233,57 @@ class _Pipeline:
         outputs: list[tuple[fx.Node, tile.BufferType, AccessMap]] = []
         members = {n for op in fused.members[kernel] for n in self.imported.nodes_of.get(op, [])}
         for result, inner in zip(kernel.results, kernel.returned, strict=True):
-            found = self._output_anchor(fused.origin[result], members, fused)
+            found = self._output_anchor(fused.origin[result], members)
             if found is None:
                 return Refused("an output has no node of the graph with an affine layout")
             node, exprs = found
             ranks = inner.owner.out_ranks(inner.index)  # pyright: ignore
             rename = {symbols.symbol(f"v{n}"): symbols.symbol(r) for n, r in enumerate(ranks)}
-            access = AccessMap.of([e.subs(rename, simultaneous=True) for e in exprs])
+            access = AccessMap.of([symbols.substitute(e, rename) for e in exprs])
             outputs.append((node, self._node_layout(node), access))
-        artifact = self._artifact(kernel, inputs, outputs, done)
+        layouts = tuple(b for _, b in inputs), tuple((b, a) for _, b, a in outputs)
+        artifact = self.made.get((id(trial), *layouts))
+        if artifact is None:
+            artifact = self.made[(id(trial), *layouts)] = self._artifact(kernel, trial, *layouts)
         if isinstance(artifact, Refused):
             return artifact
+        for certificate in artifact.facts["certificates"]:
+            self.plan.rewrites.append(("derive-online", kernel.sym_name.data, certificate))
+        self.plan.hbm_bytes_unfused += trial.unfused_bytes
         sizes = {name: self._size_source(name) for name in artifact.sizes}
         names = tuple(_attribute(kernel, "nodes").split())
         return Call(artifact, [n for n, _ in inputs], [n for n, _, _ in outputs], sizes, names)
 
-    def _artifact(self, kernel: KernelOp, inputs, outputs, done: dict[str, KernelArtifact]) -> KernelArtifact | Refused:
+    def _artifact(
+        self,
+        kernel: KernelOp,
+        trial: Trial,
+        inputs: Sequence[tile.BufferType],
+        outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    ) -> KernelArtifact | Refused:
+        """The printed kernel for these layouts.  The first of equal kernels takes over what fusion made to price it."""
         counted = count_kernel(kernel)
-        stream = _attribute(kernel, "stream")
-        repair_kernel(kernel, stream, self.target)
+        if id(trial) in self.adopted:
+            repair_kernel(kernel, trial.stream, self.target)
+        else:
+            self.adopted.add(id(trial))
+            _adopt(kernel, trial)
         verify(kernel)
-        scheduled = schedule_kernel(
-            kernel, self.target, [b for _, b in inputs], [(b, a) for _, b, a in outputs], self.hints
-        )
+        scheduled = laid_out(trial.scheduled, kernel, inputs, outputs)
+        if scheduled is None:
+            scheduled = schedule_kernel(kernel, self.target, inputs, outputs, self.hints)
         if isinstance(scheduled, Refused):
             return scheduled
         verify(scheduled.kernel)
         key = print_module(_anonymous(scheduled.kernel))
-        for certificate in _certificates(kernel):
-            self.plan.rewrites.append(("derive-online", scheduled.kernel.sym_name.data, certificate))
-        self.plan.hbm_bytes_unfused += int(_attribute(kernel, "unfused_bytes") or 0)
-        if key not in done:
-            name = _attribute(kernel, "name") or f"k{len(done)}"
-            scheduled.kernel.sym_name = StringAttr(name)
+        if key not in self.printed:
+            scheduled.kernel.sym_name = StringAttr(_attribute(kernel, "name") or f"k{len(self.printed)}")
             try:
                 artifact = emit(scheduled.kernel, self.target)
             except NotPrintable as stop:
                 return Refused(str(stop))
-            done[key] = self._with_facts(artifact, kernel, scheduled, counted)
-        return done[key]
+            self.printed[key] = self._with_facts(artifact, kernel, scheduled, counted)
+        return self.printed[key]
 
     def _with_facts(self, artifact: KernelArtifact, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
         facts: dict[str, Any] = {
@@ -276,6 +301,7 @@ class _Pipeline:
             "bound_by": s.price.bound_by,
             "programs": s.work.programs,
             "certificates": _certificates(kernel),
+            "derivation": _lines(kernel, "derivation"),
             "nodes": _attribute(kernel, "nodes").split(),
             "cascade": print_module(kernel),
             "tile": print_module(s.kernel),
@@ -287,13 +313,14 @@ class _Pipeline:
 
     def _aliases(self, value: SSAValue) -> list[tuple[fx.Node, tuple[sympy.Expr, ...]]]:
         """The nodes that hold exactly the elements of `value`, with their dimensions as affine expressions over it."""
-        found = []
-        for node, view in self.imported.views.items():
-            if view.value is value and view.inverse is not None:
-                variables = [f"v{n}" for n in range(len(value.type.dims))]  # pyright: ignore
-                if all(symbols.affine(e, variables) is not None for e in view.inverse):
-                    found.append((node, view.inverse))
-        return found
+        if value not in self.aliases:
+            found = self.aliases[value] = []
+            variables = [f"v{n}" for n in range(len(value.type.dims))]  # pyright: ignore
+            for node in self.views_of.get(value, []):
+                inverse = self.imported.views[node].inverse
+                if inverse is not None and all(symbols.affine(e, variables) is not None for e in inverse):
+                    found.append((node, inverse))
+        return self.aliases[value]
 
     def _exists(self, value: SSAValue) -> bool:
         """Whether some node of the graph holds the value."""
@@ -303,10 +330,10 @@ class _Pipeline:
         aliases = self._aliases(value)
         return aliases[0] if aliases else None
 
-    def _output_anchor(self, value: SSAValue, members: set[fx.Node], fused: Fused):
+    def _output_anchor(self, value: SSAValue, members: set[fx.Node]):
         """The last node that holds the value such that everything outside the kernel is reached through it."""
         aliases = self._aliases(value)
-        all_views = [n for n, v in self.imported.views.items() if v.value is value]
+        all_views = self.views_of.get(value, [])
         inner = members | set(all_views)
         best = None
         for node, exprs in aliases:
@@ -372,13 +399,25 @@ def _descendants(node: fx.Node, within: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
+def _adopt(kernel: KernelOp, trial: Trial) -> None:
+    """Make of a kernel what was repaired to price it."""
+    kernel.operands = [kernel.inputs[n] for n in trial.reads]
+    kernel.detach_region(kernel.body)
+    kernel.add_region(trial.kernel.body.clone())
+    kernel.attributes.update({k: v for k, v in trial.kernel.attributes.items() if k not in kernel.attributes})
+
+
 def _attribute(kernel: KernelOp, name: str) -> str:
     found = kernel.attributes.get(name)
     return found.data if isinstance(found, StringAttr) else ""
 
 
 def _certificates(kernel: KernelOp) -> list[str]:
-    found = kernel.attributes.get("certificates")
+    return _lines(kernel, "certificates")
+
+
+def _lines(kernel: KernelOp, key: str) -> list[str]:
+    found = kernel.attributes.get(key)
     return [c.data for c in found.data] if found is not None else []  # pyright: ignore
 
 

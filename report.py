@@ -27,6 +27,7 @@ class KernelReport:
     """One kernel.
 
     calls: how often the graph calls it; bytes, operations and time are those of one call.
+    derivation: the state, step, merge, readout and guards of each pass, a line each; certificates: the identities behind it.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
@@ -55,6 +56,7 @@ class KernelReport:
     predicted_us: float
     bound_by: str
     certificates: tuple[str, ...] = ()
+    derivation: tuple[str, ...] = ()
     cascade: str = field(default="", repr=False)
     tile: str = field(default="", repr=False)
     registers: int | None = None
@@ -78,7 +80,7 @@ class KernelReport:
 class Report:
     """All of one compilation.
 
-    externs: (operator, reason) of what has no cascade form.  refusals: (operations, reason) of what was not fused.
+    externs: (operator, reason) of what no kernel computes.  refusals: (operations, reason) of what was not fused.
     rewrites: (rule, kernel, certificate).  fallbacks: (part, reason) of what failed and runs eagerly.
     hbm_bytes: of all kernel calls; hbm_bytes_unfused: of the same work, an operation at a time.
     peak_intermediate_bytes: the most memory that values between kernels take at a time.
@@ -219,4 +221,10 @@ def _page(report: Report) -> str:
 
 
 def _texts(kernel: KernelReport) -> list[tuple[str, str | None]]:
-    return [("source", kernel.source), ("tile program", kernel.tile), ("cascade", kernel.cascade)]
+    derivation = "\n".join(kernel.derivation)
+    return [
+        ("derivation", derivation),
+        ("source", kernel.source),
+        ("tile program", kernel.tile),
+        ("cascade", kernel.cascade),
+    ]

@@ -28,6 +28,9 @@ def tables(report: Report) -> Iterator[Table | str]:
         yield _work(report)
         if any(k.registers is not None or k.not_compiled for k in report.kernels):
             yield _binaries(report)
+    for k in report.kernels:
+        if k.derivation and k.certificates:
+            yield "\n".join([f"{k.name}: how its passes were derived", *(f"  {line}" for line in k.derivation)])
     if any(k.certificates for k in report.kernels):
         yield _pairs("rewrites, with the identity that makes each legal", "kernel", "identity",
                      [(k.name, c) for k in report.kernels for c in k.certificates])  # fmt: skip
@@ -38,7 +41,7 @@ def tables(report: Report) -> Iterator[Table | str]:
     if report.fallbacks:
         yield _pairs("failed, and runs eagerly", "part", "reason", list(report.fallbacks))
     if report.externs:
-        yield _pairs("left to PyTorch: no cascade form", "operator", "reason", counted(list(report.externs)))
+        yield _pairs("left to PyTorch: no kernel", "operator", "reason", counted(list(report.externs)))
     if report.refusals:
         yield _pairs("not fused", "operations", "reason", list(report.refusals))
 

@@ -22,6 +22,7 @@ import torch
 from torch import fx
 
 from ..driver import Call, Options, Plan, plan_graph
+from ..frontend.edit import Edit, replay
 from ..ir.target import Target
 from ..passes.fuse import Refusal
 from ..passes.plan_memory import MemoryPlan
@@ -174,13 +175,16 @@ def encode(plan: Plan) -> dict[str, Any]:
         "memory": asdict(plan.memory) if plan.memory is not None else None,
         "hbm_bytes_unfused": plan.hbm_bytes_unfused,
         "program_text": plan.program_text,
+        "edit": plan.edit.to_json() if plan.edit is not None else None,
     }
 
 
 def decode(body: Mapping[str, Any], gm: fx.GraphModule, target: Target) -> Plan:
     """The plan that an entry describes, on the nodes of `gm`.  Raises ValueError where they do not belong together."""
-    nodes = list(gm.graph.nodes)
     try:
+        edit = Edit.from_json(body["edit"]) if body["edit"] is not None else None
+        gm = replay(gm, edit) if edit is not None else gm
+        nodes = list(gm.graph.nodes)
         kernels = {key: read_artifact(data) for key, data in body["kernels"].items()}
         for key, artifact in kernels.items():
             if artifact.fingerprint != key or artifact.target != target.name:
@@ -195,6 +199,7 @@ def decode(body: Mapping[str, Any], gm: fx.GraphModule, target: Target) -> Plan:
             memory=MemoryPlan(**memory) if memory is not None else None,
             hbm_bytes_unfused=int(body["hbm_bytes_unfused"]),
             program_text=str(body["program_text"]),
+            edit=edit,
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

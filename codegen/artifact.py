@@ -61,7 +61,7 @@ class KernelArtifact:
     @staticmethod
     def from_json(data: dict[str, Any]) -> KernelArtifact:
         """Rebuild from `to_json`.  Raises KeyError or TypeError on data of another shape."""
-        layouts = {
+        layouts: dict[str, Any] = {
             side: tuple(Layout(tuple(x["shape"]), tuple(x["strides"]), x["dtype"]) for x in data[side])
             for side in ("inputs", "outputs")
         }

@@ -8,43 +8,19 @@ it is stored.  Floats below 64 bits are held in f32; they round when they are st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import cast
 
-import sympy
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, Float64Type, IntegerType, Signedness
-from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+from xdsl.dialects.builtin import IntegerType
+from xdsl.ir import Block, Operation
 
 from ..ir import symbols, tile
 from ..ir.attributes import is_float
-from .text import (
-    PYTHON,
-    Names,
-    NotPrintable,
-    hint,
-    index_text,
-    is_multiple,
-    literal,
-    loads_and_stores,
-    multiples,
-    programs,
-    size_names,
-    summary,
-    tiles_of,
-)
-from .torch_functions import (
-    CLAMPS,
-    COMMUTES,
-    HELPERS,
-    MAPS,
-    OF_NOTHING,
-    REDUCTIONS,
-    TAKES_NUMBER,
-    TENSORS,
-)
-
-Layout = tuple[str | None, ...]  # what a tensor's dimensions are: ranks, or dimensions of length 1
+from .text import NotPrintable, hint, literal, programs, summary, tiles_of
+from .torch_accesses import Accesses
+from .torch_functions import CLAMPS, COMMUTES, HELPERS, MAPS, OF_NOTHING, REDUCTIONS, TAKES_NUMBER
+from .torch_layouts import Layout, Scope, Slot, Value, align, dtype, held, rounds_anyway
 
 
 @dataclass(frozen=True)
@@ -73,89 +49,8 @@ def print_torch(kernel: tile.KernelOp) -> TorchSource:
     return _Printer(kernel).source()
 
 
-def dtype(element: Attribute) -> str:
-    """torch's name of an element type."""
-    if isinstance(element, IntegerType):
-        if element.width.data == 1:
-            return "torch.bool"
-        return f"torch.{'u' if element.signedness.data == Signedness.UNSIGNED else ''}int{element.width.data}"
-    names = {Float16Type: "float16", BFloat16Type: "bfloat16", Float32Type: "float32", Float64Type: "float64"}
-    return f"torch.{names[type(element)]}"  # pyright: ignore[reportArgumentType]
-
-
-def held(element: Attribute) -> str:
-    """The dtype that a tile of this element type has."""
-    return "torch.float32" if is_float(element) and not isinstance(element, Float64Type) else dtype(element)
-
-
-# --- the printer --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Slot:
-    """One scratch tensor.  var: its name, cut to the present tile.  base: the whole one, where they differ."""
-
-    names: tuple[str, ...]
-    dtype: str
-    var: str
-    base: str
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A tile: its text, what its dimensions are, the scratch that it lies in.  number: it is a Python number."""
-
-    text: str
-    layout: Layout
-    element: Attribute
-    slot: _Slot | None = None
-    number: bool = False
-    constant: float | int | bool | None = None
-
-
-@dataclass
-class _Scope:
-    """A block of lines: the function's, a program's, or a loop's body."""
-
-    depth: int
-    rank: str | None = None
-    lines: list[str] = field(default_factory=list)
-    slots: dict[str, _Slot] = field(default_factory=dict)  # that are to be cut when the block begins
-
-    def add(self, line: str) -> None:
-        self.lines.append("    " * self.depth + line)
-
-
-class _Printer:
-    def __init__(self, kernel: tile.KernelOp):
-        self.kernel = kernel
-        self.ranks = kernel.ranks
-        self.params = kernel.parameters
-        self.sizes = size_names(kernel)
-        self.names = Names()
-        for name in ("torch", "math", "start", "stop", "program", *HELPERS, *self.sizes):
-            self.names.reserve(name)
-        self.rank_names = {
-            f"{part}_{r.name}": self.names.fresh(f"{part}_{r.name}")
-            for r in self.ranks.data
-            for part in ("start", "stop", "size", "tiles", "index")
-            if r.role != "unit"
-        } | {r.name: self.names.fresh(r.name) for r in self.ranks.data if r.role == "unit"}
-        self.buffers = {a: self.names.fresh(a.name_hint or "buffer") for a in kernel.arguments}
-        self.layouts = _layouts(kernel)
-        self.values: dict[SSAValue, _Value] = {}
-        self.roots: dict[SSAValue, SSAValue] = {}  # a value that is another's storage under a new name -> that one
-        self.owner: dict[int, SSAValue] = {}  # id of a slot -> the value that lies in it
-        self.free: dict[tuple[tuple[str, ...], str], list[_Slot]] = {}
-        self.helpers: set[str] = set()
-        self.head = _Scope(1)
-        self.program = _Scope(2)
-        self.scopes: list[_Scope] = [self.program]
-        self.views: dict[str, str] = {}
-        self.constants: dict[str, str] = {}
-        self.counter = 0
-        self.elsewhere: dict[SSAValue, tile.StoreOp] = _stored_directly(kernel, self.layouts)
-        self.used_names: set[str] = set()
+class _Printer(Accesses):
+    """Operations as lines."""
 
     def source(self) -> TorchSource:
         self.block(self.kernel.body.block, self.program)
@@ -198,260 +93,14 @@ class _Printer:
         ]
         return TorchSource(name, "\n".join(lines) + "\n", arguments, buffers, self.sizes, symbols.to_text(grid))
 
-    # Ranks and index expressions.
-
-    def use(self, part: str, rank: str) -> str:
-        """The name of a rank's first element, its end, its number of elements; noted where it is defined."""
-        self.used_names.add(f"{part}_{rank}")
-        return self.rank_names[f"{part}_{rank}"]
-
-    def expression(self, e: sympy.Expr | int, level: int = 0) -> str:
-        """An index expression over sizes, unit ranks and the first elements of tiles."""
-
-        def name_of(symbol: str) -> str:
-            if symbol in self.params:
-                return str(self.params[symbol])
-            if symbol not in self.ranks.names:
-                return symbol
-            role = self.ranks[symbol].role
-            if role == "unit":
-                self.used_names.add(symbol)
-                return self.rank_names[symbol]
-            return "0" if role == "whole" else self.use("start", symbol)
-
-        return index_text(e, name_of, PYTHON, level)
-
-    def even(self, rank: tile.TileRank) -> bool:
-        """Whether every tile of a rank has the same length."""
-        if rank.tile is None:
-            return True
-        return is_multiple(rank.extent, self.params[rank.tile], multiples(self.kernel)) or self.single(rank)
-
-    def single(self, rank: tile.TileRank) -> bool:
-        """Whether a rank is known to be one tile, cut at its extent."""
-        return bool(rank.tile and rank.extent.is_Integer and 0 < int(rank.extent) <= self.params[rank.tile])
-
-    def most(self, name: str) -> str:
-        """The text of a tile's greatest length along a rank."""
-        rank = self.ranks[name]
-        if rank.tile is None:
-            return self.expression(rank.extent)
-        return str(min(self.params[rank.tile], int(rank.extent)) if rank.extent.is_Integer else self.params[rank.tile])
-
-    def length(self, name: str) -> str:
-        """The text of the present tile's length along a rank."""
-        return self.most(name) if self.even(self.ranks[name]) else self.use("size", name)
-
-    def span(self, name: str) -> str:
-        """The text of the present tile's slice of a rank."""
-        rank = self.ranks[name]
-        if rank.role == "whole" or self.single(rank):
-            return ":"
-        return f"{self.use('start', name)}:{self.use('stop', name)}"
-
-    def offsets(self, name: str, order: Layout) -> str:
-        """The present tile's indices along a rank, as a tensor with these dimensions."""
-        base = self.rank_names[f"index_{name}"]
-        if f"index_{name}" not in self.constants:
-            self.constants[f"index_{name}"] = base
-            self.head.add(f"{base} = torch.arange({self.expression(self.ranks[name].extent)})")
-        items = [self.span(name)]
-        place = order.index(name)
-        items += ["None"] * (len(order) - place - 1)
-        return base if items == [":"] else f"{base}[{', '.join(items)}]"
-
-    def tensor_expression(self, e: sympy.Expr, order: Layout) -> str:
-        """An index expression over whole offsets; its text is a tensor, or a number when it has no such rank."""
-
-        def name_of(symbol: str) -> str:
-            if symbol in order:
-                return self.offsets(symbol, order)
-            return self.expression(symbols.symbol(symbol))
-
-        spelling = TENSORS if symbols.names(e) & {n for n in order if n} else PYTHON
-        return index_text(e, name_of, spelling)
-
-    def decode(self) -> list[str]:
-        lines, rest = [], "program"
-        for n, name in reversed(list(enumerate(self.kernel.grid_ranks))):
-            rank = self.ranks[name]
-            count = self.count(rank) if n else ""
-            own = f"{rest} % {count}" if n else rest
-            if count == "1":
-                own = "0"
-            if rank.role == "unit":
-                if name in self.used_names:
-                    lines.append(f"        {self.rank_names[name]} = {own}")
-            elif any(f"{part}_{name}" in self.used_names for part in ("start", "stop", "size")):
-                lines += self.bounds(rank, f"{own} * {self.params[rank.tile or '']}", 2)
-            if count != "1":
-                rest = f"{rest} // {count}"
-        return lines
-
-    def count(self, rank: tile.TileRank) -> str:
-        tiles = tiles_of(self.kernel, rank)
-        if tiles.is_Integer or rank.role == "unit":
-            return self.expression(tiles, 2)
-        self.used_names.add(f"tiles_{rank.name}")
-        return self.rank_names[f"tiles_{rank.name}"]
-
-    def bounds(self, rank: tile.TileRank, first: str | None, depth: int) -> list[str]:
-        """The lines that say where a tile begins (`first`, unless a loop said it), where it ends, how long it is."""
-        start, stop, size = (self.rank_names[f"{p}_{rank.name}"] for p in ("start", "stop", "size"))
-        length, indent = self.params[rank.tile or ""], "    " * depth
-        lines = [f"{indent}{start} = {first}"] if first is not None else []
-        needs_size = f"size_{rank.name}" in self.used_names
-        if f"stop_{rank.name}" in self.used_names or needs_size:
-            ends = f"{start} + {length}"
-            if not is_multiple(rank.extent, length, multiples(self.kernel)):
-                ends = f"min({ends}, {self.expression(rank.extent)})"
-            lines.append(f"{indent}{stop} = {ends}")
-        if needs_size:
-            lines.append(f"{indent}{size} = {stop} - {start}")
-        return lines
-
-    # Scratch.
-
-    def scratch(self, names: tuple[str, ...], dtype_: str) -> _Slot:
-        """A slot that is not in use."""
-        pool = self.free.setdefault((names, dtype_), [])
-        if pool:
-            return self.touch(pool.pop(0))
-        var = self.names.fresh(f"t{self.counter}")
-        self.counter += 1
-        base = var if all(self.even(self.ranks[n]) for n in names) else self.names.fresh(f"whole_{var}")
-        slot = _Slot(names, dtype_, var, base)
-        dims = ", ".join("1" if d is None else self.most(d) for d in self.layouts[names])
-        dims = f"({dims},)" if len(self.layouts[names]) == 1 else f"({dims})"
-        self.head.add(f"{base} = torch.empty({dims}, dtype={dtype_})")
-        return self.touch(slot)
-
-    def touch(self, slot: _Slot) -> _Slot:
-        """Note that a slot is used here, so that it is cut where the lengths of its ranks are known."""
-        if slot.var != slot.base:
-            scope = next((s for s in reversed(self.scopes) if s.rank in slot.names), self.program)
-            scope.slots.setdefault(slot.var, slot)
-        return slot
-
-    def opening(self, scope: _Scope) -> list[str]:
-        """The lines at the head of a block that cut its scratch to the present tile."""
-        lines = []
-        for slot in scope.slots.values():
-            ragged = [n for n in slot.names if not self.even(self.ranks[n])]
-            full = " and ".join(f"{self.use('size', n)} == {self.most(n)}" for n in ragged)
-            dims = ", ".join("1" if d is None else self.length(d) for d in self.layouts[slot.names])
-            self.helpers.add("cut")
-            lines.append("    " * scope.depth + f"{slot.var} = {slot.base} if {full} else cut({slot.base}, {dims})")
-        return lines
-
-    def root(self, value: SSAValue) -> SSAValue:
-        while value in self.roots:
-            value = self.roots[value]
-        return value
-
-    def dies(self, value: SSAValue, op: Operation) -> bool:
-        """Whether what a value lies in is needed no more after `op`."""
-        root = self.root(value)
-        block = root.owner if isinstance(root, BlockArgument) else cast(Operation, root.owner).parent
-        return block is op.parent and self.last_use(root, cast(Block, block)) in (None, op)
-
-    def last_use(self, root: SSAValue, block: Block) -> Operation | None:
-        """The last operation of a block that uses a value, under any of its names."""
-        found, place = None, -1
-        names = [root, *(v for v in self.roots if self.root(v) is root)]
-        for name in names:
-            for use in name.uses:
-                op: Operation | None = use.operation
-                while op is not None and op.parent is not block:
-                    op = op.parent_op()
-                if op is not None and (index := block.get_operation_index(op)) > place:
-                    found, place = op, index
-        return found
-
-    def release(self, op: Operation) -> None:
-        """After an operation: the scratch of values that it used last, or that nobody uses, is free again."""
-        for value in dict.fromkeys([*op.operands, *op.results]):
-            known = self.values.get(value)
-            if known is None or known.slot is None or not self.dies(value, op):
-                continue
-            slot = known.slot
-            if self.owner.get(id(slot)) is self.root(value):
-                del self.owner[id(slot)]
-                self.give(slot)
-
-    def give(self, slot: _Slot) -> None:
-        pool = self.free.setdefault((slot.names, slot.dtype), [])
-        if slot not in pool:
-            pool.append(slot)
-            pool.sort(key=lambda s: s.var)
-
-    def target(self, op: Operation, n: int = 0, operands: Iterable[SSAValue] = ()) -> tuple[str, _Slot | None, Layout]:
-        """Where the n-th result goes: to where it is stored, in place of an operand that dies, or into free scratch."""
-        result = op.results[n]
-        kind = tile.tile_type(result)
-        store = self.elsewhere.get(result)
-        if store is not None:
-            layout = self.layouts[kind.names]
-            return self.piece(store, layout), None, layout
-        key = (kind.names, held(kind.element_type))
-        for operand in operands:
-            known = self.values[operand]
-            slot = known.slot
-            if slot is None or (slot.names, slot.dtype) != key or known.layout != self.layouts[kind.names]:
-                continue
-            if self.owner.get(id(slot)) is self.root(operand) and self.dies(operand, op):
-                self.owner[id(slot)] = result
-                return known.text, self.touch(slot), known.layout
-        slot = self.scratch(*key)
-        self.owner[id(slot)] = result
-        return slot.var, slot, self.layouts[kind.names]
-
-    # Values.
-
-    def define(self, op: Operation, scope: _Scope, text: str, slot: _Slot | None, layout: Layout) -> None:
-        name = self.names.fresh(hint(op))
-        self.values[op.results[0]] = _Value(name, layout, tile.tile_type(op.results[0]).element_type, slot)
-        scope.add(f"{name} = {text}")
-
-    def alias(self, result: SSAValue, value: SSAValue) -> None:
-        """`result` is `value`, under its own type."""
-        self.roots[result] = value
-        self.values[result] = replace(self.values[value], element=tile.tile_type(result).element_type)
-
-    def tensor(self, value: SSAValue) -> str:
-        """A value as a tensor; numbers become tensors, constants once."""
-        known = self.values[value]
-        if not known.number:
-            return known.text
-        kind = held(known.element)
-        if known.constant is None:
-            return f"torch.tensor({known.text}, dtype={kind})"
-        text = f"torch.tensor({known.text}, dtype={kind})"
-        if text not in self.constants:
-            self.constants[text] = self.names.fresh(value.name_hint or "constant")
-            self.head.add(f"{self.constants[text]} = {text}")
-        return self.constants[text]
-
-    def aligned(self, value: SSAValue, order: Layout) -> str:
-        """A value, so that it broadcasts against a tensor with these dimensions."""
-        known = self.values[value]
-        if known.number:
-            return known.text
-        want = [d if d in _names(known.layout) else None for d in order]
-        while want and want[0] is None:
-            del want[0]
-        return _align(known.text, known.layout, tuple(want))
-
-    # Operations.
-
-    def block(self, block: Block, scope: _Scope) -> None:
+    def block(self, block: Block, scope: Scope) -> None:
         for op in block.ops:
             if isinstance(op, tile.ReturnOp | tile.YieldOp):
                 return
             self.operation(op, scope)
             self.release(op)
 
-    def operation(self, op: Operation, scope: _Scope) -> None:
+    def operation(self, op: Operation, scope: Scope) -> None:
         match op:
             case tile.LoadOp():
                 self.load(op, scope)
@@ -462,7 +111,7 @@ class _Printer:
             case tile.FillOp():
                 kind, value = tile.tile_type(op.result), op.python_value
                 if not kind.names:
-                    self.values[op.result] = _Value(literal(value), (), kind.element_type, number=True, constant=value)
+                    self.values[op.result] = Value(literal(value), (), kind.element_type, number=True, constant=value)
                     return
                 out, slot, layout = self.target(op)
                 self.define(op, scope, f"{out}.fill_({literal(value)})", slot, layout)
@@ -481,7 +130,7 @@ class _Printer:
             case _:
                 raise NotPrintable(f"{op.name} has no text in torch")
 
-    def map(self, op: tile.MapOp, scope: _Scope) -> None:
+    def map(self, op: tile.MapOp, scope: Scope) -> None:
         function = op.function.data
         row = MAPS.get(function)
         if row is None:
@@ -503,7 +152,7 @@ class _Printer:
         self.define(op, scope, row.format(*texts, out=out, rounded=rounded), slot, layout)
         return None
 
-    def cast(self, op: tile.CastOp, scope: _Scope) -> None:
+    def cast(self, op: tile.CastOp, scope: Scope) -> None:
         element, before = tile.tile_type(op.result).element_type, self.values[op.value]
         same = held(element) == held(before.element)
         rounds = (
@@ -514,15 +163,15 @@ class _Printer:
             if value is None:
                 raise NotPrintable("a cast of an index")
             value = float(value) if is_float(element) else int(value) if not isinstance(value, bool) else value
-            self.values[op.result] = _Value(literal(value), (), element, number=True, constant=value)
-        elif same and not (rounds and not _rounds_anyway(op)):
+            self.values[op.result] = Value(literal(value), (), element, number=True, constant=value)
+        elif same and not (rounds and not rounds_anyway(op)):
             self.alias(op.result, op.value)
         else:
             out, slot, layout = self.target(op, operands=[op.value])
             rounded = f".to({dtype(element)})" if rounds else ""
             self.define(op, scope, f"{out}.copy_({self.aligned(op.value, layout)}{rounded})", slot, layout)
 
-    def index(self, op: tile.IndexOp, scope: _Scope) -> None:
+    def index(self, op: tile.IndexOp, scope: Scope) -> None:
         kind = tile.tile_type(op.result)
         layout = self.layouts[kind.names]
         text = self.tensor_expression(op.expr, layout)
@@ -530,14 +179,14 @@ class _Printer:
         if not kind.names:
             constant = int(op.expr) if op.expr.is_Integer else None
             text = literal(constant) if constant is not None else f"({text})"
-            self.values[op.result] = _Value(text, (), kind.element_type, number=True, constant=constant)
+            self.values[op.result] = Value(text, (), kind.element_type, number=True, constant=constant)
             return
         if len(present) < len(kind.names):
             dims = ", ".join("1" if d is None else self.length(d) for d in layout)
             text = f"torch.as_tensor({text}).expand({dims})"
         self.define(op, scope, text, None, layout)
 
-    def reduce(self, op: tile.ReduceOp, scope: _Scope) -> None:
+    def reduce(self, op: tile.ReduceOp, scope: Scope) -> None:
         value = self.values[op.value]
         over, combiner = op.over.data, op.combiner.data
         dim = value.layout.index(over)
@@ -553,10 +202,10 @@ class _Printer:
             if row.startswith(f"{helper}("):
                 self.helpers.add(helper)
         unused = len(op.outs) > 1 and not op.outs[0].uses
-        targets: list[tuple[str, _Slot | None, Layout]] = [
+        targets: list[tuple[str, Slot | None, Layout]] = [
             ("None", None, natural) if unused and n == 0 else self.target(op, n) for n in range(len(op.outs))
         ]
-        outs = [_align(text, layout, natural) for text, _, layout in targets]
+        outs = [align(text, layout, natural) for text, _, layout in targets]
         start = self.use("start", over) if rank.role in ("grid", "loop") else "0"
         least = 'float("-inf")' if combiner == "max" else 'float("inf")'
         if not is_float(value.element):
@@ -567,10 +216,10 @@ class _Printer:
         for n, (_, slot, _) in enumerate(targets):
             names.append(self.names.fresh(hint(op, n)))
             element = tile.tile_type(op.outs[n]).element_type
-            self.values[op.outs[n]] = _Value(names[-1], natural, element, slot)
+            self.values[op.outs[n]] = Value(names[-1], natural, element, slot)
         scope.add(f"{', '.join(names)} = {text}")
 
-    def dot(self, op: tile.DotOp, scope: _Scope) -> None:
+    def dot(self, op: tile.DotOp, scope: Scope) -> None:
         """mm or bmm: [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension."""
         k, batch = op.over.data, list(op.batch)
         lhs, rhs = op.lhs, op.rhs
@@ -590,15 +239,15 @@ class _Printer:
         if store is not None and (folds or natural != names):
             del self.elsewhere[op.result]
         out, slot, layout = self.target(op, operands=[] if op.acc is None else [op.acc])
-        a = self.folded(_align(self.values[lhs].text, self.values[lhs].layout, (*batch, *rows, k)), [batch, rows, [k]])
-        b = self.folded(_align(self.values[rhs].text, self.values[rhs].layout, (*batch, k, *cols)), [batch, [k], cols])
-        into = self.folded(_align(out, layout, natural), [batch, rows, cols], view=True)
+        a = self.folded(align(self.values[lhs].text, self.values[lhs].layout, (*batch, *rows, k)), [batch, rows, [k]])
+        b = self.folded(align(self.values[rhs].text, self.values[rhs].layout, (*batch, k, *cols)), [batch, [k], cols])
+        into = self.folded(align(out, layout, natural), [batch, rows, cols], view=True)
         function = "bmm" if batch else "mm"
         if op.acc is None:
             text = f"torch.{function}({a}, {b}, out={into})"
         else:
             acc = self.values[op.acc]
-            start = self.folded(_align(acc.text, acc.layout, natural), [batch, rows, cols])
+            start = self.folded(align(acc.text, acc.layout, natural), [batch, rows, cols])
             text = (
                 f"torch.{'baddbmm' if batch else 'addmm'}({start if acc.text != out else into}, {a}, {b}, out={into})"
             )
@@ -616,10 +265,10 @@ class _Printer:
         dims = [" * ".join(self.length(r) for r in g) for g in groups]
         return f"{text}.{'view' if view else 'reshape'}({', '.join(dims)})"
 
-    def loop(self, op: tile.ForOp, scope: _Scope) -> None:
+    def loop(self, op: tile.ForOp, scope: Scope) -> None:
         rank = self.ranks[op.rank.data]
         captured = {self.root(o) for inner in op.body.walk() for o in inner.operands if o in self.values}
-        slots: list[_Slot] = []
+        slots: list[Slot] = []
         names: list[str] = []
         taken: set[int] = set()
         for argument, init in zip(op.body.block.args, op.init, strict=True):
@@ -640,10 +289,10 @@ class _Printer:
                 scope.add(f"{name} = {text}")
             taken.add(id(slot))
             self.owner[id(slot)] = argument
-            self.values[argument] = _Value(name, layout, kind.element_type, slot)
+            self.values[argument] = Value(name, layout, kind.element_type, slot)
             slots.append(slot)
             names.append(name)
-        inner = _Scope(scope.depth + 1, rank.name)
+        inner = Scope(scope.depth + 1, rank.name)
         self.scopes.append(inner)
         self.block(op.body.block, inner)
         self.carry(cast(tile.YieldOp, op.body.block.last_op), slots, names, inner)
@@ -658,12 +307,12 @@ class _Printer:
             self.values[result] = replace(self.values[argument], text=name)
             self.owner[id(slot)] = result
 
-    def carry(self, op: tile.YieldOp, slots: list[_Slot], names: list[str], scope: _Scope) -> None:
+    def carry(self, op: tile.YieldOp, slots: list[Slot], names: list[str], scope: Scope) -> None:
         """The end of a loop's body: the state lies where the next step looks for it.
 
         A new state that was computed elsewhere stays there; its scratch and the old state's change names.
         """
-        sources: list[_Slot] = []
+        sources: list[Slot] = []
         texts: list[str] = []
         for value, slot in zip(op.values, slots, strict=True):
             known = self.values[value]
@@ -717,195 +366,3 @@ class _Printer:
             pool = self.free.get((slot.names, slot.dtype), [])
             if slot in pool:
                 pool.remove(slot)
-
-    # Memory.
-
-    def load(self, op: tile.LoadOp, scope: _Scope) -> None:
-        kind = tile.tile_type(op.result)
-        layout = self.layouts[kind.names]
-        text = self.gathered(op, layout) if op.checked is not None or not self.is_affine(op) else self.piece(op, layout)
-        if held(kind.element_type) == dtype(kind.element_type):
-            return self.define(op, scope, text, None, layout)
-        out, slot, layout = self.target(op)
-        return self.define(op, scope, f"{out}.copy_({text})", slot, layout)
-
-    def store(self, op: tile.StoreOp, scope: _Scope) -> None:
-        if op.value in self.elsewhere:
-            return
-        names = self.ranks.ordered(op.access.ranks)
-        layout: Layout = self.layouts[tile.tile_type(op.value).names]
-        if set(names) != set(_names(layout)):
-            layout = names
-        known = self.values[op.value]
-        scope.add(
-            f"{self.piece(op, layout)}"
-            + (f".fill_({known.text})" if known.number else f".copy_({self.aligned(op.value, layout)})")
-        )
-
-    def offset(self, op: tile.LoadOp | tile.StoreOp) -> sympy.Expr:
-        kind = cast(tile.BufferType, op.buffer.type)
-        return sympy.expand(
-            sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))
-        )
-
-    def is_affine(self, op: tile.LoadOp | tile.StoreOp) -> bool:
-        return symbols.affine(self.offset(op), self.ranks.names) is not None
-
-    def piece(self, op: tile.LoadOp | tile.StoreOp, layout: Layout) -> str:
-        """The elements that an access touches in this program, as a view whose dimensions are `layout`."""
-        linear = symbols.affine(self.offset(op), self.ranks.names)
-        if linear is None:
-            raise NotPrintable(f"the access {op.access.text()} is not affine")
-        coefficients, constant = linear
-        units = [n for n in self.kernel.grid_ranks if self.ranks[n].role == "unit" and n in coefficients]
-        dims: list[str | None] = [*units, *layout]
-        sizes, strides, index, flips = [], [], [], []
-        for place, d in enumerate(dims):
-            c = coefficients.get(d, sympy.Integer(0)) if d is not None else sympy.Integer(0)
-            extent = self.ranks[d].extent if d is not None else sympy.Integer(1)
-            backwards = c.could_extract_minus_sign()
-            if backwards:  # strides are not negative: count from the other end, and flip
-                constant = sympy.expand(constant + c * (extent - 1))
-            sizes.append(self.expression(extent))
-            strides.append(self.expression(-c if backwards else c))
-            if d is None:
-                index.append(":")
-            elif d in units:
-                index.append(self.expression(extent - 1 - symbols.symbol(d) if backwards else symbols.symbol(d)))
-            elif not backwards:
-                index.append(self.span(d))
-            else:
-                last = self.expression(extent, 1)
-                span = self.span(d)
-                index.append(
-                    ":" if span == ":" else f"{last} - {self.use('stop', d)} : {last} - {self.use('start', d)}"
-                )
-                flips.append(place - len(units))
-        view = self.view(op, sizes, strides, constant)
-        while index and index[-1] == ":":
-            index.pop()
-        text = f"{view}[{', '.join(index)}]" if index else view
-        return f"{text}.flip({', '.join(str(f) for f in flips)})" if flips else text
-
-    def view(self, op: tile.LoadOp | tile.StoreOp, sizes: list[str], strides: list[str], constant: sympy.Expr) -> str:
-        buffer = self.buffers[op.buffer]
-        offset = f"{buffer}.storage_offset()" + (f" + {self.expression(constant)}" if constant != 0 else "")
-        shape, steps = (f"({', '.join(x)}{',' if len(x) == 1 else ''})" for x in (sizes, strides))
-        text = f"{buffer}.as_strided({shape}, {steps}, {offset})"
-        if text not in self.views:
-            self.views[text] = self.names.fresh(f"{buffer}_view")
-            self.head.add(f"{self.views[text]} = {text}")
-        return self.views[text]
-
-    def gathered(self, op: tile.LoadOp, layout: Layout) -> str:
-        """The elements of an access that may leave the buffer, or that is not affine, by index."""
-        kind = cast(tile.BufferType, op.buffer.type)
-        sizes, strides = ([self.expression(e) for e in x.data] for x in (kind.shape, kind.strides))
-        view = self.view(op, sizes, strides, sympy.Integer(0))
-        self.helpers.add("gathered")
-        return f"gathered({', '.join([view, *(self.tensor_expression(e, layout) for e in op.access.data)])})"
-
-
-# --- layouts ------------------------------------------------------------------------------------------------------
-
-
-def _names(layout: Layout) -> tuple[str, ...]:
-    return tuple(d for d in layout if d is not None)
-
-
-def _layouts(kernel: tile.KernelOp) -> dict[tuple[str, ...], Layout]:
-    """The dimensions that tiles over some ranks have: with those of length 1 with which they broadcast most often.
-
-    A row maximum over [i] that meets tiles over [i, j] is a column, [i, 1].
-    """
-    votes: dict[tuple[str, ...], dict[Layout, int]] = {}
-    order: list[tuple[str, ...]] = []
-    for op in kernel.body.walk():
-        for value in (*op.operands, *op.results, *(a for r in op.regions for b in r.blocks for a in b.args)):
-            if isinstance(value.type, tile.TileType):
-                order.append(value.type.names)
-        if not isinstance(op, tile.MapOp):
-            continue
-        names = tile.tile_type(op.result).names
-        for operand in op.operands:
-            own = tile.tile_type(operand).names
-            if not own or own == names or [r for r in names if r in own] != list(own):
-                continue
-            wanted: Layout = tuple(r if r in own else None for r in names)
-            while wanted[0] is None:
-                wanted = wanted[1:]
-            counts = votes.setdefault(own, {})
-            counts[wanted] = counts.get(wanted, 0) + 1
-    found: dict[tuple[str, ...], Layout] = {}
-    for names in order:
-        counts = votes.get(names, {})
-        best = max(counts, key=lambda w: (counts[w], -len(w)), default=names)
-        found[names] = best
-    return found
-
-
-def _align(text: str, have: Layout, want: Layout) -> str:
-    """A tensor whose dimensions are `have`, as one whose dimensions are `want`; the same ranks in both."""
-    if have == want:
-        return text
-    if _names(have) != _names(want):
-        bare = _names(have)
-        text = _align(text, have, bare)
-        places = [bare.index(n) for n in _names(want)]
-        text = f"{text}.t()" if places == [1, 0] else f"{text}.permute({', '.join(str(p) for p in places)})"
-        have = _names(want)
-        if have == want:
-            return text
-    index, rest = [], list(have)
-    for d in want:
-        if d is not None:
-            while rest[0] is None:
-                index.append("0")
-                del rest[0]
-            index.append(":")
-            del rest[0]
-        elif rest and rest[0] is None:
-            index.append(":")
-            del rest[0]
-        else:
-            index.append("None")
-    index += ["0"] * len(rest)
-    while index and index[-1] == ":":
-        index.pop()
-    return f"{text}[{', '.join(index)}]" if index else text
-
-
-def _rounds_anyway(op: tile.CastOp) -> bool:
-    """Whether a cast to a narrow float may be left out: it only feeds dots, or a store of that type."""
-
-    def fits(user: Operation) -> bool:
-        if isinstance(user, tile.StoreOp):
-            return cast(tile.BufferType, user.buffer.type).element_type == tile.tile_type(op.result).element_type
-        return isinstance(user, tile.DotOp)
-
-    return all(fits(use.operation) for use in op.result.uses)
-
-
-def _stored_directly(kernel: tile.KernelOp, layouts: Mapping[tuple[str, ...], Layout]) -> dict[SSAValue, tile.StoreOp]:
-    """The values computed where they are stored: used once, in their own type, in a buffer that is not read."""
-    read = {op.buffer for op in loads_and_stores(kernel) if isinstance(op, tile.LoadOp)}
-    found: dict[SSAValue, tile.StoreOp] = {}
-    for op in loads_and_stores(kernel):
-        if not isinstance(op, tile.StoreOp) or op.buffer in read:
-            continue
-        value, kind = op.value, cast(tile.BufferType, op.buffer.type)
-        maker = value.owner
-        if not isinstance(maker, tile.MapOp | tile.ReduceOp | tile.DotOp) or maker.parent is not op.parent:
-            continue
-        total = sympy.expand(
-            sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))
-        )
-        linear = symbols.affine(total, kernel.ranks.names)
-        if linear is None or any(c.could_extract_minus_sign() for c in linear[0].values()):
-            continue
-        names = tile.tile_type(value).names
-        lanes = kernel.ranks.ordered(op.access.ranks)
-        same = held(tile.tile_type(value).element_type) == dtype(kind.element_type)
-        if value.uses.get_length() == 1 and same and set(lanes) == set(names) and names:
-            found[value] = op
-    return found

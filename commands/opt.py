@@ -29,6 +29,7 @@ from ..passes.count_passes import CountPasses
 from ..passes.derive_online import DeriveOnline
 from ..passes.fuse import contiguous, fuse_program
 from ..passes.plan_memory import plan_memory
+from ..passes.reassociate import Reassociate
 from ..passes.repair import repair_kernel
 from ..passes.schedule import schedule_kernel
 
@@ -100,7 +101,7 @@ class PlanMemory(ModulePass):
 
 
 PASSES: dict[str, type[ModulePass]] = {
-    row.name: row for row in (Canonicalise, CountPasses, Fuse, DeriveOnline, Repair, Schedule, PlanMemory)
+    row.name: row for row in (Canonicalise, Reassociate, CountPasses, Fuse, DeriveOnline, Repair, Schedule, PlanMemory)
 }
 
 

@@ -11,7 +11,7 @@ the accesses of the operation are affine.  What comes back are views in terms of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -20,8 +20,8 @@ from xdsl.dialects.builtin import f32, f64, i1, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from ..ir import scalar, symbols
-from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
-from ..ir.cascade import EinsumOp, GatherOp, IndexOp, YieldOp
+from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_float
+from ..ir.cascade import EinsumOp, GatherOp, IndexOp, ScanOp, ScatterOp, YieldOp
 from . import indices
 from .indices import ONE, ZERO, Expr
 from .sizes import Opaque, compute_dtype, element_type
@@ -313,10 +313,7 @@ class Einsum:
         """Append the operation to the program; the results as views over the dimensions that were asked for."""
         ranks, table, kept = self._layout([access for _, access in self._reads])
         reads = [(v, self._renamed(a, table, ranks)) for v, a in self._reads]
-        if table:
-            for op in self.block.ops:
-                if isinstance(op, IndexOp):
-                    op.expression = AccessMap(self._renamed([op.expr], table, ranks))
+        self._rename_indices(table, ranks)
         if all(out.combiner == "map" for out in outs):
             indexed = [op.expr for op in self.block.ops if isinstance(op, IndexOp)]
             ranks = self._used(ranks, [*(e for _, access in reads for e in access), *indexed])
@@ -341,6 +338,59 @@ class Einsum:
         op = EinsumOp(RankSpace(tuple(ranks)), accessed, results, Region(self.block))
         self.translator.append(op, self.node, [out.hint for out in outs])
         return [self._result(result, out.dims, kept, present) for result, out in zip(op.results, outs, strict=True)]
+
+    def _rename_indices(self, table: Mapping[str, Expr], ranks: list[tuple[str, Expr]]) -> None:
+        """Index expressions in the region over the final ranks."""
+        if table:
+            for op in self.block.ops:
+                if isinstance(op, IndexOp):
+                    op.expression = AccessMap(self._renamed([op.expr], table, ranks))
+
+    def _body(self, table: Mapping[str, Expr], ranks: list[tuple[str, Expr]], *values: Scalar) -> Region:
+        """The region so far, over the final ranks, ending in `values`."""
+        self._rename_indices(table, ranks)
+        self.block.add_op(YieldOp(*(v.value for v in values)))
+        return Region(self.block)
+
+    def scan(self, out: Out, over: str | None) -> View:
+        """Append a scan of one result, with all ranks, along rank `over` (declared `whole`; None: of a single number)."""
+        if over is None or self.extents[self.names[over]] == ONE:
+            return self.finish([replace(out, combiner="map")])[0]
+        ranks, table, kept = self._layout([access for _, access in self._reads])
+        reads = [(v, AccessMap(self._renamed(a, table, ranks))) for v, a in self._reads]
+        body = self._body(table, ranks, out.value)
+        indexed = [op.expr for op in self.block.ops if isinstance(op, IndexOp)]
+        ranks = self._used(ranks, [*(e for _, a in reads for e in a.data), *indexed, symbols.symbol(self.names[over])])
+        present = {n for n, _ in ranks}
+        names = [n for d in out.dims if d is not None for n, _, _ in kept[self.names[d]] if n in present]
+        results = [(out.combiner, AccessMap.of(names), element_type(out.dtype))]
+        op = ScanOp(RankSpace(tuple(ranks)), self.names[over], reads, results, body)
+        self.translator.append(op, self.node, [out.hint])
+        return self._result(op.results[0], out.dims, kept, present)
+
+    def scatter(
+        self,
+        combiner: str,
+        value: Scalar,
+        at: Sequence[tuple[Tensor, Sequence[Expr]]],
+        target: Sequence[Expr],
+        shape: Sequence[Expr],
+        dtype: torch.dtype,
+        init: SSAValue | None,
+    ) -> View:
+        """Append a scatter of `value` to `target`, which may mention `slot(n)`, the value of index tensor n.
+
+        Every point counts, so no rank is left out.  The result has `shape`; `init`, of that type, is what it starts as.
+        """
+        given = [(tensor.view.value, self.access(tensor, index)) for tensor, index in at]
+        ranks, table, _ = self._layout([*(a for _, a in self._reads), *(a for _, a in given), target])
+        reads = [(v, AccessMap(self._renamed(a, table, ranks))) for v, a in self._reads]
+        places = [(v, AccessMap(self._renamed(a, table, ranks))) for v, a in given]
+        body = self._body(table, ranks, value)
+        out = (combiner, AccessMap(self._renamed(target, table, ranks)), TensorType.of(shape, element_type(dtype)))
+        op = ScatterOp(RankSpace(tuple(ranks)), reads, places, out, body, init)
+        self.translator.append(op, self.node)
+        return self.translator.whole(op.result)
 
     def access(self, tensor: Tensor, index: Sequence[Expr]) -> tuple[Expr, ...]:
         """Which element of the tensor's value is at `index`, one expression over the ranks a dimension."""

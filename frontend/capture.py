@@ -18,7 +18,6 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -277,9 +276,12 @@ class _Sizes:
                     f"the dynamic size {name} is {hint} in the example",
                     next_step="give an example of size 2 or more: sizes 0 and 1 broadcast, and are compiled apart",
                 )
-            symbol = self.shapes.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, None)
+            from torch._dynamo.source import ConstantSource  # imports all of dynamo, about a second
+
+            source = ConstantSource(name)
+            symbol = self.shapes.create_symbol(hint, source, DimDynamic.DYNAMIC, None)
             self.symbols[name] = symbol  # type: ignore[assignment]
-            made = self.shapes.create_symintnode(symbol, hint=hint, source=ConstantSource(name))
+            made = self.shapes.create_symintnode(symbol, hint=hint, source=source)
             assert isinstance(made, torch.SymInt)
             self.symints[name] = made
         elif self.symints[name].node.hint != hint:

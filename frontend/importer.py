@@ -22,7 +22,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from ..errors import SourceLine, UnsupportedProgram
 from ..ir import symbols
 from ..ir.attributes import AccessMap, TensorType
-from ..ir.cascade import EinsumOp, ExternOp, ProgramOp
+from ..ir.cascade import EinsumOp, ExternOp, ProgramOp, ScanOp, ScatterOp
 from . import indices, sizes
 from .builder import Einsum, Out, Tensor, View, symbolic_index
 from .externs import reason_of
@@ -72,9 +72,16 @@ class Imported:
 
     @property
     def externs(self) -> list[tuple[str, str]]:
-        """(operator, reason) of every opaque call, in order."""
-        ops = self.program.body.block.ops
-        return [(op.target.data, op.reason.data) for op in ops if isinstance(op, ExternOp)]
+        """(operator, reason) of everything that no kernel computes, in order: opaque calls, scans and scatters."""
+        found: list[tuple[str, str]] = []
+        for op in self.program.body.block.ops:
+            if isinstance(op, ExternOp):
+                found.append((op.target.data, op.reason.data))
+            elif isinstance(op, ScanOp | ScatterOp):
+                target = self.nodes_of[op][0].target
+                assert isinstance(target, torch._ops.OpOverload)
+                found.append((str(target), reason_of(target)))
+        return found
 
 
 def import_graph(gm: fx.GraphModule, name: str = "main", size_names: Mapping[str, str] | None = None) -> Imported:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..ir.cascade import GatherOp
-from . import indices
+from . import indices, picks
 from .builder import Einsum, Out, Tensor, View
 from .indices import ONE, ZERO, Expr, dim
 from .sizes import Opaque, compute_dtype
@@ -104,6 +104,8 @@ def gather(t, node: fx.Node, a) -> View:
     if not a.self.shape:
         return a.self.view
     k = a.dim % len(a.self.shape)
+    if picks.is_pick(a.self, a.index, k):
+        return picks.picked(t, node, a.self, a.index, k)
     index: list[Any] = [ZERO if n == ONE else dim(m) for m, n in enumerate(shape)]
     where = list(index)
     index[k] = (a.index, where if a.index.shape else [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, contractions, creation, indexing, norms, pointwise, reductions, views
+from . import attention, contractions, creation, indexing, norms, picks, pointwise, reductions, scans, scatters, views
 
 TABLE = {
     **views.TABLE,
@@ -13,4 +13,7 @@ TABLE = {
     **contractions.TABLE,
     **attention.TABLE,
     **indexing.TABLE,
+    **picks.TABLE,
+    **scans.TABLE,
+    **scatters.TABLE,
 }

@@ -95,8 +95,8 @@ class AccessMap(Data[tuple[sympy.Expr, ...]]):
         return tuple(seen)
 
     def substitute(self, replacement: Mapping[str, sympy.Expr]) -> AccessMap:
-        table = [(symbols.symbol(n), e) for n, e in replacement.items()]
-        return AccessMap(tuple(cast(sympy.Expr, e.subs(table, simultaneous=True)) for e in self.data))
+        table = {symbols.symbol(n): symbols.expr(e) for n, e in replacement.items()}
+        return AccessMap(tuple(symbols.substitute(e, table) for e in self.data))
 
     def bare(self) -> tuple[str, ...] | None:
         """The rank names when every index is one bare symbol, else None."""

@@ -12,6 +12,7 @@ A size (`s0`) and a rank variable (`i`) are the same kind of symbol: a nonnegati
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import cast
 
 import sympy
@@ -19,6 +20,7 @@ from xdsl.context import Context
 from xdsl.parser import AttrParser, Parser
 
 
+@lru_cache(maxsize=4096)
 def symbol(name: str) -> sympy.Symbol:
     """The only way an index symbol is made: a nonnegative integer called `name`."""
     return sympy.Symbol(name, integer=True, nonnegative=True)
@@ -57,7 +59,7 @@ def substitute(expression: sympy.Expr, table: Mapping[sympy.Symbol, sympy.Expr])
         return table.get(expression, expression)
     if not expression.free_symbols & table.keys():
         return expression
-    return expression.xreplace(dict(table))
+    return cast(sympy.Expr, expression.xreplace(dict(table)))
 
 
 def affine(expression: sympy.Expr, ranks: Iterable[str]) -> tuple[dict[str, sympy.Expr], sympy.Expr] | None:
@@ -65,8 +67,15 @@ def affine(expression: sympy.Expr, ranks: Iterable[str]) -> tuple[dict[str, symp
 
     Coefficients and the constant may contain sizes, never ranks; ranks with coefficient zero are left out.
     """
-    variables = [symbol(r) for r in ranks]
-    present = [v for v in variables if v in expression.free_symbols]
+    free = expression.free_symbols
+    found = _affine(expression, tuple(v for v in map(symbol, ranks) if v in free))
+    return None if found is None else (dict(found[0]), found[1])
+
+
+@lru_cache(maxsize=16384)
+def _affine(
+    expression: sympy.Expr, present: tuple[sympy.Symbol, ...]
+) -> tuple[dict[str, sympy.Expr], sympy.Expr] | None:
     coefficients: dict[str, sympy.Expr] = {}
     rest = expression
     for v in present:
@@ -122,7 +131,7 @@ def _print(e: sympy.Basic, level: int) -> str:
         return wrap(text, 0)
     if isinstance(e, sympy.Mul):
         if e.could_extract_minus_sign():
-            return wrap("-" + _print(-e, _under_minus(-e)), 0)
+            return wrap("-" + _print(-e, _under_minus(cast(sympy.Expr, -e))), 0)
         factors = sorted(e.args, key=lambda f: (f.is_Number, sympy.default_sort_key(f)))
         return wrap(" * ".join(_print(f, 1 if f.is_Pow else 2) for f in factors), 1)
     if isinstance(e, sympy.Pow) and e.exp.is_Integer and int(e.exp) > 0:

@@ -7,7 +7,8 @@ may overlap; fusion takes the best of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import sympy
 from xdsl.ir import Block, Operation, SSAValue
@@ -15,17 +16,28 @@ from xdsl.ir import Block, Operation, SSAValue
 from ..ir.attributes import TensorType
 from ..ir.cascade import EinsumOp
 from .contraction import argument_ranks, product_factors, scalar_ranks, split
+from .nest_reductions import Nested
 
 
 class Candidates:
-    """The candidates of one block.  `bytes_of`: size of a value in memory."""
+    """The candidates of one block.
 
-    def __init__(self, block: Block, bytes_of: Callable[[SSAValue], int]):
+    bytes_of: size of a value in memory.  nested: reductions over several ranks that were taken apart.
+    """
+
+    def __init__(self, block: Block, bytes_of: Callable[[SSAValue], int], nested: Sequence[Nested] = ()):
         self.block = block
+        self.inner: set[Operation] = {op for n in nested for op in n.inner}
+        self.outer: set[Operation] = {op for n in nested for op in (*n.inner[1:], n.outer)}
         self.bytes_of = bytes_of
         self.order: list[Operation] = list(block.ops)
         self.position: dict[Operation, int] = {o: n for n, o in enumerate(self.order)}
         self.contraction: dict[EinsumOp, bool] = {}
+        self.reads: dict[Operation, tuple[frozenset[SSAValue], frozenset[Operation | Block]]] = {
+            o: (frozenset(o.operands), frozenset(v.owner for v in o.operands)) for o in self.order
+        }
+        self.last_use: dict[SSAValue, int] = {}
+        self.bare: dict[EinsumOp, list[tuple[SSAValue, list[str | None]]]] = {}  # the ranks at bare indices
 
     def all(self) -> list[frozenset[EinsumOp]]:
         """Clusters of at least two operations, those first that keep the most bytes from being written."""
@@ -36,7 +48,7 @@ class Candidates:
                     if extent != 1:
                         found.update(dict.fromkeys(self._cascades(value, dim)))
                 found.update(dict.fromkeys(self._contraction_with_maps(value)))
-        clusters = [c for c in dict.fromkeys(map(self._without_detours, found)) if len(c) > 1]
+        clusters = [c for c in dict.fromkeys(map(self._without_detours, found)) if self.size(c) > 1]
         saved = {c: self.unwritten(c) for c in clusters}
         first = {c: min(self.position[o] for o in c) for c in clusters}
         return sorted(clusters, key=lambda c: (-saved[c], -len(c), first[c]))
@@ -45,6 +57,10 @@ class Candidates:
         """The results that something outside reads, in program order."""
         ops = sorted(cluster, key=lambda o: self.position[o])
         return [r for o in ops for r in o.results if any(u.operation not in cluster for u in r.uses)]
+
+    def size(self, cluster: frozenset[EinsumOp]) -> int:
+        """How many operations it has, nested reductions counted once."""
+        return len(cluster) - len(cluster & self.inner)
 
     def unwritten(self, cluster: frozenset[EinsumOp]) -> int:
         """Bytes of the intermediates that would never reach memory."""
@@ -86,52 +102,61 @@ class Candidates:
         between: set[EinsumOp] = set()
         reduces: set[EinsumOp] = set()
         late: set[Operation] = set()
+        reached: set[Operation] = set()  # carries, between and reduces together
         owner = value.owner
         start = self.position[owner] + 1 if isinstance(owner, Operation) else 0
         horizon = self._last_use(value)
-        for op in self.order[start:]:
+        for op in itertools.islice(self.order, start, None):
             if self.position[op] > horizon:
                 break
-            producers = {v.owner for v in op.operands}
-            if producers & late:
+            read, producers = self.reads[op]
+            if not producers.isdisjoint(late):
                 late.add(op)
                 continue
-            names = self._ranks_at(op, carried)
+            names = set() if read.isdisjoint(carried) else self._ranks_at(op, carried)
             if names:
                 assert isinstance(op, EinsumOp)
                 if len(op.reduced) == 1 and op.reduced[0] in names:
                     reduces.add(op)
-                elif op.is_map:
+                elif op.is_map or op in self.inner or op in self.outer:  # of nested reductions, one over another rank
                     carries.add(op)
                     for n, r in enumerate(op.results):
                         carried[r] = {op.out_ranks(n).index(name) for name in names}
                 else:
                     late.add(op)
                     continue
-            elif producers & (reduces | between) and isinstance(op, EinsumOp) and op.is_map:
+            elif producers.isdisjoint(reached):
+                if value in read:
+                    late.add(op)
+                continue
+            elif isinstance(op, EinsumOp) and op.is_map and not (producers.isdisjoint(reduces | between)):
                 between.add(op)
-            elif producers & (reduces | between | carries) or value in op.operands:
+            elif isinstance(op, EinsumOp) and op in self.outer and producers <= reduces:
+                reduces.add(op)
+            else:
                 late.add(op)
                 continue
-            else:
-                continue
+            reached.add(op)
             horizon = max(horizon, *(self._last_use(r) for r in op.results))
         return carries, between, reduces
 
     def _last_use(self, value: SSAValue) -> int:
-        return max((self.position.get(u.operation, -1) for u in value.uses), default=-1)
+        if value not in self.last_use:
+            self.last_use[value] = max((self.position.get(u.operation, -1) for u in value.uses), default=-1)
+        return self.last_use[value]
 
     def _ranks_at(self, op: Operation, carried: dict[SSAValue, set[int]]) -> set[str]:
         """The ranks of `op` at which it reads carried dimensions as they are."""
         if not isinstance(op, EinsumOp):
             return set()
-        names: set[str] = set()
-        for v, access in op.operand_accesses:
-            for d in carried.get(v, ()):
-                index = access.data[d]
-                if isinstance(index, sympy.Symbol) and index.name in op.ranks.names:
-                    names.add(index.name)
-        return names
+        if op not in self.bare:
+            known = set(op.ranks.names)
+            self.bare[op] = [
+                (v, [e.name if isinstance(e, sympy.Symbol) and e.name in known else None for e in access.data])
+                for v, access in op.operand_accesses
+            ]
+        names = {at[d] for v, at in self.bare[op] for d in carried.get(v, ())}
+        return {n for n in names if n is not None}
 
     def _upstream(self, last: set[EinsumOp], within: set[EinsumOp]) -> set[EinsumOp]:
         """`last`, and what of `within` it is computed from; maps without inputs come along."""
@@ -220,7 +245,7 @@ class Candidates:
             if len(readers) != 1:
                 break
             op = readers.pop()
-            if not (isinstance(op, EinsumOp) and op.is_map and len(op.results) == 1):
+            if not (isinstance(op, EinsumOp) and (op.is_map or op in self.outer) and len(op.results) == 1):
                 break
             cluster.add(op)
             last = op.results[0]

@@ -24,7 +24,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from ..ir import scalar
-from ..ir.cascade import EinsumOp, ExternOp, GatherOp, KernelOp, OnlineOp, ProgramOp, YieldOp
+from ..ir.cascade import EinsumOp, ExternOp, GatherOp, KernelOp, OnlineOp, ProgramOp, ScanOp, ScatterOp, YieldOp
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def canonicalise_program(program: ProgramOp) -> None:
         if isinstance(op, EinsumOp):
             simplify_region(op.body.block)
     _forward_copies(block)
-    _share_equal(block)
+    share_equal(block)
     _erase_dead(block)
 
 
@@ -152,7 +152,8 @@ def _forward_copies(block: Block) -> None:
             op.results[0].replace_all_uses_with(op.inputs[0])
 
 
-def _share_equal(block: Block) -> None:
+def share_equal(block: Block) -> None:
+    """Give the users of equal operations the results of the first one."""
     known: dict[tuple, Operation] = {}
     for op in list(block.ops):
         if not isinstance(op, EinsumOp | GatherOp):
@@ -187,7 +188,7 @@ def _key(op: EinsumOp | GatherOp) -> tuple:
 
 def _erase_dead(block: Block) -> None:
     for op in reversed(list(block.ops)):
-        if isinstance(op, EinsumOp | OnlineOp | GatherOp | KernelOp | ExternOp) and not any(
+        if isinstance(op, EinsumOp | OnlineOp | ScanOp | GatherOp | ScatterOp | KernelOp | ExternOp) and not any(
             r.first_use for r in op.results
         ):
             op.detach()

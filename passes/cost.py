@@ -27,6 +27,8 @@ from ..ir.attributes import element_bits
 from ..ir.target import Target
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
+FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
+BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 
 # Elements a second of one core, a torch call on a tile that stays in cache (measured, AVX-512 server core).
@@ -46,12 +48,16 @@ TRANSCENDENTAL = {
 
 @dataclass(frozen=True)
 class Transfer:
-    """Traffic of one load or store: `bytes` between SRAM and the next level, `distinct` bytes it touches at all."""
+    """Traffic of one load or store: `bytes` between SRAM and the next level, `distinct` bytes it touches at all.
+
+    again: for each loop and grid rank that repeats it, how many times it comes back (programs that run at the same time
+    count once), and how many bytes are touched in between: where the shared cache holds those, coming back is free.
+    """
 
     buffer: str
     bytes: int
     distinct: int
-    shared_by: int  # programs running next to each other that touch the same data
+    again: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass
@@ -69,15 +75,16 @@ class Work:
     map_elements: float = 0.0
     transcendental_elements: float = 0.0
     reduce_elements: float = 0.0
-    tile_bytes: float = 0.0
     elements: dict[str, float] = field(default_factory=dict)  # by function, tiles and rows alike
     operations: float = 0.0
     programs: int = 1
     carried_bytes: int = 0
     temporary_bytes: int = 0
+    held_bytes: int = 0
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     smallest_dot: tuple[int, int, int] | None = None
+    batched_dots: bool = False  # whether a dot has batch ranks in its tiles
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
 
     @property
@@ -137,19 +144,23 @@ class _Entry:
     rows: tuple[str, ...] = ()  # of a dot
     columns: tuple[str, ...] = ()
     over: str = ""
+    batched: bool = False
+    in_place: bool = False  # of a dot: into a tile that is carried anyway
 
 
 class Census:
     """A kernel's operations, listed once, so that many parameter bindings can be counted quickly."""
 
-    def __init__(self, kernel: tile.KernelOp, sizes: Mapping[str, int]):
-        self.sizes = sizes
+    def __init__(self, kernel: tile.KernelOp, sizes: Mapping[str, int], flight: int = FLIGHT):
+        """flight: programs that run at the same time."""
+        self.sizes, self.flight = sizes, flight
         self.ranks = kernel.ranks.data
         self.extent = {r.name: symbols.evaluate(r.extent, sizes) for r in self.ranks}
         self.grid = kernel.grid_ranks
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
         self._block(kernel.body.block, ())
+        self._prepare()
 
     # --- listing -------------------------------------------------------------------------------------------------
 
@@ -194,6 +205,8 @@ class Census:
                         rows=tuple(r for r in lhs.names if r not in shared),
                         columns=tuple(r for r in rhs.names if r not in shared),
                         over=over,
+                        batched=len(op.batch) > 0,
+                        in_place=op.acc is not None,
                     )
                 )
             case tile.ForOp():
@@ -242,6 +255,53 @@ class Census:
 
     # --- counting ------------------------------------------------------------------------------------------------
 
+    def _prepare(self) -> None:
+        """What does not depend on parameters: elements of one full walk, and the ranks whose trips multiply it."""
+        self.counted: list[tuple[_Entry, int, tuple[str, ...]]] = []
+        self.carried: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # by the loops around: tiles that they carry,
+        self.computed: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {
+            (): {}
+        }  # and tiles that are computed in them
+        for e in self.entries:
+            if e.kind == "carry":
+                self.carried.setdefault(e.loops, []).append(e.ranks)
+                continue
+            elements = math.prod(self.extent[r] for r in e.ranks)
+            repeats = tuple(r for r in (*self.grid, *e.loops) if r not in e.ranks)
+            self.counted.append((e, elements, repeats))
+            tiles = self.computed.setdefault(e.loops, {})
+            if e.kind not in ("load", "store", "fill") and not e.in_place:
+                tiles.setdefault(e.swept[-1] if e.kind != "reduce" else e.ranks)
+        self.transfers = [e for e in self.entries if e.kind in ("load", "store")]
+
+    def _again(
+        self, e: _Entry, repeats: tuple[str, ...], trips: Mapping[str, int], tile_of: Mapping[str, int]
+    ) -> tuple[tuple[int, int], ...]:
+        """`Transfer.again` of one load."""
+        at_once: dict[str, int] = {}
+        left = self.flight
+        for r in reversed(self.grid):
+            at_once[r] = max(1, min(trips[r], left))
+            left = -(-left // at_once[r])
+        found = []
+        for r in repeats:
+            returns = -(-trips[r] // at_once.get(r, 1))
+            if returns > 1:
+                found.append((returns, sum(self._touched(o, r, at_once, tile_of) for o in self.transfers)))
+        return tuple(found)
+
+    def _touched(self, o: _Entry, r: str, at_once: Mapping[str, int], tile_of: Mapping[str, int]) -> int:
+        """Bytes that a transfer touches while everything inside one step of rank `r` runs once."""
+        nest = (*self.grid, *o.loops)
+        inside = set(nest[nest.index(r) + 1 :]) if r in nest else set()
+        n = o.width
+        for q in o.ranks:
+            if q in inside or q not in nest:
+                n *= self.extent[q]
+            else:
+                n *= min(self.extent[q], tile_of[q] * at_once.get(q, 1))
+        return min(n, o.distinct * o.width)
+
     def count(self, params: Mapping[str, int]) -> Work:
         """The work of one launch with these parameters bound."""
         extent = self.extent
@@ -251,71 +311,67 @@ class Census:
         }
         trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
         tile_of = {r: min(size[r], extent[r]) for r in extent}
-        programs = math.prod(trips[r] for r in self.grid)
+        programs = _product(trips, self.grid)
+        runs_of: dict[tuple[str, ...], int] = {}
         w = Work(programs=programs)
-        carried: dict[tuple[str, ...], int] = {}
-        for e in self.entries:
-            around = (*self.grid, *e.loops)
-
-            def total(ranks: tuple[str, ...], around=around) -> int:
-                """Elements of a tile over all its executions, cut at the extents."""
-                n = 1
-                for r in ranks:
-                    n *= extent[r]
-                for r in around:
-                    if r not in ranks:
-                        n *= trips[r]
-                return n
-
-            if e.kind == "carry":
-                carried[e.loops] = carried.get(e.loops, 0) + 4 * math.prod(tile_of[r] for r in e.ranks)
-                continue
-            runs = programs * math.prod(trips[r] for r in e.loops)
-            w.operations += runs
+        for e, elements, repeats in self.counted:
+            if e.loops not in runs_of:
+                runs_of[e.loops] = programs * _product(trips, e.loops)
+            w.operations += runs_of[e.loops]
+            repeated = _product(trips, repeats)
             if e.kind in ("load", "store"):
-                repeats = math.prod(trips[r] for r in around if r not in e.ranks)
-                sharing = 1
-                for r in reversed(self.grid):
-                    if r in e.ranks:
-                        break
-                    sharing *= trips[r]
-                transfer = Transfer(e.buffer, e.points * repeats * e.width, e.distinct * e.width, sharing)
+                again = self._again(e, repeats, trips, tile_of) if e.kind == "load" else ()
+                transfer = Transfer(e.buffer, e.points * repeated * e.width, e.distinct * e.width, again)
                 (w.loads if e.kind == "load" else w.stores).append(transfer)
                 if e.kind == "load":
-                    held = e.width * math.prod(tile_of[r] for r in e.swept[-1])
+                    held = e.width * _product(tile_of, e.swept[-1])
                     if e.loops:
                         w.loop_load_bytes += held
                     else:
                         w.kept_load_bytes += held
                 continue
+            total = elements * repeated
             if e.kind == "dot":
-                w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total(e.ranks)
-                shape = (
-                    math.prod(size[r] for r in e.rows),
-                    math.prod(size[r] for r in e.columns),
-                    size[e.over],
-                )
+                w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
+                shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
+                w.batched_dots = w.batched_dots or e.batched
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
                     w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
                 if w.smallest_dot is None or math.prod(shape) < math.prod(w.smallest_dot):
                     w.smallest_dot = shape
+                continue
+            w.elements[e.function] = w.elements.get(e.function, 0.0) + total
+            if e.kind == "reduce":
+                w.reduce_elements += total
             else:
-                elements = total(e.ranks)
-                w.elements[e.function] = w.elements.get(e.function, 0.0) + elements
-                if e.kind == "reduce":
-                    w.reduce_elements += elements
-                else:
-                    w.map_elements += elements
-                if e.kind == "special":
-                    w.transcendental_elements += elements
-                if e.kind != "fill":
-                    w.tile_bytes += 4.0 * sum(total(ranks) for ranks in e.swept if ranks)
-            if e.kind != "fill":
-                wide = 4 * math.prod(tile_of[r] for r in (e.swept[-1] if e.kind != "reduce" else e.ranks))
-                w.temporary_bytes = max(w.temporary_bytes, wide)
-        w.carried_bytes = sum(carried.values())
+                w.map_elements += total
+            if e.kind == "special":
+                w.transcendental_elements += total
+        self._hold(w, tile_of)
         return w
+
+    def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
+        """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
+
+        In an innermost loop two tiles of the largest kind are alive; outside, the result of a loop is worked on in place,
+        an element at a time, and narrowed in the end.
+        """
+        carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
+        w.carried_bytes = sum(carried.values())
+        for at, tiles in self.computed.items():
+            largest = max((4 * _product(tile_of, r) for r in tiles), default=0)
+            innermost = bool(at) and not any(len(o) > len(at) and o[: len(at)] == at for o in self.computed)
+            held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))
+            w.temporary_bytes = max(w.temporary_bytes, largest)
+            w.held_bytes = max(w.held_bytes, held + (2 * largest if innermost else largest * 3 // 2))
+
+
+def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
+    n = 1
+    for r in ranks:
+        n *= of[r]
+    return n
 
 
 def dot_dtype(element: Attribute) -> str:
@@ -333,22 +389,19 @@ def price(w: Work, target: Target, warps: int = 4, stages: int = 2) -> Price:
 
 
 def hbm_bytes(w: Work, target: Target) -> int:
-    """Main-memory traffic: each transfer, divided by how far neighbours in flight share it, never under its distinct bytes."""
+    """Main-memory traffic: what a transfer touches, once more each time it comes back after the cache has lost it."""
     total = 0
-    flight = target.sms * 2
     resident = w.hbm_bytes_bound <= 0.8 * target.l2_bytes
     for t in w.loads:
-        if resident:
-            total += t.distinct
-        else:
-            total += max(t.distinct, t.bytes // max(1, min(t.shared_by, flight)))
+        times = math.prod(n for n, between in t.again if between > 0.8 * target.l2_bytes)
+        total += t.distinct if resident else min(t.bytes, t.distinct * times)
     return min(total, w.load_bytes) + w.store_bytes
 
 
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes
-    registers = w.carried_bytes + 2 * w.temporary_bytes
+    registers = w.held_bytes
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
@@ -363,6 +416,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         m, n, k = w.smallest_dot
         efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
         efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
+    efficiency *= BATCHED if w.batched_dots else 1.0
     on_vectors = (
         {"f32", "f64"} if target.kind == "cuda" else set()
     )  # no matrix unit for full precision: tiles may be small

@@ -52,7 +52,7 @@ def count_kernel(kernel: KernelOp) -> Counted:
         if not cascade.reductions:
             result.passes[rank] = result.as_written[rank] = 1
             continue
-        full = count(cascade, "stable")
+        full = count(cascade, "full", anchored=True)
         result.passes[rank] = full.passes
         result.as_written[rank] = count(cascade, "none").passes
         reasons = [*(f"{name}: {why}" for name, why in full.reasons.items()), *unreachable]

@@ -2,7 +2,8 @@
 
 When: in a `cascade.online` whose gauge is the running extreme of an input x, x and the gauge are used only in
 exp(x - gauge), and x comes from a contraction.  An x that may hold the most negative finite number (a mask) is left in its
-units, since the factor would take it to -inf; there, exp(z) becomes exp2(z · log2 e).
+units, since the factor would take it to -inf, and so is an input: x - m is exact where x · log2 e rounds.  There, exp(z)
+becomes exp2(z · log2 e).
 
 Before:  m = max x;  l = Σ exp(x - m), transported by exp(m_old - m_new)
 After:   m' = max x';  l = Σ exp2(x' - m'), transported by exp2(m'_old - m'_new);  x' = x · log2 e,  m = m' · ln 2
@@ -51,20 +52,33 @@ def _rewrite(op: OnlineOp) -> None:
         chosen.append((n, g, x))
     if not chosen:
         return
-    for n, _, x in chosen:
+    for n, g, x in chosen:
+        natural = not _may_scale(op.inputs[x.index])
         old, new = op.transport.block.args[n], op.transport.block.args[len(gauges) + n]
         for value, gauge in ((x, op.step.block.args[count + n]), (old, new)):
             for difference in [u.operation for u in gauge.uses if scalar.name_of(u.operation) == "sub"]:
                 for inner in [u.operation for u in difference.results[0].uses]:
                     assert difference.operands[0] is value
-                    Rewriter.replace_op(inner, scalar.build("exp2", list(inner.operands)))
-    for _, g, x in chosen:
+                    _to_exp2(inner, natural)
+        if natural:
+            continue
         value, access = op.operand_accesses[x.index]
         op.operands[x.index] = _times(op, value, access, LOG2_E)
         accesses = list(op.accesses.data)
         accesses[x.index] = AccessMap.of(_ranks(op.operands[x.index]))
         op.accesses = type(op.accesses)(accesses)
         _in_natural_units(op, g)
+
+
+def _to_exp2(exponential: Operation, natural: bool) -> None:
+    """exp(z) becomes exp2(z), or exp2(z · log2 e) when z is in natural units."""
+    (z,) = exponential.operands
+    new: list[Operation] = []
+    if natural:
+        new.append(scalar.constant(LOG2_E, z.type))
+        new.append(scalar.build("mul", [z, new[0].results[0]]))
+        z = new[-1].results[0]
+    Rewriter.replace_op(exponential, [*new, scalar.build("exp2", [z])])
 
 
 def _only_in_exponentials(x: SSAValue, gauge: SSAValue, last: YieldOp | None, index: int) -> bool:

@@ -14,7 +14,8 @@ left apart.  A refusal is a value with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy
@@ -25,13 +26,14 @@ from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, TensorType, element_bits
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp, ProgramOp
 from ..ir.target import Target
-from ..ir.text import print_module
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
+from .fingerprint import Fingerprints
+from .nest_reductions import nest_reductions, restore
 from .order import sort_block
-from .outline import outline
+from .outline import label, outline
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
 from .schedule import LARGE, Scheduled, schedule_kernel
@@ -40,6 +42,7 @@ FRESH_FROM = (
     32 << 20
 )  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
 FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
+MUCH_MORE = 1.25  # times the predicted saving
 GAIN = 1.0  # a kernel must be predicted to take less than this part of its operations left apart
 CPU_GAIN = 0.85  # the same on a CPU, where a tile program is many calls that a busy machine can hold up
 
@@ -52,14 +55,38 @@ class Refusal:
     reason: str
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A kernel, repaired and scheduled for row-major tensors.
+
+    kernel: detached and without operands.  reads: which inputs of the kernel as outlined its arguments are.
+    join: how it was outlined.  gain_us: predicted saving.  unfused_bytes: what its operations would move apart.
+    """
+
+    kernel: KernelOp
+    reads: tuple[int, ...]
+    stream: str
+    join: bool
+    scheduled: Scheduled
+    gain_us: float
+    unfused_bytes: int
+
+
+@dataclass(frozen=True)
+class Unwalkable(Refused):
+    """A kernel that no walk over its ranks can run on the target."""
+
+
 @dataclass
 class Fused:
     """The outcome: kernels in place in the program, and what was refused.
 
     members: the operations that each kernel replaced.  origin: which of their results a kernel's result stands for.
+    trials: what each kernel's price was taken from; kernels that are the same share one.
     """
 
     kernels: list[KernelOp] = field(default_factory=list)
+    trials: dict[KernelOp, Trial] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     members: dict[KernelOp, tuple[EinsumOp, ...]] = field(default_factory=dict)
     origin: dict[SSAValue, SSAValue] = field(default_factory=dict)
@@ -81,21 +108,28 @@ def fuse_program(
 
 class _Fuser:
     def __init__(self, program: ProgramOp, target: Target, sizes: dict[str, int], exists: Callable[[SSAValue], bool]):
-        self.exists = exists
         self.program, self.target, self.sizes = program, target, sizes
         self.block: Block = program.body.block
-        self.candidates = Candidates(self.block, self._bytes)
+        self.nested = nest_reductions(self.block)
+        self.candidates = Candidates(self.block, self._bytes, self.nested)
+        between = {v for n in self.nested for v in n.between}
+        self.exists = lambda value: value not in between and exists(self.result.origin.get(value, value))
         self.position = self.candidates.position
         self.taken: set[Operation] = set()
         self.tried: set[frozenset[EinsumOp]] = set()
         self.result = Fused()
-        self.evaluated: dict[str, tuple[float, int] | Refused] = {}
+        self.fingerprints = Fingerprints()
+        self.verdicts: dict[tuple, tuple[Trial | Refused, Sequence[str]]] = {}  # with the operations' labels
 
     def run(self) -> Fused:
-        for cluster in self.candidates.all():
-            if cluster & self.taken:
-                continue
-            self._consider(cluster)
+        clusters = self.candidates.all()
+        gain = {c: g for c in clusters if (g := self._gain(c)) > 0}
+        # In the order of what is kept from being written, but behind what crosses it and saves much more time.
+        later = {c for c, g in gain.items() if any(h > MUCH_MORE * g and _cross(c, d) for d, h in gain.items())}
+        for cluster in sorted(clusters, key=lambda c: c in later):
+            if not cluster & self.taken:
+                self._consider(cluster)
+        restore(self.nested)
         sort_block(self.block)
         return self.result
 
@@ -115,53 +149,86 @@ class _Fuser:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
+    def _gain(self, cluster: frozenset[EinsumOp]) -> float:
+        """Predicted microseconds that the kernel for a cluster would save; 0 when there is none."""
+        for ops, outputs in self._forms(cluster):
+            verdict = self._judge(ops, outputs)
+            if not isinstance(verdict, Refused):
+                kernel, trial = verdict
+                kernel.erase()
+                return trial.gain_us
+        return 0.0
+
+    def _forms(self, cluster: frozenset[EinsumOp]) -> Iterator[tuple[list[EinsumOp], list[SSAValue]]]:
+        """What a cluster may be taken as, with the results that leave: with the maps behind it, or as it is."""
+        for candidate in dict.fromkeys(map(self._at_real_boundaries, (self._absorb(cluster), cluster))):
+            if self.candidates.size(candidate) > 1:
+                yield sorted(candidate, key=lambda o: self.position[o]), self.candidates.outputs(candidate)
+
     def _consider(self, cluster: frozenset[EinsumOp]) -> None:
-        grown = self._absorb(cluster)
-        for candidate in dict.fromkeys(map(self._at_real_boundaries, (grown, cluster))):
-            if len(candidate) < 2 or candidate in self.tried:
+        for ops, outputs in self._forms(cluster):
+            candidate = frozenset(ops)
+            if candidate in self.tried:
                 continue
             self.tried.add(candidate)
-            ops = sorted(candidate, key=lambda o: self.position[o])
             names = tuple(_node(o) for o in ops)
-            if not self._convex(candidate):
-                self.result.refusals.append(Refusal(names, "another operation lies between them"))
-                continue
-            outputs = self.candidates.outputs(candidate)
-            kernel = outline(ops, outputs, f"k{len(self.result.kernels)}")
-            if isinstance(kernel, Refused):
-                self.result.refusals.append(Refusal(names, kernel.reason))
-                continue
-            verdict = self._evaluate(kernel, ops, outputs)
+            verdict = self._judge(ops, outputs)
             if isinstance(verdict, Refused):
                 self.result.refusals.append(Refusal(names, verdict.reason))
-                kernel.erase()
                 continue
-            kernel.attributes["stream"] = StringAttr(verdict[0])
-            kernel.attributes["unfused_bytes"] = StringAttr(str(verdict[1]))
+            kernel, trial = verdict
+            kernel.attributes["stream"] = StringAttr(trial.stream)
+            kernel.attributes["unfused_bytes"] = StringAttr(str(trial.unfused_bytes))
             kernel.attributes["nodes"] = StringAttr(" ".join(names))
+            self.result.trials[kernel] = trial
             self._place(kernel, ops, outputs)
             return
 
-    def _evaluate(
-        self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]
-    ) -> tuple[str, int] | Refused:
-        stream = stream_rank(kernel)
-        key = _fingerprint(kernel)
-        if key not in self.evaluated:
-            self.evaluated[key] = self._price(kernel, stream, ops, outputs)
-        found = self.evaluated[key]
-        return found if isinstance(found, Refused) else (stream, found[1])
+    def _judge(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[KernelOp, Trial] | Refused:
+        """The cluster as a kernel and what its price was taken from; a cluster like an earlier one is not priced again."""
+        key = self.fingerprints.of(ops, outputs)
+        if not self._convex(frozenset(ops)):
+            return Refused("another operation lies between them")
+        labels = tuple(map(label, ops))
+        known, first = self.verdicts.get(key, (None, labels))
+        if isinstance(known, Refused):
+            return Refused(_renamed(known.reason, first, labels))
+        verdict: Trial | Refused | None = None
+        ranks = 0
+        for join in (True, False) if known is None else (known.join,):
+            kernel = outline(ops, outputs, f"k{len(self.result.kernels)}", join)
+            if isinstance(kernel, Refused):
+                verdict = verdict or kernel
+                break
+            if len(_ranks(kernel)) != ranks:  # ranks that could be made one and were left apart
+                verdict, ranks = known or self._price(kernel, ops, outputs, join), len(_ranks(kernel))
+                if isinstance(verdict, Trial):
+                    self.verdicts[key] = (verdict, labels)
+                    return kernel, verdict
+            kernel.erase()
+            if not isinstance(verdict, Unwalkable):
+                break
+        assert isinstance(verdict, Refused)
+        self.verdicts[key] = (verdict, labels)
+        return verdict
 
     def _price(
-        self, kernel: KernelOp, stream: str, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]
-    ) -> tuple[float, int] | Refused:
+        self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue], join: bool
+    ) -> Trial | Refused:
+        stream = stream_rank(kernel)
+        apart, traffic = self._apart(ops, outputs)
+        limit = (CPU_GAIN if self.target.kind == "cpu" else 1.0) * GAIN * apart
+        at_best = self._at_best(ops, outputs)
+        if at_best >= limit:  # the usual fate of a product with a map behind it: no need to look closer
+            return Refused(f"fusing would not pay: {at_best:.0f} us fused at best, {apart:.0f} us apart")
         trial = kernel.clone()
         trial.attributes["stream"] = StringAttr(stream)
         try:
-            repair_kernel(trial, stream, self.target)
+            reads = repair_kernel(trial, stream, self.target)
         except Inexpressible as stop:
             trial.erase()
             return Refused(str(stop))
+        trial.operands = []  # it stands outside of the program, and reads nothing there
         scheduled = schedule_kernel(
             trial,
             self.target,
@@ -169,14 +236,30 @@ class _Fuser:
             [(contiguous(v.type), AccessMap.of(v.owner.out_ranks(v.index))) for v in trial.returned],  # pyright: ignore
             self.sizes,
         )
-        trial.erase()
         if isinstance(scheduled, Refused):
-            return scheduled
-        apart, traffic = self._apart(ops, outputs)
+            trial.erase()
+            return Unwalkable(scheduled.reason)
         fused = scheduled.price.us + self._fresh_pages(outputs)
-        if fused >= (CPU_GAIN if self.target.kind == "cpu" else 1.0) * GAIN * apart:
+        if fused >= limit:
+            trial.erase()
             return Refused(f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart")
-        return fused, traffic
+        return Trial(trial, reads, stream, join, scheduled, apart - fused, traffic)
+
+    def _at_best(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> float:
+        """Microseconds under which no kernel stays: its products at full rate, what they read and what is written once."""
+        products = [o for o in ops if self.candidates.is_contraction(o)]
+        arithmetic = 0.0
+        moved = sum(map(self._bytes, outputs))
+        for op in products:
+            kind = _rate_name(op)
+            arithmetic += 2.0 * self._points(op) / self.target.dot_flops(kind if kind in self.target.flops else "f32")
+        for v in {v for o in products for v in o.inputs if v.owner not in ops}:
+            moved += min(self._bytes(v), *(4 * int(self._points(o)) for o in products if v in o.inputs))
+        if self.target.kind == "cpu":
+            us = (arithmetic + 0.5 * moved / self.target.hbm_bytes_per_s) * 1e6
+        else:
+            us = max(arithmetic, moved / self.target.hbm_bytes_per_s) * 1e6 + self.target.launch_us
+        return us + self._fresh_pages(outputs)
 
     def _apart(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int]:
         """Microseconds and bytes moved when the operations run one library call or one pointwise kernel at a time."""
@@ -334,24 +417,24 @@ def _rate_name(op: EinsumOp) -> str:
     return dot_dtype(op.inputs[0].type.element_type) if op.inputs else "f32"  # pyright: ignore
 
 
-def _fingerprint(kernel: KernelOp) -> str:
-    """Text of a kernel that does not depend on its name or on where it stands."""
-    copy = kernel.clone()
-    copy.sym_name = StringAttr("_")
-    for op in copy.walk():
-        op.attributes.pop("node", None)
-        for r in op.results:
-            r.name_hint = None
-    for arg in copy.body.block.args:
-        arg.name_hint = None
-    text = print_module(copy)
-    copy.erase()
-    return text.split("->", 1)[1] if "->" in text else text
-
-
 def _node(op: Operation) -> str:
     node = op.attributes.get("node")
     return node.data if isinstance(node, StringAttr) else op.results[0].name_hint or op.name
+
+
+def _renamed(reason: str, old: Sequence[str], new: Sequence[str]) -> str:
+    """A reason found for one cluster, with the labels of another one."""
+    table = dict(zip(old, new, strict=True))
+    return re.sub("|".join(map(re.escape, sorted(table, key=len, reverse=True))), lambda m: table[m[0]], reason)
+
+
+def _cross(a: frozenset[EinsumOp], b: frozenset[EinsumOp]) -> bool:
+    """Whether two clusters share operations, and neither holds the other (a part looks dear by what it cuts off)."""
+    return not (a.isdisjoint(b) or a <= b or b <= a)
+
+
+def _ranks(kernel: KernelOp) -> set[str]:
+    return {r for o in kernel.body.block.ops if isinstance(o, EinsumOp) for r in o.ranks.names}
 
 
 def _why(s: Scheduled) -> str:

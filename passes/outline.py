@@ -26,7 +26,7 @@ from ..ir.attributes import AccessMap, RankSpace
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, ReturnOp
 from .algebra.forms import Refused
 
-__all__ = ["Refused", "outline"]
+__all__ = ["Refused", "label", "outline"]
 
 
 @dataclass(eq=False)
@@ -83,10 +83,14 @@ class _Space:
         return True
 
 
-def outline(cluster: Sequence[EinsumOp], outputs: Sequence[SSAValue], name: str) -> KernelOp | Refused:
+def outline(
+    cluster: Sequence[EinsumOp], outputs: Sequence[SSAValue], name: str, join: bool = True
+) -> KernelOp | Refused:
     """A detached kernel that computes `outputs` from what the cluster reads, or the reason why there is none.
 
-    `cluster` is in program order and holds the defining operation of every output.
+    `cluster` is in program order and holds the defining operation of every output.  join: whether a reduced rank and one
+    that nothing reduces may be made one because they walk the same fibre (the features of self-attention, which the scores
+    reduce and the result keeps): then one tile serves both, which has to be whole.
     """
     inside = set(cluster)
     space = _Space()
@@ -102,14 +106,14 @@ def outline(cluster: Sequence[EinsumOp], outputs: Sequence[SSAValue], name: str)
         else:
             for r, e in zip(op.out_ranks(result), demanded, strict=True):
                 if not op.is_map and not isinstance(e, sympy.Symbol):
-                    return Refused(f"{_label(op)} is a reduction read at index {symbols.to_text(e)}")
+                    return Refused(f"{label(op)} is a reduction read at index {symbols.to_text(e)}")
                 binding[r] = e
         for r in op.reduced:
             binding[r] = space.fresh(r, extents[r])
         used = [s.name for e in binding.values() for s in e.free_symbols if s.name in space.parent]
         bare = [e.name for e in binding.values() if isinstance(e, sympy.Symbol)]
         if demanded is not None and len({space.root(b) for b in bare}) < len(bare) and not op.is_map:
-            return Refused(f"{_label(op)} is read along a diagonal")
+            return Refused(f"{label(op)} is read along a diagonal")
         space.separate(used)
         instance = _Instance(op, binding)
         instances.append(instance)
@@ -121,7 +125,7 @@ def outline(cluster: Sequence[EinsumOp], outputs: Sequence[SSAValue], name: str)
             if _align(space, [instance.binding[r] for r in op.out_ranks(result)], wanted):
                 return instance
         if by_op.get(op) and not op.is_map:
-            return Refused(f"{_label(op)} would be computed twice, at different ranks")
+            return Refused(f"{label(op)} would be computed twice, at different ranks")
         return place(op, list(wanted), result)
 
     wanted_outputs = set(outputs)
@@ -141,14 +145,14 @@ def outline(cluster: Sequence[EinsumOp], outputs: Sequence[SSAValue], name: str)
                     found = demand(producer, value.index, at)  # pyright: ignore
                     if isinstance(found, Refused):
                         return found
-    _unify_shared_fibres(space, instances, inside)
+    _unify_shared_fibres(space, instances, inside, join)
     for output in outputs:
         op = output.owner
         assert isinstance(op, EinsumOp)
         first = by_op[op][0]
         bound = [space.resolve(first.binding[r]) for r in op.out_ranks(output.index)]  # pyright: ignore
         if not all(isinstance(e, sympy.Symbol) for e in bound) or len(set(bound)) != len(bound):
-            return Refused(f"{_label(op)} is an output that is read at other ranks inside the kernel")
+            return Refused(f"{label(op)} is an output that is read at other ranks inside the kernel")
     return _build(cluster, outputs, name, space, by_op, inside)
 
 
@@ -171,39 +175,56 @@ def _align(space: _Space, have: Sequence[sympy.Expr], want: Sequence[sympy.Expr]
     return all(space.unite(a, b) for a, b in pending)
 
 
-def _unify_shared_fibres(space: _Space, instances: Sequence[_Instance], inside: set[EinsumOp]) -> None:
+def _unify_shared_fibres(space: _Space, instances: Sequence[_Instance], inside: set[EinsumOp], join: bool) -> None:
     """Make a reduced rank and another one where operations read one outside tensor along the same fibre."""
     hole = symbols.symbol("_")
+    outside: dict[SSAValue, list[AccessMap]] = {}
+    for instance in instances:
+        for value, access in instance.op.operand_accesses:
+            if not (isinstance(value.owner, EinsumOp) and value.owner in inside):
+                outside.setdefault(value, []).append(access.substitute(instance.binding))
     changed = True
     while changed:
         changed = False
         reduced = {space.root(i.binding[r].name) for i in instances for r in i.op.reduced}  # pyright: ignore
         fibres: dict[tuple, dict[str, None]] = {}
         reads: dict[SSAValue, dict[tuple[sympy.Expr, ...], None]] = {}
-        for instance in instances:
-            for value, access in instance.op.operand_accesses:
-                if isinstance(value.owner, EinsumOp) and value.owner in inside:
-                    continue
-                at = tuple(space.resolve(e) for e in access.substitute(instance.binding).data)
-                reads.setdefault(value, {}).setdefault(at)
-                for k in sorted({s.name for e in at for s in e.free_symbols if s.name in space.parent}):
-                    key = (value, tuple(e.subs(symbols.symbol(k), hole) for e in at))
+        for value, accesses in outside.items():
+            reads[value] = dict.fromkeys(tuple(space.resolve(e) for e in access.data) for access in accesses)
+            if len(reads[value]) == 1:
+                continue
+            for at in reads[value]:
+                for k in sorted({s.name for e in at for s in e.free_symbols if s.name in space.parent}):  # pyright: ignore
+                    gap = {symbols.symbol(k): hole}
+                    key = (value, tuple(symbols.substitute(e, gap) for e in at))
                     fibres.setdefault(key, {}).setdefault(k)
         for ranks in fibres.values():
             for a, b in itertools.combinations(ranks, 2):
                 bound = {space.root(a), space.root(b)} & reduced
-                if bound and space.root(a) != space.root(b) and space.unite(a, b):
+                if len(bound) < (1 if join else 2):
+                    continue
+                if space.root(a) != space.root(b) and space.unite(a, b):
                     changed = True
         for accesses in reads.values():
             for have, want in itertools.combinations(accesses, 2):
-                if not changed and _walk_the_same(have, want, reduced) and _align(space, have, want):
+                if not changed and _walk_the_same(have, want, reduced, join) and _align(space, have, want):
                     changed = True
 
 
-def _walk_the_same(have: Sequence[sympy.Expr], want: Sequence[sympy.Expr], reduced: set[str]) -> bool:
-    """Two reads that reduce one tensor along the same dimension: their rows may be made the same as well."""
+def _walk_the_same(have: Sequence[sympy.Expr], want: Sequence[sympy.Expr], reduced: set[str], join: bool) -> bool:
+    """Whether the ranks of two reads of one tensor may be made the same, several at once.
+
+    Either both reduce it along the same dimension (then their rows may be made the same as well), or wherever they differ
+    the one has reduced ranks and the other free ones (a statistic of several dimensions, and what it is applied to).
+    """
     names = {symbols.symbol(r) for r in reduced}
-    return tuple(have) != tuple(want) and any(a in names and b in names for a, b in zip(have, want, strict=True))
+    pairs = [(a in names, b in names) for a, b in zip(have, want, strict=True)]
+    differ = {pair for pair, a, b in zip(pairs, have, want, strict=True) if a != b}
+    if not differ:
+        return False
+    if any(a != b for a, b in pairs) and not join:
+        return False
+    return (True, True) in pairs or differ in ({(True, False)}, {(False, True)})
 
 
 def _build(
@@ -286,7 +307,8 @@ def _copied_ranks(bound: Sequence[sympy.Expr], extents: dict[str, sympy.Expr]) -
     return list(names)
 
 
-def _label(op: EinsumOp) -> str:
+def label(op: EinsumOp) -> str:
+    """What an operation is called in a reason."""
     node = op.attributes.get("node")
     if node is not None:
         return f"'{node.data}'"  # pyright: ignore

@@ -6,14 +6,18 @@ from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .absorb_scales import absorb_scales
 from .canonicalise import simplify_region
-from .derive_online import derive_kernel, erase_dead
+from .derive_online import derive_kernel
 from .exp2_units import use_exp2_units
 from .inline_maps import inline_maps
+from .online_writer import erase_dead
 from .release_scales import release_scales
 
 
-def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> None:
-    """Derive online forms over `stream`, then move constants to where they cost least.  In place."""
+def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, ...]:
+    """Derive online forms over `stream`, then move constants to where they cost least.  In place.
+
+    Returns which of the kernel's inputs are still read.
+    """
     if target.kind != "cpu":  # operands are multiplied in 16 bits there
         release_scales(kernel)
         erase_dead(kernel)
@@ -31,13 +35,15 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> None:
             simplify_region(op.step.block)
             simplify_region(op.transport.block)
     erase_dead(kernel)
-    drop_unread_inputs(kernel)
+    return drop_unread_inputs(kernel)
 
 
-def drop_unread_inputs(kernel: KernelOp) -> None:
-    """Take arguments away that nothing reads any more (a row constant that fell out of an argmin)."""
+def drop_unread_inputs(kernel: KernelOp) -> tuple[int, ...]:
+    """Take arguments away that nothing reads any more (a row constant that fell out of an argmin); what is left."""
+    read = tuple(arg.index for arg in kernel.body.block.args if arg.first_use)
     for arg in reversed(kernel.body.block.args):
         if not arg.first_use:
             kept = [v for n, v in enumerate(kernel.inputs) if n != arg.index]
             kernel.operands = kept
             kernel.body.block.erase_arg(arg)
+    return read

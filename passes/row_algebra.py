@@ -276,6 +276,18 @@ class RowAlgebra:
         self.meaning[symbol] = Leaf(value, None, None)
         return symbol if number > 0 else -symbol
 
+    def size(self, extent: sp.Expr) -> sp.Expr | None:
+        """An extent as the reductions write it: a number, or the symbol of a leaf that holds it; None if none does."""
+        if extent.is_Integer:
+            return extent
+        for s, leaf in self.meaning.items():
+            owner = leaf.value.owner
+            if leaf.access is None and scalar.name_of(owner) == "int_to_float":  # pyright: ignore
+                owner = owner.operands[0].owner  # pyright: ignore
+            if leaf.access is None and isinstance(owner, IndexOp) and owner.expr == extent:
+                return s
+        return None
+
     def _symbol(self, leaf: Leaf, carries: bool, value: SSAValue) -> sp.Symbol:
         key = (leaf.value, leaf.access)
         if key not in self._symbols:

@@ -34,6 +34,7 @@ class RegionWriter:
         self.block = block
         self.env = dict(env)
         self.floating = f64 if any(v.type == f64 for v in self.env.values()) else floating
+        self.close: list[tuple[sp.Expr, sp.Expr]] = []  # values of about the same size: their difference is taken first
         self.lazy: dict[sp.Symbol, Callable[[], Operation]] = {}  # symbols that become an operation when first used
         self._memo: dict[sp.Expr, SSAValue] = {}
 
@@ -131,6 +132,15 @@ class RegionWriter:
     def _sum(self, e: sp.Add) -> SSAValue:
         terms = sorted(e.args, key=lambda t: (t.could_extract_minus_sign(), sp.default_sort_key(t)))
         total: SSAValue | None = None
+        for a, b in self.close:
+            for sign in (1, -1):
+                if sign * a in terms and -sign * b in terms:
+                    terms = [t for t in terms if t not in (sign * a, -sign * b)]
+                    value = self.op("sub", self.r(a), self.r(b))
+                    if total is None:
+                        total = value if sign == 1 else self.op("neg", value)
+                    else:
+                        total = self.op("add" if sign == 1 else "sub", total, value)
         for t in terms:
             if t.could_extract_minus_sign():
                 value = self.r(-t)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy
 from xdsl.dialects.builtin import StringAttr
@@ -37,7 +37,7 @@ from .cost import Census, Price, Work, price
 from .emit_tiles import emit_tiles
 from .walk import Walk
 
-EXHAUSTIVE = 300  # more bindings than this are not all priced
+EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 
 
@@ -45,13 +45,16 @@ LARGE = 4096  # stands for a size that is not known when it is needed for a deci
 class Scheduled:
     """A tile kernel with its parameters bound to the cheapest choice, what it does, what that costs.
 
-    space: every admissible binding, cheapest first, as (parameters, predicted microseconds).
+    space: every admissible binding, cheapest first, as (parameters, predicted microseconds).  walk: how its ranks are
+    walked.  outputs: the layouts and accesses of the results that it was scheduled for.
     """
 
     kernel: tile.KernelOp
     work: Work
     price: Price
     space: tuple[tuple[tuple[tuple[str, int], ...], float], ...]
+    walk: Walk
+    outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
 
 
 def schedule_kernel(
@@ -79,7 +82,7 @@ def schedule_kernel(
         if isinstance(emitted, Refused):
             reasons.append(emitted.reason)
             continue
-        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes))
+        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes, 2 * target.sms))
         if not priced:
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
@@ -88,34 +91,64 @@ def schedule_kernel(
         if best is None or us < best.price.us:
             emitted.params = _params(dict(params))
             space = tuple((params, us) for us, params, _, _ in priced)
-            best = Scheduled(emitted, w, p, space)
+            best = Scheduled(emitted, w, p, space, walk, tuple(outputs))
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
     return best
 
 
+def laid_out(
+    scheduled: Scheduled,
+    kernel: KernelOp,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+) -> Scheduled | Refused | None:
+    """The same schedule of the same kernel for tensors of other strides: the choice does not depend on them.
+
+    None when the results are of another kind (other ranks, or more elements), so that the choice has to be made again.
+    """
+    for (old, at), (new, there) in zip(scheduled.outputs, outputs, strict=True):
+        if set(at.ranks) != set(there.ranks) or _elements(old) != _elements(new):
+            return None
+    emitted = emit_tiles(kernel, scheduled.walk, inputs, outputs)
+    if isinstance(emitted, Refused):
+        return emitted
+    emitted.params = scheduled.kernel.params
+    return replace(scheduled, kernel=emitted, outputs=tuple(outputs))
+
+
+def _elements(kind: tile.BufferType) -> sympy.Expr:
+    return sympy.expand(sympy.Mul(*kind.shape.data))
+
+
 def _price_bindings(shape: _Shape, roles: Mapping[str, str], census: Census) -> list[tuple[float, tuple, Work, Price]]:
     """(microseconds, parameters, work, price) of the admissible bindings: all of them, or a walk one parameter at a time."""
     seen: dict[tuple, tuple[float, tuple, Work, Price]] = {}
+    counted: dict[tuple[int, ...], Work] = {}  # by tile sizes: warps and stages do not change the work
+    tiles = [_parameter(r) for r, role in roles.items() if role in ("grid", "loop")]
 
     def look(params: dict[str, int]) -> float:
         key = tuple(sorted(params.items()))
         if key not in seen:
-            w = census.count(params)
+            sizes = tuple(params[t] for t in tiles)
+            if sizes not in counted:
+                counted[sizes] = census.count(params)
+            w = counted[sizes]
             p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
 
     choices = shape.choices(roles)
-    if math.prod(map(len, choices.values())) <= EXHAUSTIVE:
+    if math.prod(len(choices[t]) for t in tiles) <= EXHAUSTIVE:
         for values in itertools.product(*choices.values()):
             look(dict(zip(choices, values, strict=True)))
     else:
-        best = {name: values[0] for name, values in choices.items()}
-        for _ in range(3):
-            for name, values in choices.items():
-                best[name] = min(values, key=lambda v, name=name: look(best | {name: v}))
+        for middle in (False, True):  # from the smallest tiles, and from tiles of middle size
+            best = {name: values[len(values) // 2 if middle else 0] for name, values in choices.items()}
+            for _ in range(3):
+                for name, values in choices.items():
+                    best[name] = min(values, key=lambda v, name=name, best=best: look(best | {name: v}))
     return [row for row in seen.values() if row[3].fits]
 
 
@@ -249,6 +282,8 @@ class _Shape:
         extent = max(1, self.value(rank))
         if self.cpu and self._batch(rank):
             return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
+        if role == "loop" and any(rank in d.batch for d in self.dots):  # one product for each of its elements
+            return [s for s in (1, 2, 4, 8) if s <= extent]
         if self.cpu:
             steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
             kept = [s for s in steps if s < extent]

@@ -31,9 +31,10 @@ from .forms import OnlineForm, Reduction, Refused
 def derive_anchored(
     reduction: Reduction, in_flight: frozenset[Symbol], leaves: frozenset[Symbol]
 ) -> OnlineForm | Refused:
-    """`derive`, with anchors where they help.  `OnlineForm.anchors` says what each anchor should be near."""
+    """`derive`, with anchors where they help.  `OnlineForm.anchors` says what each anchor should be near; `cancels`, that
+    they would help but do not separate."""
     raw = derive(reduction, in_flight, leaves)
-    if isinstance(raw, Refused) or raw.form != "moments" or reduction.combiner != "sum":
+    if isinstance(raw, Refused) or raw.form != "moments" or reduction.combiner not in ("sum", "prod"):
         return raw
     context = Context(leaves, in_flight & reduction.expr.free_symbols)
     names = {str(s) for s in reduction.expr.free_symbols}
@@ -48,7 +49,8 @@ def derive_anchored(
         return shifted[z]
 
     def visit(e: Expr) -> Expr:
-        if not context.mixed(e) or exponent(e, context) is not None or isinstance(e, sp.Piecewise):
+        stable = exponent(e, context) is not None and reduction.combiner == "sum"  # Π exp(z) is exp(Σ z)
+        if not context.mixed(e) or stable or isinstance(e, sp.Piecewise):
             return e
         if e.is_Add and not any(context.mixed(a) for a in e.args):
             leafy = [a for a in e.args if context.carries_leaf(a)]
@@ -60,8 +62,8 @@ def derive_anchored(
     if not shifted:
         return raw
     form = derive(moved, in_flight, leaves | {away for away, _ in shifted.values()})
-    if isinstance(form, Refused) or raw.J < form.J:
-        return raw
+    if isinstance(form, Refused):
+        return replace(raw, cancels=True)
     back = {away: z - anchor for z, (away, anchor) in shifted.items()}
     accumulators = tuple(replace(a, psi=a.psi.xreplace(back)) for a in form.accumulators)
     anchors = tuple((anchor, z) for z, (_, anchor) in shifted.items())

@@ -22,9 +22,12 @@ class _Real(Function):
 
     @classmethod
     def eval(cls, *args: Expr) -> Expr | None:
-        exact = EXACT.get(cls)
-        if exact is None or not all(a.is_Number and a is not S.NaN for a in args):
+        if not all(a.is_Number and a is not S.NaN for a in args):
             return None
+        exact = EXACT.get(cls)
+        if exact is None:
+            known = REWRITES[cls](*args) if cls in REWRITES and all(a.is_Rational for a in args) else None
+            return known if known is not None and known.is_Rational else None
         if issubclass(cls, _Rounding) and args[0].is_infinite:
             return None
         value = exact(*args)
@@ -270,11 +273,11 @@ INCREASING: dict[type, bool] = {
     sp.exp: True,
     exp2: True,
     expm1: True,
-    sp.tanh: True,
     sp.sinh: True,
-    sp.atan: True,
-    sp.erf: True,
-    sigmoid: True,
+    sp.tanh: False,
+    sp.atan: False,
+    sp.erf: False,
+    sigmoid: False,
     relu: False,
     sp.sign: False,
     sp.floor: False,
@@ -283,7 +286,8 @@ INCREASING: dict[type, bool] = {
     cast_int: False,
     trunc: False,
 }
-"""Nondecreasing on all reals -> whether strictly."""
+"""Nondecreasing on all reals -> whether strictly, in floating point too: a function with a bound reaches it, and what was
+apart is equal then (tanh(50) is 1, so that argmax tanh(x) is the first large x, not the largest)."""
 
 INCREASING_ON_NONNEGATIVE: dict[type, bool] = {sp.log: True, log2: True, log1p: True}
 """Nondecreasing where the argument is known to be nonnegative (elsewhere the result may be NaN)."""

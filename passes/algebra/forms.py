@@ -51,12 +51,20 @@ class Accumulator:
     psi is over leaves and constants; a reduction name in it stands for that reduction's *running* value.
     gauge: when the running values move from old to new, the accumulator is multiplied by exp(gauge(new) - gauge(old));
     None: it never moves.  An accumulator that still equals its combiner's identity stays what it is.
+    moves: where that factor is not all, what the accumulator becomes, over accumulators that are already multiplied by it,
+    old gauge names and new ones (`moved_to`).
     """
 
     symbol: Symbol
     combiner: str
     psi: Expr
     gauge: Expr | None = None
+    moves: Expr | None = None
+
+
+def moved_to(name: Symbol) -> Symbol:
+    """The symbol of a running value after it has moved."""
+    return Symbol(f"{name.name}_new", real=True)
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class OnlineForm:
     certificate: the identity that was used, in one line.
     anchors: further constants of the row that ψ and the readout name, each with an expression over leaves whose value
     at any one element of the row is a good choice (see `anchored`); every finite value is exact.
+    cancels: moments that subtract large numbers from large ones, for which no anchor was found.
     """
 
     reduction: Symbol
@@ -76,6 +85,7 @@ class OnlineForm:
     readout: Expr
     certificate: str
     anchors: tuple[tuple[Symbol, Expr], ...] = ()
+    cancels: bool = False
 
     @property
     def J(self) -> int:
@@ -91,3 +101,8 @@ class Refused:
 
     def __bool__(self) -> bool:
         return False
+
+
+def as_written(form: OnlineForm) -> bool:
+    """True when the form is the reduction itself, so that there is nothing to rewrite."""
+    return form.form == "independent" and form.J == 1 and form.readout == form.accumulators[0].symbol

@@ -22,7 +22,7 @@ from sympy import Add, Expr, Mul, S
 
 from . import expressions as ex
 from .context import Context, NotSeparable
-from .workspace import Workspace, lift_select
+from .workspace import Workspace, lift_select, shielded, unless_nothing
 
 _SWAPPED = {"max": "min", "min": "max", "argmax": "argmin", "argmin": "argmax"}
 _OUTER = {"max": sp.Max, "min": sp.Min}
@@ -107,7 +107,9 @@ def _fold_mixed(e: Expr, combiner: str, work: Workspace) -> Expr:
     h1, psi, gauge, h0, reason = _separated(e, work)
     if psi is not None:
         if h1.is_nonnegative:
-            return h1 * work.accumulate(combiner, psi, gauge) + h0
+            a = work.accumulate(combiner, psi, gauge)
+            nothing = S.NegativeInfinity if combiner == "max" else S.Infinity
+            return unless_nothing(nothing, a, h1 * a + h0, psi, shielded(e, work.context))
         if h1.is_nonpositive:
             return h1 * work.accumulate(_SWAPPED[combiner], psi, gauge) + h0
         both = [h1 * work.accumulate(c, psi, gauge) for c in ("max", "min")]

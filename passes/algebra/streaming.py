@@ -2,7 +2,7 @@
 
 The oracle of the engine and the reference of what generated code has to do:
 
-    step(state, tile):   for each reduction, in order:
+    step(state, tile):   for each reduction, in order (A moves further where its `moves` says so):
         s     = the new running values of what its gauges name, infinities replaced by 0
         A     = A * exp(gauge(s) - gauge(old)) (+) fold of psi(tile; s)
         value = readout(A)                      # the running value that later gauges use
@@ -26,13 +26,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from sympy import Symbol
 
-from .forms import Accumulator, Cascade, OnlineForm, Reduction
+from .forms import Accumulator, Cascade, OnlineForm, Reduction, moved_to
 from .levels import Levels
 from .numeric import IDENTITY, evaluate, fold
 from .transport import transport_exponent
 
 Data = Mapping[Symbol, np.ndarray]
 _ARG = ("argmax", "argmin")
+FIRST = 16
+"""An anchor is the mean of so many elements: one alone may lie far out, and what is subtracted grows with its square."""
 
 
 @dataclass
@@ -63,12 +65,14 @@ def run(
     rng: np.random.Generator | None = None,
     merge: str = "sequential",
     dtype: type = np.float64,
+    stale: Mapping[Symbol, float] | None = None,
 ) -> dict[Symbol, np.ndarray]:
     """The reductions by their online forms, `levels.passes` traversals at most.
 
     tile_sizes: used in turn, then repeated; without them, random ragged ones (`rng`).  merge: "sequential" streams all
     tiles through one state; "tree" gives each tile (or run of tiles) a state of its own and merges neighbours in random
-    order.  dtype: what every step is rounded to.
+    order.  dtype: what every step is rounded to.  stale: by how much the running value of a reduction may lag behind, for
+    those that `gauge` proves free; the lagging value is then what its result says.
     """
     rng = rng or np.random.default_rng(0)
     extent, rows = _extent(cascade, data)
@@ -80,7 +84,7 @@ def run(
             continue
         known = {**constants, **finished}
         anchors = _anchors(members, levels, cascade, data, known, dtype)
-        worker = _Traversal(members, levels, {**known, **anchors}, rows, dtype)
+        worker = _Traversal(members, levels, {**known, **anchors}, rows, dtype, stale or {})
         bounds = _bounds(extent, tile_sizes, rng)
         tiles = [(a, {s: np.asarray(data[s], dtype=dtype)[..., a:b] for s in cascade.leaves}) for a, b in bounds]
         if merge == "sequential":
@@ -104,11 +108,15 @@ def run(
 def _anchors(
     members: Sequence[Reduction], levels: Levels, cascade: Cascade, data: Data, known: Mapping, dtype: type
 ) -> dict[Symbol, np.ndarray]:
-    """Anchors that the data does not name: taken at the first element, or 0 where that is not finite."""
-    first = {s: np.asarray(data[s])[..., :1] for s in cascade.leaves}
-    wanted = [(s, e) for r in members for s, e in levels.forms[r.name].anchors if s not in data]
-    values = {s: evaluate(e, {**known, **first}, dtype=dtype) for s, e in wanted}
-    return {s: np.where(np.isfinite(v), v, 0.0) for s, v in values.items()}
+    """Anchors that the data does not name: the mean over the first elements that are finite, or 0."""
+    first = {s: np.asarray(data[s])[..., :FIRST] for s in cascade.leaves}
+    anchors = {}
+    for s, e in [pair for r in members for pair in levels.forms[r.name].anchors if pair[0] not in data]:
+        value = evaluate(e, {**known, **first}, dtype=dtype)
+        good = np.isfinite(value)
+        total = np.sum(np.where(good, value, 0), axis=-1, keepdims=True)
+        anchors[s] = total / np.maximum(1, np.sum(good, axis=-1, keepdims=True))
+    return anchors
 
 
 def _extent(cascade: Cascade, data: Data) -> tuple[int, tuple[int, ...]]:
@@ -145,11 +153,12 @@ class _Traversal:
         constants: Mapping[Symbol, np.ndarray],
         rows: tuple[int, ...],
         dtype: type,
+        stale: Mapping[Symbol, float],
     ):
         self.members: list[tuple[Reduction, OnlineForm]] = [(r, levels.forms[r.name]) for r in members]
-        self.constants = dict(constants)
+        self.constants, self.stale = dict(constants), stale
         self.shape, self.dtype = (*rows, 1), dtype
-        self.fresh = {r.name: Symbol(f"{r.name}'", real=True) for r in members}
+        self.fresh = {r.name: moved_to(r.name) for r in members}
         self.moves = {
             a.symbol: transport_exponent(a.gauge, self.fresh)
             for _, form in self.members
@@ -172,36 +181,41 @@ class _Traversal:
         new = _State()
         size = next(iter(tile.values())).shape[-1]
         for r, form in self.members:
+            moved = self._move(form, state, new)
+            env = {**self.constants, **{s: _finite(v) for s, v in new.values.items()}, **tile}
             for a in form.accumulators:
-                env = {**self.constants, **{s: _finite(v) for s, v in new.values.items()}, **tile}
                 values = evaluate(a.psi, env, dtype=self.dtype)
                 values = np.broadcast_to(values, (*self.shape[:-1], size))
-                here = fold(a.combiner, values, size)[..., None]
+                here, position = fold(a.combiner, values, size)[..., None], 0.0
                 if a.combiner in _ARG:
-                    position = here.astype(float)
+                    position = here.astype(float) + offset
                     here = np.take_along_axis(values, here.astype(int), axis=-1)
-                    self._join(a, new, (self._move(a, state, new), state.position[a.symbol]), (here, position + offset))
-                else:
-                    self._join(a, new, (self._move(a, state, new), 0.0), (here, 0.0))
-            self._read(r, form, new)
+                self._join(a, new, (moved[a.symbol], state.position[a.symbol]), (here, position))
+            self._read(r, form, new, state)
         return new
 
     def merge(self, left: _State, right: _State) -> _State:
         """The state of two neighbouring parts."""
         new = _State()
         for r, form in self.members:
+            parts = [(self._move(form, s, new), s) for s in (left, right)]
             for a in form.accumulators:
-                sides = [(self._move(a, s, new), s.position[a.symbol]) for s in (left, right)]
-                self._join(a, new, *sides)
-            self._read(r, form, new)
+                self._join(a, new, *[(moved[a.symbol], s.position[a.symbol]) for moved, s in parts])
+            self._read(r, form, new, left)
         return new
 
-    def _move(self, a: Accumulator, old: _State, new: _State) -> np.ndarray:
-        """The accumulator of `old`, moved to the gauge of `new`."""
+    def _move(self, form: OnlineForm, old: _State, new: _State) -> dict[Symbol, np.ndarray]:
+        """The accumulators of `old`, moved to the gauge of `new`."""
+        target = {self.fresh[s]: _finite(v) for s, v in new.values.items()}
+        moved = {a.symbol: self._scaled(a, old, target) for a in form.accumulators}
+        env = {**self.constants, **old.values, **target, **moved}
+        further = {a.symbol: evaluate(a.moves, env, dtype=self.dtype) for a in form.accumulators if a.moves is not None}
+        return moved | further
+
+    def _scaled(self, a: Accumulator, old: _State, target: Data) -> np.ndarray:
         value = old.folded[a.symbol]
         if a.gauge is None:
             return value
-        target = {self.fresh[s]: _finite(v) for s, v in new.values.items()}
         source = evaluate(a.gauge, {**self.constants, **old.values})
         step = evaluate(self.moves[a.symbol], {**self.constants, **old.values, **target}, dtype=self.dtype)
         if np.any(np.isinf(source)):  # not the identity, so it was folded under the finite stand-in
@@ -218,13 +232,18 @@ class _Traversal:
         pair = np.concatenate([x, y], axis=-1)
         if a.combiner in _ARG:
             chosen = fold(a.combiner, pair, 2)[..., None] != 0
-            chosen = np.where(x == y, j < i, chosen)  # a tie goes to the first; a part that has seen nothing is at infinity
+            chosen = np.where(
+                x == y, j < i, chosen
+            )  # a tie goes to the first; a part that has seen nothing is at infinity
             new.folded[a.symbol], new.position[a.symbol] = np.where(chosen, y, x), np.where(chosen, j, i)
         else:
             new.folded[a.symbol], new.position[a.symbol] = fold(a.combiner, pair, 2)[..., None], np.zeros_like(x)
 
-    def _read(self, r: Reduction, form: OnlineForm, state: _State) -> None:
+    def _read(self, r: Reduction, form: OnlineForm, state: _State, before: _State | None = None) -> None:
         arg = {a.symbol for a in form.accumulators if a.combiner in _ARG}
         found = {s: state.position[s] if s in arg else state.folded[s] for a in form.accumulators for s in [a.symbol]}
         value = evaluate(form.readout, {**self.constants, **state.values, **found}, dtype=self.dtype)
+        if before is not None and r.name in self.stale:  # an infinite reference is none
+            old = before.values[r.name]
+            value = np.where(np.isfinite(old) & (value <= old + self.stale[r.name]), old, value)
         state.values[r.name] = np.broadcast_to(value, self.shape)

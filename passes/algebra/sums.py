@@ -4,6 +4,7 @@ before:  a reduction whose map uses values that are still being reduced
 after:   accumulators Σ ψ_j, moved by exp(gauge(new) - gauge(old)) when their gauge moves; readout Σ φ_j A_j
 when:    g splits into products (see `separate`)
 why:     a sum is linear: factors without k leave it, and multiplying all its terms multiplies it
+but:     φ may be infinite where a mask kept g from looking at it; a sum of nothing stays 0 (`unless_nothing`)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sympy import Add, Expr
 from .context import Context
 from .exponentials import push_exponential
 from .separate import Term
-from .workspace import Workspace, lift_select
+from .workspace import Workspace, lift_select, shielded, unless_nothing
 
 
 def settle(t: Term, context: Context) -> Term:
@@ -35,4 +36,9 @@ def fold_sum(e: Expr, work: Workspace) -> Expr:
         return lifted
     separator, context = work.separator, work.context
     terms = separator.shortest([settle(t, context) for t in separator.split(e)])
-    return Add(*[t.phi * work.accumulate("sum", t.psi, t.gauge) for t in terms])
+    shields = shielded(e, context)
+    read = []
+    for t in terms:
+        a = work.accumulate("sum", t.psi, t.gauge)
+        read.append(unless_nothing(sp.S.Zero, a, t.phi * a, t.psi, shields) if context.moves(t.phi) else t.phi * a)
+    return Add(*read)

@@ -11,7 +11,7 @@ import sympy as sp
 from sympy import Expr, Symbol
 
 from .context import Context, NotSeparable
-from .expressions import select
+from .expressions import eq, select
 from .forms import Accumulator, Reduction
 from .separate import Separator
 
@@ -75,3 +75,22 @@ def lift_select(e: Expr, work: Workspace, fold: Callable[[Expr], Expr]) -> Expr 
             side = side.xreplace(swap)
         sides.append(side)
     return select(condition, *[fold(side) for side in sides])
+
+
+def shielded(e: Expr, context: Context) -> frozenset[Expr]:
+    """Conditions of leaves that decide in e whether a moving value is looked at.
+
+    Where such a condition holds nowhere in a row, the moving value may be anything: 1/l of a row without elements is
+    infinite, and what leaves the reduction with it must not be multiplied by it (inf * 0).
+    """
+    return frozenset(
+        n.args[0]
+        for n in e.atoms(select)
+        if not context.moves(n.args[0]) and context.carries_leaf(n.args[0]) and any(map(context.moves, n.args[1:]))
+    )
+
+
+def unless_nothing(identity: Expr, accumulator: Expr, value: Expr, psi: Expr, shields: frozenset[Expr]) -> Expr:
+    """`value`, or the identity where the accumulator has seen nothing else and ψ is under one of the `shields`."""
+    under = any(n.args[0] in shields for n in psi.atoms(select))
+    return select(eq(accumulator, identity), identity, value) if under else value

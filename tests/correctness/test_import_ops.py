@@ -470,10 +470,86 @@ def test_positions_index_without_a_gather() -> None:
     assert [op.name for op in ops(program) if op.name == "cascade.gather"] == []
 
 
+SCANS = {
+    "last": lambda x: x.cumsum(-1),
+    "first": lambda x: x.cumsum(0) * 2,
+    "transposed": lambda x: x.transpose(0, 2).cumsum(1),
+    "of_a_map": lambda x: (x * 2 + 1).cumsum(1),
+    "merged": lambda x: x.reshape(12, 5).cumsum(0),
+    "permuted_and_merged": lambda x: x.permute(2, 0, 1).reshape(5, 12).cumsum(1),
+    "expanded": lambda x: x[:, :1].expand(3, 6, 5).cumsum(1),
+    "vector": lambda x: x[0, 0].cumsum(0),
+    "of_booleans": lambda x: (x > 0).cumsum(-1),
+    "empty": lambda x: x[:, :0].cumsum(1),
+    "positions": lambda x: (torch.arange(4) + 1).cumsum(0),
+    "reversed": lambda x: x.flip(-1).cumsum(-1).flip(-1),
+    "product": lambda x: x.cumprod(1),
+    "maximum": lambda x: x.cummax(1)[0],
+    "minimum": lambda x: x.cummin(0).values.exp(),
+    "any": lambda x: (x > 0).cummax(1)[0],
+    "all": lambda x: (x > 0).cummin(1)[0],
+    "not_finite": lambda x: torch.where(x > 1, math.inf, torch.where(x < -1, math.nan, x)).cummax(1)[0],
+}
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_scan(name: str) -> None:
+    program = check(SCANS[name], real(3, 4, 5), externs=1)
+    assert [op.name for op in ops(program)].count("cascade.scan") == 1
+    assert [op.name for op in ops(program) if op.name == "cascade.extern"] == []
+
+
+def test_a_scan_of_one_element_is_a_map() -> None:
+    program = check(lambda x: x[:, :1].cumsum(1) + x[0, 0, 0].cumsum(0), real(3, 4, 5))
+    assert {op.name for op in ops(program)} == {"cascade.einsum"}
+
+
+ROWS, AT = integer(4, low=0, high=6), integer(4, 5, low=0, high=6)
+SCATTERS = {
+    "index_add": lambda x, y: x.index_add(0, ROWS, y),
+    "index_add_middle": lambda x, y: x[None].index_add(1, ROWS, y[None], alpha=2),
+    "index_add_zeros": lambda x, y: torch.zeros_like(x).index_add(0, ROWS, y),
+    "index_add_view": lambda x, y: x.T.index_add(1, ROWS, y.T),
+    "scatter_add": lambda x, y: x.scatter_add(0, AT, y),
+    "scatter_add_part": lambda x, y: x.scatter_add(0, AT[:3, 1:], y),
+    "scatter_add_last": lambda x, y: x.scatter_add(1, AT % 5, y),
+    "sum": lambda x, y: x.scatter_reduce(0, AT, y, "sum"),
+    "prod": lambda x, y: x.scatter_reduce(0, AT, y, "prod"),
+    "amax": lambda x, y: x.scatter_reduce(0, AT, y, "amax"),
+    "amin": lambda x, y: x.scatter_reduce(0, AT, y, "amin"),
+    "one_hot_counts": lambda x, y: torch.zeros(6, dtype=torch.int64).index_add(0, ROWS, torch.ones_like(ROWS)),
+    "embedding_backward": lambda x, y: torch.ops.aten.embedding_dense_backward(y, ROWS, 6, -1, False),
+    "embedding_backward_padding": lambda x, y: torch.ops.aten.embedding_dense_backward(y, ROWS, 6, 3, False),
+    "embedding_backward_batched": lambda x, y: torch.ops.aten.embedding_dense_backward(
+        y.reshape(2, 2, 5), ROWS.reshape(2, 2), 6, -1, False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCATTERS)
+def test_scatter(name: str) -> None:
+    program = check(SCATTERS[name], real(6, 5), real(4, 5, seed=1), externs=1)
+    assert [op.name for op in ops(program)].count("cascade.scatter") == 1
+    assert [op.name for op in ops(program) if op.name == "cascade.extern"] == []
+
+
+@pytest.mark.parametrize("reduce", ["mean", "amax"])
+def test_a_scatter_that_is_no_reduction_is_opaque(reduce: str) -> None:
+    program = check(
+        lambda x, y: x.scatter_reduce(0, AT, y, reduce, include_self=reduce == "mean"),
+        real(6, 5),
+        real(4, 5),
+        externs=1,
+    )
+    assert program.externs == [("aten.scatter_reduce.two", "it writes to coordinates that are data")]
+    assert [op.name for op in ops(program)].count("cascade.extern") == 1
+
+
 EXTERNS = {
     "aten.sort.default": (lambda x: x.sort()[0], "order statistics"),
     "aten.topk.default": (lambda x: x.topk(2)[0] * 2, "order statistics"),
-    "aten.cumsum.default": (lambda x: x.cumsum(-1), "a scan"),
+    "aten.cummax.default": (lambda x: x.cummax(-1)[1], "a scan"),
+    "aten.logcumsumexp.default": (lambda x: x.logcumsumexp(-1), "a scan"),
     "aten.convolution.default": (lambda x: F.conv1d(x[None], x[:, None, :2], groups=3), "convolution"),
     "aten.atan.default": (torch.atan, "scalar table"),
     "aten.scatter.src": (lambda x: x.scatter(1, torch.zeros(3, 5, dtype=torch.int64), x), "coordinates that are data"),

@@ -173,7 +173,7 @@ def test_reductions_in_halves_are_the_same(monkeypatch: pytest.MonkeyPatch):
     )
     x, w = torch.randn(7, 5), torch.randn(6, 5)
     whole = run_program(op, [x, w])
-    monkeypatch.setattr(interpret, "BIG", 8)
+    monkeypatch.setattr(interpret.regions, "BIG", 8)
     for a, b in zip(run_program(op, [x, w]), whole, strict=True):
         close(a, b)
     shifted = torch.nn.functional.pad(x, (1, 0))[:, :5].double()
@@ -316,7 +316,7 @@ def test_online_in_halves_is_the_same(monkeypatch: pytest.MonkeyPatch):
     s, v = torch.randn(5, 11), torch.randn(11, 3)
     v[2, 0] = INF  # no contraction by torch.einsum
     whole = run_program(SOFTMAX, [s, v], chunk=4)
-    monkeypatch.setattr(interpret, "BIG", 4)
+    monkeypatch.setattr(interpret.regions, "BIG", 4)
     for a, b in zip(run_program(SOFTMAX, [s, v], chunk=4), whole, strict=True):
         close(a, b)
 
@@ -389,6 +389,116 @@ def test_a_contribution_over_a_foreign_rank_is_an_error():
 
 
 # --- gather, extern, kernel ---------------------------------------------------------------------------------------
+
+
+def scan(combiner: str, flags: str = "", element: str = "f64") -> ProgramOp:
+    return program(
+        f"%x : T<[n, m], {element}>",
+        f"""%y = cascade.scan [i = n, j = m] ins(%x[i, j] : T<[n, m], {element}>) outs({combiner} [j, i] : T<[m, n], {element}>) over j {flags} {{
+          ^bb0(%a : {element}):
+            cascade.yield %a : {element}
+        }}""",
+        f"%y : T<[m, n], {element}>",
+    )
+
+
+SCANNED = {
+    "sum": (lambda x: x.cumsum(1), 0.0),
+    "prod": (lambda x: x.cumprod(1), 1.0),
+    "max": (lambda x: x.cummax(1)[0], -INF),
+    "min": (lambda x: x.cummin(1)[0], INF),
+}
+
+
+@pytest.mark.parametrize("combiner", SCANNED)
+@pytest.mark.parametrize("shape", [(3, 5), (2, 1), (0, 4), (3, 0)])
+def test_scan(combiner: str, shape: tuple[int, int]):
+    call, start = SCANNED[combiner]
+    x = torch.randn(shape).double()
+    close(run_program(scan(combiner), [x])[0], call(x).T)
+    close(run_program(scan(combiner, "reversed"), [x])[0], call(x.flip(1)).flip(1).T)
+    before = torch.cat([torch.full((shape[0], 1), start).double(), call(x)], 1)[:, : shape[1]]
+    close(run_program(scan(combiner, "exclusive"), [x])[0], before.T)
+    after = torch.cat([torch.full((shape[0], 1), start).double(), call(x.flip(1))], 1)[:, : shape[1]].flip(1)
+    close(run_program(scan(combiner, "exclusive reversed"), [x])[0], after.T)
+
+
+def test_scan_of_truths():
+    x = torch.tensor([[False, True, False], [True, False, True]])
+    assert run_program(scan("any", element="i1"), [x])[0].T.tolist() == [[False, True, True], [True] * 3]
+    assert run_program(scan("all", element="i1"), [x])[0].T.tolist() == [[False] * 3, [True, False, False]]
+    assert run_program(scan("all", "exclusive", "i1"), [x])[0].T.tolist() == [[True, False, False], [True, True, False]]
+
+
+@pytest.mark.parametrize("flags", ["", "exclusive", "reversed"])
+def test_affine_recurrence(flags: str):
+    """h = a h' + b with a decay of each row, from 0; the decayed past and the running sum of the inputs in one scan."""
+    op = program(
+        "%a : T<[n], f64>, %b : T<[n, m], f64>",
+        f"""%h, %s = cascade.scan [i = n, t = m] ins(%a[i] : T<[n], f64>, %b[i, t] : T<[n, m], f64>) outs(linear [i, t] : T<[n, m], f64>, sum [i, t] : T<[n, m], f64>) over t {flags} {{
+          ^bb0(%x : f64, %y : f64):
+            cascade.yield %x, %y, %y : f64, f64, f64
+        }}""",
+        "%h : T<[n, m], f64>; %s : T<[n, m], f64>",
+    )
+    a, b = torch.randn(3).double(), torch.randn(3, 6).double()
+    given = b.flip(1) if flags == "reversed" else b
+    states = [torch.zeros(3).double()]
+    for t in range(6):
+        states.append(a * states[-1] + given[:, t])
+    wanted = torch.stack(states[:-1] if flags == "exclusive" else states[1:], 1)
+    close(run_program(op, [a, b])[0], wanted.flip(1) if flags == "reversed" else wanted)
+    if not flags:
+        close(run_program(op, [a, b])[1], b.cumsum(1))
+
+
+def scatter(combiner: str, init: str = "", element: str = "f64") -> ProgramOp:
+    return program(
+        f"%x : T<[n, m], {element}>, %t : T<[n], i64>, %z : T<[v, m], {element}>",
+        f"""%y = cascade.scatter [b = n, d = m] ins(%x[b, d] : T<[n, m], {element}>) at(%t[b] : T<[n], i64>) outs({combiner} [at0, d] : T<[v, m], {element}>) {init} {{
+          ^bb0(%a : {element}):
+            cascade.yield %a : {element}
+        }}""",
+        f"%y : T<[v, m], {element}>",
+    )
+
+
+@pytest.mark.parametrize("combiner", ["sum", "prod", "max", "min"])
+def test_scatter(combiner: str):
+    x, t, z = torch.randn(5, 3).double(), torch.tensor([0, 3, -1, 3, 0]), torch.randn(4, 3).double()
+    name = {"max": "amax", "min": "amin"}.get(combiner, combiner)
+    at = (t % 4)[:, None].expand(5, 3)
+    close(run_program(scatter(combiner, "init %z"), [x, t, z])[0], z.scatter_reduce(0, at, x, name))
+    start = torch.full((4, 3), {"sum": 0.0, "prod": 1.0, "max": -INF, "min": INF}[combiner]).double()
+    close(run_program(scatter(combiner), [x, t, z])[0], start.scatter_reduce(0, at, x, name))
+    assert run_program(scatter(combiner), [x[:0], t[:0], z])[0].tolist() == start.tolist()
+
+
+def test_scatter_of_truths():
+    x, t = torch.tensor([[True], [False], [False]]), torch.tensor([0, 0, 1])
+    z = torch.zeros(3, 1, dtype=torch.bool)
+    assert run_program(scatter("any", element="i1"), [x, t, z])[0].flatten().tolist() == [True, False, False]
+    assert run_program(scatter("all", element="i1"), [x, t, z])[0].flatten().tolist() == [False, False, True]
+
+
+def test_every_point_of_a_scatter_counts():
+    op = program(
+        "%t : T<[n], i64>, %s : T<[n], i64>, %z : T<[v, u], i64>",
+        """%y = cascade.scatter [b = n, c = 3] ins() at(%t[b] : T<[n], i64>, %s[b] : T<[n], i64>) outs(sum [at0, at1 + 1] : T<[v, u], i64>) init %z {
+            %one = arith.constant 1 : i64
+            cascade.yield %one : i64
+        }""",
+        "%y : T<[v, u], i64>",
+    )
+    t, s, z = torch.tensor([1, 1]), torch.tensor([0, 0]), torch.zeros(2, 2, dtype=torch.int64)
+    assert run_program(op, [t, s, z])[0].tolist() == [[0, 0], [0, 6]]
+
+
+@pytest.mark.parametrize("index", [4, -5])
+def test_a_scatter_stays_inside(index: int):
+    x, t, z = torch.ones(1, 2).double(), torch.tensor([index]), torch.zeros(4, 2).double()
+    with pytest.raises(InvalidArgument, match=r"cascade.scatter writes at .* in dimension 0, which has 4"):
+        run_program(scatter("sum"), [x, t, z])
 
 
 def test_gather():

@@ -61,6 +61,22 @@ CASCADE = {
     ^bb0(%l: f32):
       cascade.yield %l : f32
     }""",
+    "scan": """%y = cascade.scan [i = n, d = 64] ins(%x[i, d] : !cascade.tensor<[n, 64], f32>) outs(sum [i, d] : !cascade.tensor<[n, 64], f32>) over d {
+    ^bb0(%a: f32):
+      cascade.yield %a : f32
+    }""",
+    "scan of several results": """%y, %y_1 = cascade.scan [i = n, d = 64] ins(%x[i, d] : !cascade.tensor<[n, 64], f32>) outs(linear [d, i] : !cascade.tensor<[64, n], f16>, max [i, d] : !cascade.tensor<[n, 64], f32>) over i exclusive reversed {
+    ^bb0(%a: f32):
+      cascade.yield %a, %a, %a : f32, f32, f32
+    } attributes {tag = "decay"}""",
+    "scatter": """%y = cascade.scatter [b = n, d = 64] ins(%x[b, d] : !cascade.tensor<[n, 64], f32>) at(%t[b] : !cascade.tensor<[n], i64>) outs(sum [at0, d + 1] : !cascade.tensor<[9, 65], f32>) {
+    ^bb0(%a: f32):
+      cascade.yield %a : f32
+    } attributes {why = 1 : i64}""",
+    "scatter into a tensor": """%y = cascade.scatter [b = n] ins() at(%t[b] : !cascade.tensor<[n], i64>, %t[n - b - 1] : !cascade.tensor<[n], i64>) outs(max [at0, at1] : !cascade.tensor<[n, 64], f32>) init %x {
+      %a = arith.constant 1.0 : f32
+      cascade.yield %a : f32
+    }""",
     "gather": """%y = cascade.gather [b = n, d = 32] from %x[at0, d + 4] : !cascade.tensor<[n, 64], f32> at(%t[b] : !cascade.tensor<[n], i64>)""",
     "gather twice": """%y = cascade.gather [b = n] from %x[at0, at1] : !cascade.tensor<[n, 64], f32> at(%t[b] : !cascade.tensor<[n], i64>, %t[n - b - 1] : !cascade.tensor<[n], i64>) attributes {why = 1 : i64}""",
     "extern": """%y, %y_1 = cascade.extern "aten.topk.default"(%x) because "data-dependent \\"order\\": π, C:\\\\" with "[{\\"tensor\\": 0}, 3]" : (!cascade.tensor<[n, 64], f32>) -> (!cascade.tensor<[n, 3], f32>, !cascade.tensor<[n, 3], i64>)""",

@@ -48,6 +48,26 @@ cascade.program @p(%x : !cascade.tensor<[v, 64], f32>, %t : !cascade.tensor<[n],
 }
 """
 
+SCAN = """
+cascade.program @p(%x : !cascade.tensor<[n, m], f16>) -> () {
+  %y = cascade.scan [i = n, j = m] ins(%x[i, j] : !cascade.tensor<[n, m], f16>) outs(sum [i, j] : !cascade.tensor<[n, m], f32>) over j {
+  ^bb0(%a : f32):
+    cascade.yield %a : f32
+  }
+  cascade.return
+}
+"""
+
+SCATTER = """
+cascade.program @p(%x : !cascade.tensor<[n, 64], f32>, %t : !cascade.tensor<[n], i64>, %z : !cascade.tensor<[v, 64], f32>) -> () {
+  %y = cascade.scatter [b = n, d = 64] ins(%x[b, d] : !cascade.tensor<[n, 64], f32>) at(%t[b] : !cascade.tensor<[n], i64>) outs(sum [at0, d] : !cascade.tensor<[v, 64], f32>) init %z {
+  ^bb0(%a : f32):
+    cascade.yield %a : f32
+  }
+  cascade.return
+}
+"""
+
 KERNEL = """
 cascade.program @p(%x : !cascade.tensor<[n], f32>) -> (!cascade.tensor<[n], f32>) {
   %y = cascade.kernel @k(%a = %x : !cascade.tensor<[n], f32>) -> (!cascade.tensor<[n], f32>) {
@@ -117,8 +137,25 @@ WRONG = [
     (ONLINE, "gauges [0]", "gauges []", "the step region takes ['f32', 'f32'], expected ['f32']"),
     (ONLINE, "%new : f32, %s : f32", "%s : f32", "the transport region takes ['f32', 'f32'], expected"),
     (GATHER, "%x[at0, d]", "%x[at0]", "the source access needs one index per dimension of the source"),
-    (GATHER, "%t[b]", "%t[b, d]", "access [b, d] does not fit !cascade.tensor<[n], i64>"),
+    (GATHER, "%t[b]", "%t[b, d]", "access [b, d] has 2 indices for !cascade.tensor<[n], i64>"),
     (GATHER, 'because "opaque"', 'because ""', "an extern says why it is opaque"),
+    (SCAN, "sum [i, j]", "argmax [i, j]", "'argmax' is not a combiner; known: sum, prod, max, min, any, all, linear"),
+    (SCAN, "over j", "over k", "the scanned rank 'k' is not in [i = n, j = m]"),
+    (
+        SCAN,
+        "sum [i, j] : !cascade.tensor<[n, m], f32>",
+        "sum [j] : !cascade.tensor<[m], f32>",
+        "a scan reduces nothing, but result 0 does not carry ['i']",
+    ),
+    (SCAN, "outs(sum", "outs(linear", "the map region yields ['f32'], expected ['f32', 'f32']"),
+    (SCAN, "%x[i, j]", "%x[i]", "access [i] has 1 indices for !cascade.tensor<[n, m], f16>"),
+    (SCATTER, "[b = n, d = 64]", "[b = n, b = 64]", "a rank is declared twice in [b = n, b = 64]"),
+    (SCATTER, "outs(sum", "outs(argmax", "'argmax' does not scatter; known: sum, prod, max, min, any, all"),
+    (SCATTER, "[at0, d]", "[at0]", "output access [at0] does not fit !cascade.tensor<[v, 64], f32>"),
+    (SCATTER, "[at0, d]", "[at1, d]", "output access [at1, d] uses at1, which is no rank, size or index tensor"),
+    (SCATTER, "%t[b]", "%t[b, d]", "access [b, d] has 2 indices for !cascade.tensor<[n], i64>"),
+    (SCATTER, "at(%t[b] : !cascade.tensor<[n], i64>)", "at(%x[b, d] : !cascade.tensor<[n, 64], f32>)", "hold integers"),
+    (SCATTER, "cascade.yield %a : f32", "cascade.yield", "the map region yields [], expected ['f32']"),
     (TILE, "[b = 8 unit, i = n", "[b = 8 unit, b = 8 unit, i = n", "a rank is declared twice"),
     (TILE, "grid (b, i)", "grid (i)", "the grid must list the unit and grid ranks ['b', 'i'] once each"),
     (TILE, "BJ = 16", "BK = 16", "parameters ['BJ'] are not bound"),
@@ -157,7 +194,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("text", [EINSUM, ONLINE, GATHER, KERNEL, TILE])
+@pytest.mark.parametrize("text", [EINSUM, ONLINE, GATHER, SCAN, SCATTER, KERNEL, TILE])
 def test_the_programs_are_valid_as_they_stand(text: str):
     parse_module(text)
 

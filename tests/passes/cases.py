@@ -35,6 +35,7 @@ def _mask(*shape: int) -> Tensor:
 Q, K, V = _r(2, 5, 4), _r(2, 7, 4, seed=1), _r(2, 7, 3, seed=2)
 X, W = _r(6, 9), _r(9, 5, seed=3)
 ROWS = _r(5, 11)
+MINIMUM = torch.finfo(torch.float32).min
 
 
 def attention(q, k, v):
@@ -88,6 +89,14 @@ def attention_softcap(q, k, v):
     return torch.softmax(5.0 * torch.tanh(q @ k.transpose(-1, -2) / 5.0), -1) @ v
 
 
+def attention_sink(q, k, v, sink):
+    """A sink takes its part of the weight, and has no value."""
+    s = q @ k.transpose(-1, -2)
+    m = torch.maximum(s.amax(-1, keepdim=True), sink)
+    e = torch.exp(s - m)
+    return e @ v / (e.sum(-1, keepdim=True) + torch.exp(sink - m))
+
+
 def attention_and_lse(q, k, v):
     s = q @ k.transpose(-1, -2)
     return torch.softmax(s, -1) @ v, torch.logsumexp(s, -1)
@@ -133,6 +142,21 @@ def kl(x, y):
     return (p * (torch.log_softmax(x, -1) - torch.log_softmax(y, -1))).sum(-1)
 
 
+def centred_variance(x, v):
+    p = torch.softmax(x, -1)
+    mean = (p * v).sum(-1, keepdim=True)
+    return mean, (p * (v - mean) ** 2).sum(-1)
+
+
+def kl_of_heads(h, e, f):
+    return kl(h @ e, h @ f)
+
+
+def cross_entropy_gradient(h, e, target):
+    hit = torch.arange(e.shape[1]) == target[:, None]
+    return (torch.softmax(h @ e, -1) - hit.to(h.dtype)) @ e.T
+
+
 def temperature(x, v):
     return torch.softmax(x / x.std(-1, keepdim=True), -1) @ v
 
@@ -162,6 +186,7 @@ CASES: dict[str, Case] = {
     "attention_alibi": Case(attention_alibi, [Q, K, V]),
     "attention_window": Case(attention_window, [Q, K, V]),
     "attention_softcap": Case(attention_softcap, [Q, K, V]),
+    "attention_sink": Case(attention_sink, [Q, K, V, _r(2, 1, 1)]),
     "attention_and_lse": Case(attention_and_lse, [Q, K, V]),
     "attention_and_probabilities": Case(attention_and_probabilities, [Q, K, V]),
     "attention_into_projection": Case(attention_into_projection, [Q, K, V, _r(3, 4)], None),
@@ -208,6 +233,20 @@ CASES: dict[str, Case] = {
         lambda x, v: (lambda p: (p * v**2).sum(-1) - (p * v).sum(-1) ** 2)(torch.softmax(x, -1)),
         [ROWS, _r(5, 11, seed=6)],
     ),
+    "softmax_of_shifted": Case(lambda x, w: (x - x.amax(-1, keepdim=True)).softmax(-1) @ w, [X, W]),
+    "logsumexp_of_centred": Case(lambda x: torch.logsumexp(x - x.mean(-1, keepdim=True), -1), [ROWS]),
+    "attention_of_shifted": Case(
+        lambda q, k, v: (lambda s: (s - s.amax(-1, keepdim=True)).softmax(-1) @ v)(q @ k.mT), [Q, K, V]
+    ),
+    "attention_additive_minimum": Case(attention_additive, [Q, K, V, torch.where(_mask(5, 7), 0.0, MINIMUM)]),
+    "attention_rows_at_minimum": Case(
+        attention_additive, [Q, K, V, torch.full((5, 7), MINIMUM) * (torch.arange(5) > 2)[:, None]]
+    ),
+    "centred_variance": Case(centred_variance, [ROWS, _r(5, 11, seed=6)]),
+    "entropy_of_linear": Case(lambda x, w: entropy(x @ w), [X, W]),
+    "kl_of_heads": Case(kl_of_heads, [X, W, _r(9, 5, seed=5)]),
+    "cross_entropy_gradient": Case(cross_entropy_gradient, [X, W, torch.tensor([0, 4, 2, 1, 1, 3])]),
+    "layer_norm_affine_linear": Case(lambda x, g, b, w: F.layer_norm(x, (9,), g, b) @ w, [X, _r(9), _r(9, seed=4), W]),
     # what no algebra repairs: more than one traversal
     "temperature": Case(temperature, [X, W]),
     "quantised": Case(quantised, [X, W]),
@@ -267,4 +306,18 @@ CASES: dict[str, Case] = {
     ),
     "padded": Case(lambda x, w: torch.relu(F.pad(x, (1, 2)) @ w), [_r(4, 6), W], None),
     "concatenated": Case(lambda x, y, w: torch.relu(torch.cat([x, y], 1) @ w), [_r(4, 6), _r(4, 3), W], None),
+    # reductions over several ranks, behind maps and behind contractions
+    "maps_then_amax_of_two": Case(lambda x: torch.relu(x * 2 + 1).amax((1, 2)), [_r(3, 4, 5)]),
+    "maps_then_sum_of_three": Case(lambda x: torch.sigmoid(x).sum((0, 1, 3)), [_r(2, 3, 4, 5)]),
+    "amax_of_two_after_linear": Case(lambda h, e: (h @ e.T).amax((1, 2)), [_r(3, 4, 5), _r(7, 5)]),
+    "over_sum_of_two": Case(lambda x: x / x.sum((1, 2), keepdim=True), [_r(3, 4, 5)]),
+    "exp_over_two": Case(lambda x: torch.exp(x - x.amax((1, 2), keepdim=True)).sum((1, 2)), [_r(3, 4, 5)], None),
+    "product_of_two": Case(lambda x: torch.sigmoid(x).prod(-1).prod(-1), [_r(3, 4, 5)], None),
+    "merge_heads": Case(lambda a, w: torch.relu(torch.einsum("bhd,ohd->bo", a, w)), [_r(4, 3, 5), _r(6, 3, 5)]),
+    "merge_heads_of_probabilities": Case(
+        lambda s, v, w: torch.einsum("bhij,bhjd,ohd->bio", torch.softmax(s, -1), v, w).relu(),
+        [_r(2, 3, 4, 5), _r(2, 3, 5, 4), _r(6, 3, 4)],
+        None,
+    ),
+    "self_attention_wide": Case(self_attention, [_r(1, 4, 300)]),
 }

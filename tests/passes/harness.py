@@ -167,7 +167,7 @@ def check(
         if isinstance(scheduled, Scheduled):
             verify(scheduled.kernel)
             lowered[kernel] = scheduled.kernel
-    bound = interpret._infer([a.type.shape for a in program.body.block.args], tensors, sizes)  # type: ignore
+    bound = interpret.infer_from([a.type.shape for a in program.body.block.args], tensors, sizes)  # type: ignore
     agree(run_tiles(program, lowered, tensors, sizes), expected, "scheduled")
     agree(run_tiles(program, lowered, tensors, sizes, lanes=True), expected, "scheduled, with lanes")
     choose = random.Random(seed)
@@ -243,7 +243,7 @@ def own_walk(kernel: KernelOp, choose: random.Random, turn: int, sizes: Mapping[
             everywhere = all(r in v.owner.out_ranks(v.index) for v in kernel.returned)  # type: ignore
             allowed = outer if everywhere else ("whole", "grid", "unit")
             roles[r] = {0: "unit", 1: "grid", 2: "whole", 3: "grid"}.get(turn) or choose.choice(allowed)
-    extent = {r: interpret._number(e, sizes) for r, e in extents.items()}
+    extent = {r: interpret.size_of(e, sizes) for r, e in extents.items()}
     tiles = {r: choose.choice((1, 2, 3, 4, 8)) for r in order if roles[r] in ("grid", "loop")}
     while True:
         trips = {r: -(-extent[r] // tiles[r]) if r in tiles else extent[r] if roles[r] == "unit" else 1 for r in order}
@@ -264,7 +264,7 @@ def own_walk(kernel: KernelOp, choose: random.Random, turn: int, sizes: Mapping[
 # --- running ------------------------------------------------------------------------------------------------------
 
 
-class _TileRun(interpret._Run):
+class _TileRun(interpret.ProgramRun):
     """A program in which some kernels run as tiles."""
 
     lowered: dict[Block, tile.KernelOp]
@@ -288,7 +288,7 @@ def run_tiles(
 ) -> list[Tensor]:
     """The results of a program whose kernels run as their tile kernels."""
     shapes = [a.type.shape for a in program.body.block.args]  # type: ignore
-    run = _TileRun(interpret._infer(shapes, tensors, sizes), None, "fold")
+    run = _TileRun(interpret.infer_from(shapes, tensors, sizes), None, "fold")
     run.lowered = {k.body.block: t for k, t in lowered.items()}
     run.lanes = lanes
     return run.block(program.body.block, [to_reference(t) for t in tensors])
@@ -300,15 +300,15 @@ def run_lanes(kernel: tile.KernelOp, inputs: Sequence[Tensor], sizes: Mapping[st
     Lanes beyond a rank's extent take part in everything, as they do in Triton: a load that guards a rank gives zero
     there, one that does not must not leave its buffer; `tile.pad` overwrites them; a store leaves them out.
     """
-    with patch.object(interpret, "_Program", _Lanes):
+    with patch.object(interpret.kernels, "TileProgram", _Lanes):
         return interpret.run_kernel(kernel, inputs, sizes)
 
 
-class _Lanes(interpret._Program):
+class _Lanes(interpret.TileProgram):
     @staticmethod
     def run_grid(kernel: tile.KernelOp, buffers, sizes, tiles):
         ranks = [kernel.ranks[name] for name in kernel.grid_ranks]
-        extents = [interpret._number(r.extent, sizes) for r in ranks]
+        extents = [interpret.size_of(r.extent, sizes) for r in ranks]
         steps = [tiles[r.tile] if r.tile else 1 for r in ranks]
         for starts in itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True))):
             space, here = {}, dict(sizes)
@@ -318,12 +318,12 @@ class _Lanes(interpret._Program):
                     space[rank.name] = range(start, start + step)
             for rank in kernel.ranks.data:
                 if rank.role == "whole":
-                    extent = interpret._number(rank.extent, here)
+                    extent = interpret.size_of(rank.extent, here)
                     space[rank.name] = range(1 << (max(1, extent) - 1).bit_length())
             _Lanes(kernel, buffers, here, tiles).block(kernel.body.block, {}, space)
 
     def valid(self, rank: str, space) -> Named:
-        extent = interpret._number(self.kernel.ranks[rank].extent, self.sizes)
+        extent = interpret.size_of(self.kernel.ranks[rank].extent, self.sizes)
         part = space[rank]
         return Named(torch.arange(part.start, part.stop) < extent, (rank,))
 
@@ -331,7 +331,7 @@ class _Lanes(interpret._Program):
         total = Named(torch.tensor(True), ())
         for r in ranks:
             if r in space:
-                total = interpret._apply(torch.logical_and, total, self.valid(r, space))
+                total = interpret.apply(torch.logical_and, total, self.valid(r, space))
         return total
 
     def compute(self, op, values, space):
@@ -339,19 +339,19 @@ class _Lanes(interpret._Program):
             source = self.buffers[op.buffer]
             guard = self.everywhere(op.guards, space)
             table = self.table(space)
-            index = [interpret._index(e, table) for e in op.access.data]
+            index = [interpret.index_value(e, table) for e in op.access.data]
             bounds = guard
             for n, size in zip(index, source.shape, strict=True):
-                bounds = interpret._apply(
-                    torch.logical_and, bounds, interpret._apply(lambda x, s=size: (x >= 0) & (x < s), n)
+                bounds = interpret.apply(
+                    torch.logical_and, bounds, interpret.apply(lambda x, s=size: (x >= 0) & (x < s), n)
                 )
             if op.checked is None:
-                escaped = interpret._apply(lambda g, b: g & ~b, guard, bounds)
+                escaped = interpret.apply(lambda g, b: g & ~b, guard, bounds)
                 assert not bool(escaped.tensor.any()), f"{op} leaves its buffer"
             if 0 in source.shape:
-                return [interpret._apply(lambda g: torch.zeros(g.shape, dtype=source.dtype), bounds)]
+                return [interpret.apply(lambda g: torch.zeros(g.shape, dtype=source.dtype), bounds)]
             clamped = [
-                interpret._apply(lambda x, s=size: x.clamp(0, s - 1), n)
+                interpret.apply(lambda x, s=size: x.clamp(0, s - 1), n)
                 for n, size in zip(index, source.shape, strict=True)
             ]
             ranks = tuple(dict.fromkeys(r for n in (*clamped, bounds) for r in n.ranks))
@@ -361,13 +361,13 @@ class _Lanes(interpret._Program):
             value = self.named(op.value, values)
             fill = torch.tensor(op.python_fill, dtype=value.tensor.dtype)
             keep = self.everywhere(op.over_ranks, space)
-            return [interpret._apply(lambda k, v: torch.where(k, v, fill), keep, value)]
+            return [interpret.apply(lambda k, v: torch.where(k, v, fill), keep, value)]
         return super().compute(op, values, space)
 
     def loop(self, op: tile.ForOp, values: Mapping[SSAValue, Tensor], space) -> list[Tensor]:
         rank = self.kernel.ranks[op.rank.data]
         step = self.tiles[rank.tile] if rank.tile else 1
-        lower, upper = (interpret._number(e, self.sizes) for e in op.bounds)
+        lower, upper = (interpret.size_of(e, self.sizes) for e in op.bounds)
         state = [values[v] for v in op.init]
         for start in range(lower, upper, step):
             inner = {**space, rank.name: range(start, start + step)}
@@ -378,7 +378,7 @@ class _Lanes(interpret._Program):
     def store(self, op: tile.StoreOp, value: Named, space) -> None:
         buffer = self.buffers[op.buffer]
         table = self.table(space)
-        index = [interpret._index(e, table) for e in op.access.data]
+        index = [interpret.index_value(e, table) for e in op.access.data]
         if not index:
             buffer.copy_(value.tensor)
             return

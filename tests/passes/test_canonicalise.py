@@ -14,7 +14,7 @@ from xdsl.ir import Block, BlockArgument
 
 from fusecade.ir import scalar
 from fusecade.ir.cascade import EinsumOp, YieldOp
-from fusecade.ir.interpret import Named, _evaluate, run_program
+from fusecade.ir.interpret import Named, evaluate_region, run_program
 from fusecade.ir.text import print_module
 from fusecade.ir.verify import verify
 from fusecade.passes.canonicalise import RULES, canonicalise_program, simplify_region
@@ -138,9 +138,9 @@ def test_minus_negative_zero_keeps_the_sign_of_zero():
     x = r.block.args[0]
     value = r.sub(x, r.number(-0.0))
     zero = Named(torch.tensor(-0.0, dtype=torch.float64), ())
-    before = _evaluate(r.block, {x: zero}, [value], {})[value].tensor
+    before = evaluate_region(r.block, {x: zero}, [value], {})[value].tensor
     after = r.simplified(value)
-    now = _evaluate(r.block, {x: zero}, [after], {})[after].tensor
+    now = evaluate_region(r.block, {x: zero}, [after], {})[after].tensor
     assert torch.signbit(before) == torch.signbit(now)
 
 
@@ -175,9 +175,9 @@ def test_random_regions_keep_their_value(data):
     numbers = [data.draw(st.sampled_from(NUMBERS)) for _ in range(2)]
     known = {a: Named(torch.tensor(v, dtype=torch.float64), ()) for a, v in zip(r.block.args, numbers, strict=True)}
     last = values[-1]
-    before = _evaluate(r.block, known, [last], {})[last].tensor
+    before = evaluate_region(r.block, known, [last], {})[last].tensor
     after = r.simplified(last)
-    now = _evaluate(r.block, known, [after], {})[after].tensor
+    now = evaluate_region(r.block, known, [after], {})[after].tensor
     assert torch.equal(before, now) or bool(before.isnan() & now.isnan())
     assert before.isnan() or torch.signbit(before) == torch.signbit(now)
 

@@ -33,7 +33,7 @@ COUNTED = [
 ]  # fmt: skip
 
 
-class Counting(interpret._Program):
+class Counting(interpret.TileProgram):
     """Counts the bytes of every load and store that the interpreter runs."""
 
     moved: ClassVar[dict[str, int]] = {}

@@ -1,0 +1,114 @@
+"""`cascade.online`: cascaded reductions in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr
+from xdsl.ir import Attribute, Region, SSAValue
+from xdsl.irdl import irdl_op_definition, prop_def, region_def, traits_def
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+
+from ..attributes import AccessMap, RankSpace
+from .region import verify_scalar_region
+from .structured import MAP, Structured, element_compute_type, parse_space, result_types
+from .syntax import parse_attributes, print_tail
+
+
+@irdl_op_definition
+class OnlineOp(Structured):
+    """Several cascaded reductions over one rank, folded in a single pass with a product monoid.
+
+    State: one accumulator per result, combined by that result's combiner.  Results listed in `gauges` are *gauges*:
+    their running value is what the other accumulators are expressed in.  `step` takes the input elements, then the
+    gauges, and yields one contribution per result (a gauge's own contribution must not depend on gauges).  `transport`
+    takes the old gauges, the new gauges, then the accumulators that are not gauges, and yields those accumulators
+    re-expressed.  Only the streamed rank is reduced: a contribution depends on no rank but that and its result's own.
+
+    Folding a chunk into the state: combine the gauges; transport the other accumulators from the old gauges to the new
+    ones; add the contributions taken at the new gauges.  Two states merge in the same way, each transported to the
+    combined gauge.  The first state is the combiners' identities, and a transport has to leave it alone.  Where a new
+    gauge is infinite in its combiner's neutral direction (-inf for max), `step` and `transport` see 0 for the *new* one
+    (never for the old), so that masked prefixes and fully masked rows stay exact.
+    """
+
+    name = "cascade.online"
+    over = prop_def(StringAttr)
+    gauges = prop_def(ArrayAttr[IntAttr])
+    step = region_def("single_block")
+    transport = region_def("single_block")
+    traits = traits_def(Pure())
+
+    def __init__(
+        self,
+        ranks: RankSpace,
+        over: str,
+        inputs: Sequence[tuple[SSAValue, AccessMap]],
+        outs: Sequence[tuple[str, AccessMap, Attribute]],
+        gauges: Sequence[int],
+        step: Region,
+        transport: Region,
+        attributes: dict[str, Attribute] | None = None,
+    ):
+        super().__init__(
+            operands=[[v for v, _ in inputs]],
+            properties={
+                "ranks": ranks,
+                "over": StringAttr(over),
+                "accesses": ArrayAttr([a for _, a in inputs]),
+                "combiners": ArrayAttr([StringAttr(c) for c, _, _ in outs]),
+                "out_maps": ArrayAttr([o for _, o, _ in outs]),
+                "gauges": ArrayAttr([IntAttr(g) for g in gauges]),
+            },
+            regions=[step, transport],
+            result_types=[result_types(ranks, outs)],
+            attributes=attributes or {},
+        )
+
+    @property
+    def gauge_indices(self) -> tuple[int, ...]:
+        return tuple(g.data for g in self.gauges.data)
+
+    def print(self, printer: Printer) -> None:
+        self.print_space(printer)
+        gauges = ", ".join(map(str, self.gauge_indices))
+        printer.print_string(f" over {self.over.data} gauges [{gauges}]")
+        print_tail(self, printer, [("step", self.step), ("transport", self.transport)])
+
+    @classmethod
+    def parse(cls, parser: Parser) -> OnlineOp:
+        ranks, ins, outs = parse_space(parser)
+        parser.parse_keyword("over")
+        over = parser.parse_identifier()
+        parser.parse_keyword("gauges")
+        gauges = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+        parser.parse_keyword("step")
+        step = parser.parse_region()
+        parser.parse_keyword("transport")
+        transport = parser.parse_region()
+        return cls(ranks, over, ins, outs, gauges, step, transport, parse_attributes(parser))
+
+    def verify_(self) -> None:
+        self.verify_space()
+        over = self.over.data
+        if over not in self.ranks.names:
+            raise VerifyException(f"the streamed rank '{over}' is not in {self.ranks.text()}")
+        for n, combiner in enumerate(self.combiner_names):
+            if combiner == MAP:
+                raise VerifyException("a result of cascade.online is an accumulator; 'map' is none")
+            if combiner in ("argmax", "argmin"):
+                raise VerifyException(f"'{combiner}' is no accumulator of one value; leave it a cascade.einsum")
+            if over in self.out_ranks(n):
+                raise VerifyException(f"result {n} carries the streamed rank '{over}'")
+        gauges = self.gauge_indices
+        if any(not 0 <= g < len(self.results) for g in gauges) or len(set(gauges)) != len(gauges):
+            raise VerifyException(f"gauges {list(gauges)} are not distinct results")
+        types = [element_compute_type(r) for r in self.results]
+        elements = [element_compute_type(v) for v in self.inputs]
+        at = [types[g] for g in gauges]
+        rest = [t for n, t in enumerate(types) if n not in gauges]
+        verify_scalar_region(self.step, elements + at, types, "the step region")
+        verify_scalar_region(self.transport, at + at + rest, rest, "the transport region")

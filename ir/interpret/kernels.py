@@ -1,0 +1,170 @@
+"""The `tile` dialect: one kernel, run program by program."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from xdsl.ir import Block, Operation, SSAValue
+
+from ...errors import InternalCompilerError
+from .. import tile
+from .access import apply, index_value, read_elements, symbol_values
+from .regions import constant_value, reduce_values, torch_function
+from .values import Named, Space, infer_from, reference_dtype, size_of, to_reference
+
+
+def run_kernel(
+    kernel: tile.KernelOp,
+    inputs: Sequence[Tensor],
+    sizes: Mapping[str, int] | None = None,
+    *,
+    params: Mapping[str, int] | None = None,
+    outputs: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """The buffers that a kernel writes, in float64, int64 and bool: every program of the grid, one after another.
+
+    `inputs` have the buffers' logical shapes; the strides in the buffers' types are ignored.  `params` overrides the
+    kernel's parameters.  Outputs start as `outputs`, or else as NaN (-1, False), so that what is never written shows.
+    Tiles are cut at their ranks' extents; an access outside its buffer is an InternalCompilerError, unless it is a
+    load marked `checked`.
+    """
+    declared = [cast(tile.BufferType, v.type) for v in kernel.inputs]
+    bound = infer_from([t.shape for t in declared], inputs, sizes)
+    values: dict[SSAValue, Tensor] = dict(zip(kernel.inputs, [to_reference(t) for t in inputs], strict=True))
+    for n, value in enumerate(kernel.written):
+        kind = cast(tile.BufferType, value.type)
+        dtype = reference_dtype(kind.element_type)
+        shape = [size_of(e, bound) for e in kind.shape.data]
+        unwritten = {torch.float64: math.nan, torch.int64: -1, torch.bool: False}[dtype]
+        start = to_reference(outputs[n]).clone() if outputs is not None else torch.full(shape, unwritten, dtype=dtype)
+        values[value] = start
+    tiles = {**kernel.parameters, **(params or {})}
+    TileProgram.run_grid(kernel, values, {**tiles, **bound}, tiles)
+    return [values[v] for v in kernel.written]
+
+
+class TileProgram:
+    """One program of a kernel's grid.  A tile has exactly the ranks of its type, cut at their extents."""
+
+    @staticmethod
+    def run_grid(kernel: tile.KernelOp, buffers: dict[SSAValue, Tensor], sizes: dict[str, int], tiles: dict[str, int]):
+        ranks = [kernel.ranks[name] for name in kernel.grid_ranks]
+        extents = [size_of(r.extent, sizes) for r in ranks]
+        steps = [tiles[r.tile] if r.tile else 1 for r in ranks]
+        for starts in itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True))):
+            space: Space = {}
+            here = dict(sizes)
+            for rank, extent, step, start in zip(ranks, extents, steps, starts, strict=True):
+                here[rank.name] = start
+                if rank.role == "grid":
+                    space[rank.name] = range(start, min(start + step, extent))
+            for rank in kernel.ranks.data:
+                if rank.role == "whole":
+                    space[rank.name] = range(size_of(rank.extent, here))
+            TileProgram(kernel, buffers, here, tiles).block(kernel.body.block, {}, space)
+
+    def __init__(
+        self, kernel: tile.KernelOp, buffers: dict[SSAValue, Tensor], sizes: dict[str, int], tiles: dict[str, int]
+    ):
+        self.kernel = kernel
+        self.buffers = buffers
+        self.sizes = sizes  # sizes, parameters, the value of a unit rank, the first index of a grid or loop rank
+        self.tiles = tiles
+
+    def block(self, block: Block, values: dict[SSAValue, Tensor], space: Space) -> list[Tensor]:
+        """Run a block; the values that it yields."""
+        for op in block.ops:
+            if isinstance(op, tile.ReturnOp):
+                return []
+            if isinstance(op, tile.YieldOp):
+                return [values[v] for v in op.values]
+            if isinstance(op, tile.StoreOp):
+                self.store(op, self.named(op.value, values), space)
+                continue
+            if isinstance(op, tile.ForOp):
+                results = self.loop(op, values, space)
+            else:
+                results = [
+                    n.spread(tile.tile_type(r).names, space)
+                    for n, r in zip(self.compute(op, values, space), op.results, strict=True)
+                ]
+            values.update(zip(op.results, results, strict=True))
+        raise InternalCompilerError("a block does not end in tile.yield or tile.return")
+
+    def named(self, value: SSAValue, values: Mapping[SSAValue, Tensor]) -> Named:
+        return Named(values[value], tile.tile_type(value).names)
+
+    def compute(self, op: Operation, values: Mapping[SSAValue, Tensor], space: Space) -> list[Named]:
+        """The results of an operation without effects."""
+        if isinstance(op, tile.LoadOp):
+            loaded, outside = read_elements(self.buffers[op.buffer], op.access.data, space, self.table(space))
+            if outside and op.checked is None:
+                raise InternalCompilerError(f"tile.load {op.access.text()} reads outside its buffer; mark it checked")
+            return [loaded]
+        if isinstance(op, tile.IndexOp):
+            return [index_value(op.expr, self.table(space))]
+        if isinstance(op, tile.FillOp):
+            return [constant_value(op.python_value, tile.tile_type(op.result).element_type)]
+        if isinstance(op, tile.MapOp):
+            operands = [self.named(o, values) for o in op.operands]
+            return [apply(torch_function(op.function.data), *operands)]
+        if isinstance(op, tile.CastOp):
+            value = self.named(op.value, values)
+            return [Named(value.tensor.to(reference_dtype(tile.tile_type(op.result).element_type)), value.ranks)]
+        if isinstance(op, tile.PadOp):
+            return [self.named(op.value, values)]  # a cut tile has no lanes beyond the extent
+        if isinstance(op, tile.DotOp):
+            return [self.dot(op, values)]
+        if isinstance(op, tile.ReduceOp):
+            return self.reduce(op, self.named(op.value, values), space)
+        raise InternalCompilerError(f"the reference interpreter does not know {op.name}")
+
+    def table(self, space: Space) -> dict[str, Named]:
+        return symbol_values(space, self.sizes)
+
+    def dot(self, op: tile.DotOp, values: Mapping[SSAValue, Tensor]) -> Named:
+        lhs, rhs = self.named(op.lhs, values), self.named(op.rhs, values)
+        out = tile.tile_type(op.result).names
+        number = {r: n for n, r in enumerate((*out, op.over.data))}
+        left, right, result = ([number[r] for r in ranks] for ranks in (lhs.ranks, rhs.ranks, out))
+        total = torch.einsum(lhs.tensor, left, rhs.tensor, right, result)
+        return Named(total if op.acc is None else total + values[op.acc], out)
+
+    def reduce(self, op: tile.ReduceOp, value: Named, space: Space) -> list[Named]:
+        kept = tuple(r for r in value.ranks if r != op.over.data)
+        combiner = op.combiner.data
+        if combiner not in ("argmax", "argmin"):
+            return [Named(reduce_values(combiner, value, kept, (op.over.data,), space), kept)]
+        extreme = reduce_values(combiner.removeprefix("arg"), value, kept, (op.over.data,), space)
+        return [Named(extreme, kept), Named(reduce_values(combiner, value, kept, (op.over.data,), space), kept)]
+
+    def loop(self, op: tile.ForOp, values: Mapping[SSAValue, Tensor], space: Space) -> list[Tensor]:
+        rank = self.kernel.ranks[op.rank.data]
+        step = self.tiles[rank.tile] if rank.tile else 1
+        lower, upper = (size_of(e, self.sizes) for e in op.bounds)
+        extent = size_of(rank.extent, self.sizes)
+        if lower % step:
+            raise InternalCompilerError(f"tile.for {rank.name} starts at {lower}, no multiple of its tile {step}")
+        state = [values[v] for v in op.init]
+        for start in range(lower, upper, step):
+            inner = {**space, rank.name: range(start, max(start, min(start + step, extent)))}
+            program = TileProgram(self.kernel, self.buffers, {**self.sizes, rank.name: start}, self.tiles)
+            state = program.block(op.body.block, {**values, **dict(zip(op.body.block.args, state, strict=True))}, inner)
+        return state
+
+    def store(self, op: tile.StoreOp, value: Named, space: Space) -> None:
+        buffer = self.buffers[op.buffer]
+        index = [index_value(e, self.table(space)) for e in op.access.data]
+        for n, size in zip(index, buffer.shape, strict=True):
+            if bool(((n.tensor < 0) | (n.tensor >= size)).any()):
+                raise InternalCompilerError(f"tile.store {op.access.text()} writes outside its buffer")
+        ranks = tuple(dict.fromkeys(r for n in index for r in n.ranks))
+        if index:
+            buffer[tuple(n.over(ranks) for n in index)] = value.over(ranks).to(buffer.dtype)
+        else:
+            buffer.copy_(value.tensor)

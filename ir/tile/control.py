@@ -1,0 +1,270 @@
+"""Loops, and the kernel itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import sympy
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntAttr, IntegerAttr, StringAttr, i64
+from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_op_definition,
+    prop_def,
+    region_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.traits import IsolatedFromAbove, IsTerminator, SymbolOpInterface
+from xdsl.utils.exceptions import VerifyException
+
+from .. import symbols
+from ..attributes import AccessMap
+from .types import TileRanks, TileType, rank_names, strings
+
+
+@irdl_op_definition
+class YieldOp(IRDLOperation):
+    """`tile.yield %m, %l : T, T` ends a loop body with the carried state."""
+
+    name = "tile.yield"
+    values = var_operand_def(TileType)
+    assembly_format = "attr-dict ($values^ `:` type($values))?"
+    traits = traits_def(IsTerminator())
+
+    def __init__(self, *values: SSAValue):
+        super().__init__(operands=[values])
+
+
+@irdl_op_definition
+class ForOp(IRDLOperation):
+    """`%r:2 = tile.for j from 0 to n (%m = %m0 : T, %l = %l0 : T) { ... tile.yield }`: walk a loop rank, tile by tile.
+
+    `from` and `to` are index expressions in elements; `from` is a multiple of the rank's tile.  In them a unit rank
+    stands for its index, a grid rank (or the rank of a loop around this one) for its first index here, and a parameter
+    for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.
+    """
+
+    name = "tile.for"
+    init = var_operand_def(TileType)
+    rank = prop_def(StringAttr)
+    lower = prop_def(AccessMap)
+    upper = prop_def(AccessMap)
+    body = region_def("single_block")
+    outs = var_result_def(TileType)
+
+    def __init__(
+        self,
+        rank: str,
+        init: Sequence[SSAValue],
+        body: Region,
+        lower: sympy.Expr | int,
+        upper: sympy.Expr | int,
+    ):
+        super().__init__(
+            operands=[init],
+            properties={
+                "rank": StringAttr(rank),
+                "lower": AccessMap.of([lower]),
+                "upper": AccessMap.of([upper]),
+            },
+            regions=[body],
+            result_types=[[v.type for v in init]],
+        )
+
+    @property
+    def bounds(self) -> tuple[sympy.Expr, sympy.Expr]:
+        return self.lower.data[0], self.upper.data[0]
+
+    def print(self, printer: Printer) -> None:
+        lower, upper = self.bounds
+        printer.print_string(f" {self.rank.data} from {symbols.to_text(lower)} to {symbols.to_text(upper)} (")
+        for n, (arg, value) in enumerate(zip(self.body.block.args, self.init, strict=True)):
+            if n:
+                printer.print_string(", ")
+            printer.print_ssa_value(arg)
+            printer.print_string(" = ")
+            printer.print_ssa_value(value)
+            printer.print_string(" : ")
+            printer.print_attribute(value.type)
+        printer.print_string(") ")
+        printer.print_region(self.body, print_entry_block_args=False)
+        if self.attributes:
+            printer.print_string(" attributes ")
+            printer.print_attr_dict(self.attributes)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> ForOp:
+        rank = parser.parse_identifier()
+        parser.parse_keyword("from")
+        lower = symbols.parse(parser)
+        parser.parse_keyword("to")
+        upper = symbols.parse(parser)
+
+        def one() -> tuple[Parser.Argument, SSAValue]:
+            inner = parser.parse_argument(expect_type=False)
+            parser.parse_punctuation("=")
+            unresolved = parser.parse_unresolved_operand()
+            parser.parse_punctuation(":")
+            kind = parser.parse_type()
+            return inner.resolve(kind), parser.resolve_operand(unresolved, kind)
+
+        pairs = parser.parse_comma_separated_list(parser.Delimiter.PAREN, one)
+        body = parser.parse_region([a for a, _ in pairs])
+        op = cls(rank, [v for _, v in pairs], body, lower, upper)
+        if parser.parse_optional_keyword("attributes") is not None:
+            op.attributes.update(parser.parse_optional_dictionary_attr_dict())
+        return op
+
+    def verify_(self) -> None:
+        block = self.body.block
+        last = block.last_op
+        if not isinstance(last, YieldOp):
+            raise VerifyException("a loop body ends in tile.yield")
+        expected = [v.type for v in self.init]
+        if [a.type for a in block.args] != expected or [v.type for v in last.values] != expected:
+            raise VerifyException("the carried state changes its type in the loop")
+
+
+@irdl_op_definition
+class ReturnOp(IRDLOperation):
+    """`tile.return` ends a kernel."""
+
+    name = "tile.return"
+    assembly_format = "attr-dict"
+    traits = traits_def(IsTerminator())
+
+    def __init__(self):
+        super().__init__()
+
+
+def empty_body(arguments: Sequence[Attribute]) -> Region:
+    return Region(Block(arg_types=arguments))
+
+
+@irdl_op_definition
+class KernelOp(IRDLOperation):
+    """One kernel: a rank table, parameters, buffers, a body.
+
+    The last `outputs` arguments are written, the others read.
+
+    `grid` is the order of the grid and unit ranks, outermost (slowest) first.
+    """
+
+    name = "tile.kernel"
+    sym_name = prop_def(StringAttr)
+    ranks = prop_def(TileRanks)
+    grid = prop_def(ArrayAttr[StringAttr])
+    params = prop_def(DictionaryAttr)
+    outputs = prop_def(IntAttr)
+    body = region_def("single_block")
+    traits = traits_def(IsolatedFromAbove(), SymbolOpInterface())
+
+    def __init__(
+        self,
+        name: str,
+        ranks: TileRanks,
+        grid: Sequence[str],
+        params: Mapping[str, int],
+        outputs: int,
+        body: Region,
+        attributes: dict[str, Attribute] | None = None,
+    ):
+        super().__init__(
+            properties={
+                "sym_name": StringAttr(name),
+                "ranks": ranks,
+                "grid": strings(grid),
+                "params": DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(params.items())}),
+                "outputs": IntAttr(outputs),
+            },
+            regions=[body],
+            attributes=attributes or {},
+        )
+
+    @property
+    def grid_ranks(self) -> tuple[str, ...]:
+        return rank_names(self.grid)
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        return {k: cast(IntegerAttr, v).value.data for k, v in self.params.data.items()}
+
+    @property
+    def arguments(self) -> tuple[SSAValue, ...]:
+        return tuple(self.body.block.args)
+
+    @property
+    def inputs(self) -> tuple[SSAValue, ...]:
+        return self.arguments[: len(self.arguments) - self.outputs.data]
+
+    @property
+    def written(self) -> tuple[SSAValue, ...]:
+        return self.arguments[len(self.arguments) - self.outputs.data :]
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_symbol_name(self.sym_name.data)
+        printer.print_string(f" {self.ranks.text()} grid ({', '.join(self.grid_ranks)}) params {{")
+        printer.print_string(", ".join(f"{k} = {v}" for k, v in self.parameters.items()))
+        printer.print_string("} (")
+        reads, writes = (self.body.block.args[: len(self.inputs)], self.body.block.args[len(self.inputs) :])
+        printer.print_list(reads, printer.print_block_argument)
+        printer.print_string(") -> (")
+        printer.print_list(writes, printer.print_block_argument)
+        printer.print_string(") ")
+        printer.print_region(self.body, print_entry_block_args=False)
+        if self.attributes:
+            printer.print_string(" attributes ")
+            printer.print_attr_dict(self.attributes)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> KernelOp:
+        name = parser.parse_symbol_name().data
+        ranks = TileRanks.parse_bare(parser)
+        parser.parse_keyword("grid")
+        grid = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_identifier)
+
+        def binding() -> tuple[str, int]:
+            key = parser.parse_identifier()
+            parser.parse_punctuation("=")
+            return key, parser.parse_integer()
+
+        parser.parse_keyword("params")
+        params = dict(parser.parse_comma_separated_list(parser.Delimiter.BRACES, binding))
+        reads = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
+        parser.parse_punctuation("->")
+        writes = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
+        body = parser.parse_region([*reads, *writes])
+        op = cls(name, ranks, grid, params, len(writes), body)
+        if parser.parse_optional_keyword("attributes") is not None:
+            op.attributes.update(parser.parse_optional_dictionary_attr_dict())
+        return op
+
+    def verify_(self) -> None:
+        table = self.ranks.data
+        if len(set(self.ranks.names)) != len(table):
+            raise VerifyException("a rank is declared twice")
+        expected = {r.name for r in table if r.role in ("unit", "grid")}
+        if set(self.grid_ranks) != expected or len(self.grid_ranks) != len(expected):
+            raise VerifyException(f"the grid must list the unit and grid ranks {sorted(expected)} once each")
+        unbound = [r.tile for r in table if r.tile is not None and r.tile not in self.parameters]
+        if unbound:
+            raise VerifyException(f"parameters {unbound} are not bound")
+        if not isinstance(self.body.block.last_op, ReturnOp):
+            raise VerifyException("a kernel ends in tile.return")
+        for op in self.body.walk():
+            for kind in (r.type for r in op.results):
+                wrong = [n for n in kind.names if not self._is_dimension(n)] if isinstance(kind, TileType) else []
+                if wrong:
+                    raise VerifyException(f"{op.name} gives a tile over {wrong}, no dimensions of {self.ranks.text()}")
+            if isinstance(op, ForOp) and op.rank.data not in [r.name for r in table if r.role == "loop"]:
+                raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
+
+    def _is_dimension(self, name: str) -> bool:
+        """Whether tiles may have this rank: it is in the table, and more than one element a program."""
+        return name in self.ranks.names and self.ranks[name].role != "unit"

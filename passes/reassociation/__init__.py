@@ -1,0 +1,1 @@
+"""The parts of `reassociate`: normal forms, contraction orders and their prices, facts about rows, prefix sums, writing."""
