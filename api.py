@@ -21,6 +21,7 @@ from .assembly.guards import Guards
 from .driver import Environment, Options, check_tuning, pick_target
 from .frontend.capture import Captured, capture
 from .report import Report, report_of
+from .runtime.files import usable_folder
 
 
 def compile(
@@ -36,9 +37,9 @@ def compile(
 ) -> CompiledFunction:
     """`fn` compiled for arguments like these; what comes back is called like `fn`, forward only.
 
-    target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}; other
-    sizes are fixed.  remainder: what runs the parts that do not fuse, "inductor" or "eager".  strict: raise where a
-    part would run eagerly.
+    target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}, the
+    argument by its position or name; other sizes are fixed.  remainder: what runs the parts that do not fuse,
+    "inductor" or "eager".  strict: raise where a part would run eagerly.
 
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
@@ -53,7 +54,7 @@ def compile(
         # Inductor's guards on sizes are not ours to check; and it has nothing to win where tensors are elsewhere.
         options = replace(options, remainder="eager")
     fallbacks: list[tuple[str, str]] = []
-    folder = environment.cache_dir
+    folder = usable_folder(environment.cache_dir)
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
     built = build(
         plan, captured.example, options, folder, inference=True, fallbacks=fallbacks, size_names=captured.size_names
@@ -74,7 +75,7 @@ class CompiledFunction:
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
         self.__doc__ = fn.__doc__
         self._captured, self._built = captured, built
-        self._guards = Guards(captured, self.__name__)
+        self._guards = Guards(captured, self.__name__, fn)
         self._parameters = list(captured.parameters.values())
 
     def __repr__(self) -> str:
@@ -128,7 +129,7 @@ def explain(
     captured = capture(fn, args, kwargs, dynamic)
     chosen = pick_target(target, devices_of(captured.example))
     fallbacks: list[tuple[str, str]] = []
-    folder = environment.cache_dir
+    folder = usable_folder(environment.cache_dir)
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
     compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
     return report_of(plan, fallbacks, compiled)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 USAGE, INTERNAL = 2, 3
+WRITABLE = "give files that can be read, and folders that can be written to"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `fusecade explain ... | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        errors.print(str(InvalidArgument(f"{place}{error.strerror or error}", next_step=WRITABLE)), markup=False)
+        return USAGE
 
 
 def run_opt(arguments: Sequence[str], text: str) -> str:
@@ -65,13 +70,16 @@ def _optimise(chosen: argparse.Namespace, text: str, name: str) -> str:
 
 
 def _read(file: Path | None) -> tuple[str, str]:
-    if file is None or str(file) == "-":
-        return sys.stdin.read(), "<stdin>"
+    name = "<stdin>" if file is None or str(file) == "-" else str(file)
     try:
-        return file.read_text(encoding="utf-8"), str(file)
+        return (sys.stdin.read() if name == "<stdin>" or file is None else file.read_text(encoding="utf-8")), name
     except OSError as error:
         raise InvalidArgument(
             f"{file} cannot be read: {error.strerror}", next_step="give the path of a program"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(
+            f"{name} is not text: byte {error.start} is no UTF-8", next_step="give the path of a program, which is text"
         ) from error
 
 

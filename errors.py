@@ -187,18 +187,20 @@ class FusecadeWarning(UserWarning):
 class FallbackWarning(FusecadeWarning):
     """A part of the program runs as eager PyTorch runs it."""
 
-    def __init__(self, what: str, reason: str, source: SourceLine | None = None) -> None:
-        # Rebuilt from these three: `args` is what pickle and `warnings` keep.
-        super().__init__(what, reason, source)
+    default_next_step = (
+        "nothing has to be done, the result is the same; `fusecade.explain(fn, *args)` shows all such parts, and "
+        "`strict=True` raises instead"
+    )
+
+    def __init__(self, what: str, reason: str, source: SourceLine | None = None, next_step: str | None = None) -> None:
+        # Rebuilt from these four: `args` is what pickle and `warnings` keep.
+        super().__init__(what, reason, source, next_step)
         self.what, self.reason, self.source = what, reason, source
+        self.next_step = next_step or self.default_next_step
 
     def __str__(self) -> str:
         place = f"\n  at {self.source}" if self.source else ""
-        return (
-            f"fusecade: {self.what} runs eagerly: {self.reason}{place}\n"
-            "next: nothing has to be done, the result is the same; `fusecade.explain(fn, *args)` shows all such "
-            "parts, and `strict=True` raises instead"
-        )
+        return f"fusecade: {self.what} runs eagerly: {self.reason}{place}\nnext: {self.next_step}"
 
 
 class CacheWarning(FusecadeWarning):

@@ -27,7 +27,8 @@ class KernelReport:
     """One kernel.
 
     calls: how often the graph calls it; bytes, operations and time are those of one call.
-    derivation: the state, step, merge, readout and guards of each pass, a line each; certificates: the identities behind it.
+    derivation: the state, step, merge, readout and guards of each pass, a line each; certificates: the identities behind
+    it.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
@@ -206,9 +207,15 @@ summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 """
 
 
+def counted_noun(number: int, noun: str) -> str:
+    """1 kernel, 2 kernels."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _page(report: Report) -> str:
     """The tables as text, then each kernel's programs behind a fold."""
-    parts = [f"<h1>Fusecade: {len(report.kernels)} kernels for {html.escape(report.target)}</h1>"]
+    count = counted_noun(len(report.kernels), "kernel")
+    parts = [f"<h1>Fusecade: {count} for {html.escape(report.target)}</h1>"]
     parts.append(f"<pre>{html.escape(str(report))}</pre>")
     folds = [(f"{k.name}: {what}", text) for k in report.kernels for what, text in _texts(k) if text]
     folds.append(("the program", report.program))

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .report import counted_noun
+
 if TYPE_CHECKING:
     from .report import KernelReport, Report
 
@@ -50,11 +52,12 @@ def _summary(report: Report) -> str:
     kernels, calls = len(report.kernels), sum(k.calls for k in report.kernels)
     if not kernels:
         return f"target {report.target}: nothing was fused"
-    count = f"{kernels} kernel{'s' * (kernels != 1)}" + (f" in {calls} calls" if calls != kernels else "")
+    count = counted_noun(kernels, "kernel") + (f" in {calls} calls" if calls != kernels else "")
     saved = ""
     if report.hbm_bytes_unfused:
         times = report.hbm_bytes_unfused / max(report.hbm_bytes, 1)
-        saved = f" instead of {amount(report.hbm_bytes_unfused)} ({times:.1f} times less)"
+        less = f" ({times:.1f} times less)" if times >= 1.05 else ""
+        saved = f" instead of {amount(report.hbm_bytes_unfused)}{less}"
     return (
         f"target {report.target}: {count}, {amount(report.hbm_bytes)} of memory traffic{saved}, predicted "
         f"{time(report.predicted_us)}; intermediates between kernels: {amount(report.peak_intermediate_bytes)}"

@@ -23,6 +23,7 @@ from ..frontend.importer import source_line
 from ..frontend.sizes import Opaque, size
 from ..ir import symbols
 from ..ir.target import Target
+from ..runtime.files import usable_folder
 from ..runtime.loaded import load
 from ..runtime.operator import Entry, register
 from .plan_cache import cached_plan
@@ -62,7 +63,7 @@ def make_plan(
         with (
             _disable_current_modes()
         ):  # PyTorch calls us while it traces; what we compute on the way is no part of that
-            plan = cached_plan(gm, target, options, folder, size_names, hints)
+            plan = cached_plan(gm, target, options, usable_folder(folder) if folder else None, size_names, hints)
     except Exception as error:
         if options.strict:
             raise _as_ours(error) from error
@@ -92,6 +93,7 @@ def build(
 ) -> Built:
     """Load the plan's kernels, splice them in, compile what is left as `options.remainder` says."""
     fallbacks = [] if fallbacks is None else fallbacks
+    folder = usable_folder(folder)
     with _disable_current_modes():
         found = [_place(plan, call, folder, options.strict, fallbacks, size_names or {}) for call in plan.calls]
     placed = [one for one in found if one is not None]

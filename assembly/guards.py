@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -10,7 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ..errors import SourceLine, UnsupportedProgram
-from ..frontend.capture import Captured
+from ..frontend.capture import Captured, signature_of
 from ..frontend.importer import source_line
 
 LEAST = 2  # a dynamic size is traced as one that is neither 0 nor 1
@@ -20,7 +20,8 @@ AGAIN = "compile again for this argument"
 class Guards:
     """The checks of one compiled function."""
 
-    def __init__(self, captured: Captured, name: str) -> None:
+    def __init__(self, captured: Captured, name: str, fn: Callable[..., Any] | None = None) -> None:
+        """fn: the function that was captured, for the names of its parameters."""
         self._name, self._in_spec, self._constants = name, captured.in_spec, captured.constants
         self._paths = _argument_names(captured.in_spec)
         placeholders = [n for n in captured.gm.graph.nodes if n.op == "placeholder"]
@@ -31,6 +32,7 @@ class Guards:
         ]
         self._size_names = captured.size_names
         args, kwargs = captured.in_spec.children()
+        self._order = _Order(fn, args.num_children, list(kwargs.context)) if fn is not None else None
         self._plain = kwargs.num_leaves == 0 and all(child.is_leaf() for child in args.children())
         # Most arguments have fixed sizes, and come as they came: looked at first, and fast.
         self._usual = [
@@ -88,6 +90,8 @@ class Guards:
         if self._plain and not kwargs and len(args) == len(self._paths):
             return args, True  # nothing is nested, or the check of the tensor will say so
         leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        if spec != self._in_spec and self._order is not None and (call := self._order.of(args, kwargs)) is not None:
+            leaves, spec = pytree.tree_flatten(call)
         return leaves, spec == self._in_spec
 
     def _tensor(self, x: Any, position: int, fake: torch.Tensor, node: Any, sizes: dict[str, int]) -> torch.Tensor:
@@ -110,7 +114,7 @@ class Guards:
                 f"has shape {list(x.shape)}, and was compiled for [{wanted}]",
                 f"name the dimensions that change in `dynamic`, or {AGAIN}",
             )
-        if x.device.type != fake.device.type and not x.is_meta:
+        if x.device.type != fake.device.type:
             raise refuse(
                 f"is on {x.device}, and was compiled for {fake.device.type}",
                 f"move it to {fake.device.type}, or {AGAIN}",
@@ -124,6 +128,33 @@ class Guards:
         if x.stride() == strides:
             return x
         return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+
+
+class _Order:
+    """The way in which the arguments were given: so many by position, then these by keyword."""
+
+    def __init__(self, fn: Callable[..., Any], positional: int, keywords: Sequence[str]) -> None:
+        self._signature, self._positional, self._keywords = signature_of(fn), positional, keywords
+        # The same call with, in the place of each argument, its position or keyword.
+        self._places = self._bound(range(positional), {name: name for name in keywords})
+
+    def of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """A call that spells its arguments another way, in this way; None for a call with other arguments."""
+        given = self._bound(args, kwargs)
+        if given is None or self._places is None or given.keys() != self._places.keys():
+            return None
+        values = {place: given[key] for key, place in self._places.items()}
+        return tuple(values[n] for n in range(self._positional)), {name: values[name] for name in self._keywords}
+
+    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any] | None:
+        """The arguments, by position where the function takes them by position, by keyword otherwise."""
+        if self._signature is None:
+            return None
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError:
+            return None
+        return {**dict(enumerate(bound.args)), **bound.kwargs}
 
 
 def _first_use(node: Any) -> SourceLine | None:

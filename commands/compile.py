@@ -15,15 +15,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import api
-from ..report import KernelReport, Report
+from ..errors import InvalidArgument
+from ..report import KernelReport, Report, counted_noun
 from ..runtime.files import write_whole
 from . import exits
-from .program import DEFAULT_TARGET, Shape, arguments, find_function
+from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function
 
 
 def run(chosen: Namespace, console: Console) -> int:
     function = find_function(chosen.program, chosen.factory)
     tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
+    check_arguments(function, chosen.program, tensors)
+    _make_folder(chosen.out)  # before the work, not after it
     missing: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -39,7 +42,7 @@ def run(chosen: Namespace, console: Console) -> int:
             )  # fmt: skip
             missing += write(report, chosen.out / target, binaries=not chosen.no_binaries)
             progress.remove_task(task)
-            console.print(_line(report, chosen.out / target), markup=False, highlight=False)
+            console.print(_line(report, chosen.out / target), markup=False, highlight=False, soft_wrap=True)
     for what in missing:
         console.print(f"no binary of {what}", markup=False, highlight=False)
     return exits.INCOMPLETE if missing else exits.FINE
@@ -62,6 +65,15 @@ def write(report: Report, folder: Path, *, binaries: bool = True) -> list[str]:
     return missing
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(
+            f"the folder {folder} cannot be made: {error.strerror}", next_step="give -o a folder that you can write to"
+        ) from error
+
+
 def _write(path: Path, text: str) -> None:
     write_whole(path, text.encode())
 
@@ -69,4 +81,5 @@ def _write(path: Path, text: str) -> None:
 def _line(report: Report, folder: Path) -> str:
     kernels = report.kernels
     built: list[KernelReport] = [k for k in kernels if k.binary is not None]
-    return f"{report.target}: {len(kernels)} kernels, {len(built)} binaries, {len(report.externs)} externs, in {folder}"
+    counts = (counted_noun(len(kernels), "kernel"), f"{len(built)} {'binary' if len(built) == 1 else 'binaries'}")
+    return f"{report.target}: {', '.join(counts)}, {counted_noun(len(report.externs), 'extern')}, in {folder}"

@@ -8,13 +8,20 @@ from pathlib import Path
 from rich.console import Console
 
 from .. import api
+from ..errors import InvalidArgument
 from . import exits
-from .program import DEFAULT_TARGET, Shape, arguments, find_function
+from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function
 
 
 def run(chosen: Namespace, console: Console) -> int:
     function = find_function(chosen.program, chosen.factory)
     tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
+    check_arguments(function, chosen.program, tensors)
+    if chosen.html and not chosen.html.parent.is_dir():
+        raise InvalidArgument(
+            f"{chosen.html} cannot be written: there is no folder {chosen.html.parent}",
+            next_step="make the folder first, or give --html another path",
+        )
     status = exits.FINE
     targets = chosen.target or [DEFAULT_TARGET]
     for target in targets:

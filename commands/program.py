@@ -12,12 +12,13 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, SourceLine
 
 DTYPES = {
     "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
@@ -89,8 +90,46 @@ def find_function(text: str, factory: bool = False) -> Callable[..., Any]:
         raise InvalidArgument(
             f"{text} is {type(found).__name__}, which cannot be called", next_step="name a function or a module"
         )
-    made: Any = found() if factory else found
+    if not factory:
+        return found
+    try:
+        made: Any = found()
+    except Exception as error:
+        raise _of_the_user(f"{text} made no model", error) from error
     return made
+
+
+def check_arguments(function: Callable[..., Any], name: str, shapes: Sequence[object]) -> None:
+    """Raises InvalidArgument where the function does not take as many tensors as there are shapes."""
+    from ..frontend.capture import signature_of
+
+    if isinstance(function, type):
+        raise InvalidArgument(f"{name} is a class", next_step="add --factory, and the model that it makes is called")
+    signature = signature_of(function)
+    if signature is None:
+        return
+    try:
+        signature.bind(*shapes)
+    except TypeError as error:
+        parameters = ", ".join(signature.parameters)
+        count = f"{len(shapes)} --shape" if shapes else "no --shape"
+        step = f"give one --shape per argument ({parameters})" if parameters else "leave out --shape"
+        raise InvalidArgument(f"{name} cannot be called with {count}: {error}", next_step=step) from error
+
+
+def _of_the_user(what: str, error: Exception) -> InvalidArgument:
+    """An error of the user's own code, with the line that raised it."""
+    if isinstance(error, SyntaxError):
+        reason, place = error.msg, (error.filename, error.lineno)
+    else:
+        here = str(Path(__file__).parent)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<", here))]
+        reason, place = str(error), (frames[-1].filename, frames[-1].lineno) if frames else (None, None)
+    at = f"\n  at {SourceLine.at(place[0], place[1])}" if place[0] and place[1] else ""
+    return InvalidArgument(
+        f"{what}: {type(error).__name__}: {reason}{at}",
+        next_step="mend that line; Python shows the whole traceback when it runs the file itself",
+    )
 
 
 def _from_file(path: Path) -> Any:
@@ -102,7 +141,10 @@ def _from_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
     sys.path.insert(0, str(path.parent.resolve()))  # as `python file.py` does
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _of_the_user(f"{path} does not load", error) from error
     return module
 
 
@@ -110,9 +152,9 @@ def _from_module(name: str) -> Any:
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        raise InvalidArgument(
-            f"there is no module {name}", next_step="install it, or run in the folder it is in"
-        ) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
+            raise InvalidArgument(
+                f"there is no module {name}", next_step="install it, or run in the folder it is in"
+            ) from error
+        raise _of_the_user(f"{name} does not load", error) from error

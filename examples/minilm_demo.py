@@ -155,7 +155,7 @@ def write_kernels(console: Console, encoder: SentenceEncoder, inputs: tuple[torc
                       f"{time.perf_counter() - start:.1f}")  # fmt: skip
     console.print()
     console.print(shown)
-    console.print(f"\n{report}", highlight=False, markup=False)
+    console.print(f"\n{report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

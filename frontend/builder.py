@@ -22,7 +22,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_float
 from ..ir.cascade import EinsumOp, GatherOp, IndexOp, ScanOp, ScatterOp, YieldOp
-from . import indices
+from . import indices, ranges
 from .indices import ONE, ZERO, Expr
 from .sizes import Opaque, compute_dtype, element_type
 
@@ -183,6 +183,15 @@ class Scalar:
     def square(self) -> Scalar:
         return self * self
 
+    def wrapped(self, dtype: torch.dtype) -> Scalar:
+        """This integer modulo 2 to the bits of `dtype`, among the numbers that `dtype` holds."""
+        least, greatest = (int(end) for end in ranges.of_element(element_type(dtype)))
+        number = self.value.owner
+        if isinstance(number, Operation) and scalar.name_of(number) == scalar.CONSTANT:
+            return self.of((int(scalar.constant_value(number)) - least) % (greatest - least + 1) + least)
+        low = self & (greatest - least)
+        return low if least == 0 else (low ^ -least) + least
+
     def __getattr__(self, name: str):
         """The unary functions of the scalar table: `x.exp()`."""
         if name in scalar.SCALARS and scalar.SCALARS[name].arity == 1 and scalar.SCALARS[name].result == "same":
@@ -310,7 +319,11 @@ class Einsum:
     # --- the end
 
     def finish(self, outs: Sequence[Out]) -> list[View]:
-        """Append the operation to the program; the results as views over the dimensions that were asked for."""
+        """Append the operation to the program; the results as views over the dimensions that were asked for.
+
+        Integers wrap to their dtype, as in PyTorch; what is summed, only once: the sum is an i64 up to there.
+        """
+        asked, outs = outs, [self._within(out) for out in outs]
         ranks, table, kept = self._layout([access for _, access in self._reads])
         reads = [(v, self._renamed(a, table, ranks)) for v, a in self._reads]
         self._rename_indices(table, ranks)
@@ -337,7 +350,33 @@ class Einsum:
         accessed = [(v, AccessMap(a)) for v, a in reads]
         op = EinsumOp(RankSpace(tuple(ranks)), accessed, results, Region(self.block))
         self.translator.append(op, self.node, [out.hint for out in outs])
-        return [self._result(result, out.dims, kept, present) for result, out in zip(op.results, outs, strict=True)]
+        views = [self._result(result, out.dims, kept, present) for result, out in zip(op.results, outs, strict=True)]
+        return [
+            v if out.dtype == want.dtype else self._narrowed(v, want)
+            for v, out, want in zip(views, outs, asked, strict=True)
+        ]
+
+    def _within(self, out: Out) -> Out:
+        """`out` without integers that its dtype does not hold: they are wrapped, or what they are summed to is an i64."""
+        if out.dtype.is_floating_point or out.dtype in (torch.bool, torch.int64) or out.combiner.startswith("arg"):
+            return out
+        value = out.value.to(compute_dtype(out.dtype))
+        holds = ranges.of_element(element_type(out.dtype))
+        if out.combiner in ("sum", "prod"):
+            return replace(out, value=value, dtype=torch.int64)
+        sources = dict(zip(self.block.args, (v for v, _ in self._reads), strict=True))
+        found = ranges.Region(self.block, sources, ranges.ranks(self.extents), self.translator.positions)
+        if ranges.inside(found.of(value.value), holds):
+            return replace(out, value=value)
+        return replace(out, value=value.wrapped(out.dtype))
+
+    def _narrowed(self, view: View, out: Out) -> View:
+        """A view of an i64 result of this operation in the dtype of `out`."""
+        extents = {f"d{k}": ONE if d is None else self.extents[self.names[d]] for k, d in enumerate(out.dims)}
+        tensor = Tensor(view, tuple(extents.values()), torch.int64)
+        e = Einsum(self.translator, self.node, extents)
+        dims = list(extents)
+        return e.finish([Out("map", e.broadcast(tensor, dims), dims, out.dtype, out.hint)])[0]
 
     def _rename_indices(self, table: Mapping[str, Expr], ranks: list[tuple[str, Expr]]) -> None:
         """Index expressions in the region over the final ranks."""
@@ -356,6 +395,7 @@ class Einsum:
         """Append a scan of one result, with all ranks, along rank `over` (declared `whole`; None: of a single number)."""
         if over is None or self.extents[self.names[over]] == ONE:
             return self.finish([replace(out, combiner="map")])[0]
+        asked, out = out, self._within(out)
         ranks, table, kept = self._layout([access for _, access in self._reads])
         reads = [(v, AccessMap(self._renamed(a, table, ranks))) for v, a in self._reads]
         body = self._body(table, ranks, out.value)
@@ -366,7 +406,8 @@ class Einsum:
         results = [(out.combiner, AccessMap.of(names), element_type(out.dtype))]
         op = ScanOp(RankSpace(tuple(ranks)), self.names[over], reads, results, body)
         self.translator.append(op, self.node, [out.hint])
-        return self._result(op.results[0], out.dims, kept, present)
+        view = self._result(op.results[0], out.dims, kept, present)
+        return view if out.dtype == asked.dtype else self._narrowed(view, asked)
 
     def scatter(
         self,

@@ -6,7 +6,9 @@ imported = import_graph(captured.gm, size_names=captured.size_names)
 
 from __future__ import annotations
 
+import inspect
 import linecache
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +20,23 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.fx.experimental.symbolic_shapes import DimDynamic, GuardOnDataDependentSymNode, ShapeEnv
 from torch.fx.traceback import preserve_node_meta, set_stack_trace
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import InvalidArgument, SourceLine, UnsupportedProgram
-from .decompositions import by_definition, decompositions
+from .decompositions import Definitions, by_definition, decompositions
 
+_OF_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
 _TORCH: Any = torch  # functionalization is reached through functions that torch does not declare
 
 Dynamic = Mapping[int | str, Mapping[int, str]]
@@ -73,12 +82,14 @@ def capture(
 ) -> Captured:
     """Trace `fn` to a functional ATen graph on fake tensors; nothing of the arguments' size is allocated.
 
-    dynamic: {argument position or keyword: {dimension: size name}}; equal names are equal sizes.
-    Raises UnsupportedProgram when the function cannot be traced, or fixes a size that was to be dynamic.
+    dynamic: {argument's position or name: {dimension: size name}}; equal names are equal sizes.
+    Raises UnsupportedProgram when the function cannot be traced, or fixes a size that was to be dynamic;
+    InvalidArgument for arguments that the function does not take.
     """
     kwargs = dict(kwargs or {})
+    _check_call(fn, args, kwargs)
     flat, in_spec = pytree.tree_flatten((tuple(args), kwargs))
-    named = _dynamic_by_leaf(args, kwargs, dynamic or {})
+    named = _dynamic_by_leaf(fn, args, kwargs, dynamic or {})
     parameters: dict[str, torch.Tensor] = {}
     if isinstance(fn, torch.nn.Module):
         parameters = {
@@ -128,18 +139,20 @@ def capture(
         return [_plain(o) for o in outs] + news
 
     try:
-        with mode, torch.no_grad(), by_definition(), _compiling(), preserve_node_meta(), _Lines():
+        with (
+            mode, torch.no_grad(), by_definition(), _compiling(), _quiet(), preserve_node_meta(), Definitions(), _Lines()
+        ):  # fmt: skip
             gm = make_fx(
                 functional, decomposition_table=decompositions(), tracing_mode="real", _allow_non_fake_inputs=True
             )(*example)  # fmt: skip
     except (UnsupportedProgram, InvalidArgument):
         raise
     except Exception as error:
-        name = getattr(fn, "__name__", type(fn).__name__)
         raise UnsupportedProgram(
-            f"tracing {name} failed: {type(error).__name__}: {_first_line(error)}",
-            source=_user_line(error),
-        ) from error
+            f"tracing {_name(fn)} failed: {_what(error)}", source=_user_line(error),
+            next_step=REWRITE if isinstance(error, _OF_VALUES) else f"call {_name(fn)} itself with these arguments: "
+            f"if that fails too, mend it; otherwise, {REWRITE}",
+        ) from error  # fmt: skip
     gm.graph.eliminate_dead_code()
     _lift_constants(gm, sizes, inputs, example, parameters)
     gm.recompile()
@@ -150,13 +163,36 @@ def capture(
     )  # fmt: skip
 
 
+REWRITE = (
+    "write this line in operations on tensors (`torch.where` instead of a branch on a value), or keep it outside of the "
+    'function; `torch.compile(fn, backend="fusecade")` runs such lines in Python, and compiles what is between them'
+)
 _INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
+# What gives a tensor's memory away: while tracing, nothing has been written to it.
+_MEMORY = {getattr(torch.Tensor, name) for name in ("numpy", "__array__", "__dlpack__", "tolist")}
+
+
 class _Lines(TorchFunctionMode):
-    """Keeps, for every node, the line of the program that made it: `node.meta["stack_trace"]`."""
+    """Keeps, for every node, the line of the program that made it: `node.meta["stack_trace"]`.
+
+    Raises UnsupportedProgram where the program leaves PyTorch with a tensor that is only traced.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _MEMORY:
+            if _TORCH._is_functional_tensor(args[0]) or isinstance(args[0], FakeTensor):
+                raise UnsupportedProgram(
+                    f"Tensor.{func.__name__} reads the values of a tensor, and while a function is compiled there are "
+                    "none",
+                    source=_innermost(traceback.extract_stack()),
+                    next_step=REWRITE,
+                )
+            with (
+                _disable_current_modes()
+            ):  # under a FakeTensorMode, the real tensor would show memory that is not its own
+                return func(*args, **(kwargs or {}))
         frame = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename.startswith(_INSIDE):
             frame = frame.f_back
@@ -176,6 +212,17 @@ def _compiling() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_compiling_flag = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch logs about an operator that fails on fake tensors, the error says as well."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _plain(x: Any) -> Any:
@@ -226,21 +273,76 @@ def _without_aliases(parameters: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return found
 
 
-def _dynamic_by_leaf(args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: Dynamic) -> dict[int, Mapping[int, str]]:
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
+    """How `fn` is called; None for what does not say so, such as functions in C."""
+    try:
+        return inspect.signature(fn.forward if isinstance(fn, torch.nn.Module) else fn)
+    except (TypeError, ValueError):
+        return None
+
+
+def _check_call(fn: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raises InvalidArgument where `fn(*args, **kwargs)` is no call of `fn`."""
+    if isinstance(args, torch.Tensor | str) or not isinstance(args, Sequence):
+        raise InvalidArgument(
+            f"args is {type(args).__name__}, and has to be a tuple of the arguments of {_name(fn)}",
+            next_step="for one argument, write a tuple of one: (x,)",
+        )
+    signature = signature_of(fn)
+    try:
+        if signature is not None:
+            signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InvalidArgument(
+            f"{_name(fn)}{_parameters(signature)} cannot be called with these arguments: {error}",
+            next_step="give an example for each parameter that has no default",
+        ) from error
+
+
+def _parameters(signature: inspect.Signature | None) -> str:
+    return f"({', '.join(signature.parameters)})" if signature is not None else ""
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _dynamic_by_leaf(
+    fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], dynamic: Dynamic
+) -> dict[int, Mapping[int, str]]:
     """The dimension names of each tensor leaf of the flattened arguments."""
+    signature = signature_of(fn)
+    positions = {name: n for n, name in enumerate(signature.parameters) if n < len(args)} if signature else {}
+    wanted = {key if key in kwargs else positions.get(str(key), key): names for key, names in dynamic.items()}
     found: dict[int, Mapping[int, str]] = {}
     position = 0
-    for key, value in [*enumerate(args), *sorted(kwargs.items())]:
+    for key, value in [*enumerate(args), *kwargs.items()]:
         leaves = pytree.tree_leaves(value)
-        if key in dynamic:
+        if key in wanted:
             if len(leaves) != 1 or not isinstance(leaves[0], torch.Tensor):
                 raise InvalidArgument(f"dynamic names dimensions of argument {key!r}, which is not a tensor")
-            found[position] = {d % leaves[0].dim(): n for d, n in dynamic[key].items()}
+            found[position] = _dimensions(key, wanted[key], leaves[0].dim())
         position += len(leaves)
-    unknown = set(dynamic) - set(range(len(args))) - set(kwargs)
+    unknown = set(wanted) - set(range(len(args))) - set(kwargs)
     if unknown:
-        raise InvalidArgument(f"dynamic names argument {sorted(map(str, unknown))[0]}, and there is no such argument")
+        there = ", ".join(map(str, [*range(len(args)), *positions, *kwargs])) or "none"
+        raise InvalidArgument(
+            f"dynamic names argument {sorted(map(str, unknown))[0]}, and there is no such argument",
+            next_step=f"name an argument by its position or its name: {there}",
+        )
     return found
+
+
+def _dimensions(argument: int | str, names: Mapping[int, str], rank: int) -> dict[int, str]:
+    """Dimensions counted from the front.  Raises InvalidArgument for one that the argument does not have."""
+    for d in names:
+        if not -rank <= d < rank:
+            raise InvalidArgument(
+                f"dynamic names dimension {d} of argument {argument}, which has {rank} dimensions",
+                next_step=f"name a dimension from 0 to {rank - 1}, or from -{rank} to -1"
+                if rank else f"leave argument {argument} out of `dynamic`",
+            )  # fmt: skip
+    return {d % rank: name for d, name in names.items()}
 
 
 class _Sizes:
@@ -323,7 +425,18 @@ def _first_line(error: Exception) -> str:
     return lines[0].strip() if lines else ""
 
 
+def _what(error: Exception) -> str:
+    """An error of the trace in a line; a question that only values answer, in words."""
+    if isinstance(error, _OF_VALUES):
+        return "the program branches on a value of a tensor, or takes a size from it, and tracing knows no values"
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
 def _user_line(error: Exception) -> SourceLine | None:
     """The innermost frame of a traceback that lies outside of torch and of this package."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_INSIDE)]
+    return _innermost(traceback.extract_tb(error.__traceback__))
+
+
+def _innermost(stack: traceback.StackSummary) -> SourceLine | None:
+    frames = [f for f in stack if not f.filename.startswith((*_INSIDE, "<"))]
     return SourceLine(frames[-1].filename, frames[-1].lineno or 0, frames[-1].line or "") if frames else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 
 @cache
@@ -41,6 +42,21 @@ def by_definition() -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
+
+
+class Definitions(TorchFunctionMode):
+    """For `capture`: functions that PyTorch defines otherwise while Dynamo traces, and Dynamo does not trace there."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    """Without the look at the values, which asks whether they are classes; classes are counted only where none are given."""
+    classes = tensor.max().item() + 1 if num_classes == -1 else num_classes
+    return (tensor.unsqueeze(-1) == torch.arange(classes, device=tensor.device)).long()
 
 
 def _random(op: Any) -> bool:

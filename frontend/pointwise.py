@@ -67,8 +67,12 @@ def compare(name: str):
 
     def row(t, node: fx.Node, a) -> View:
         e, dims = t.elementwise(node)
-        f = Formula(e, dims, compute_dtype(promoted(a.self, a.other)))
-        return e.finish([Out("map", f(a.self).compare(name, f(a.other)), dims, torch.bool)])[0]
+        common = promoted(a.self, a.other)
+        f = Formula(e, dims, compute_dtype(common))
+        x, y = f(a.self), f(a.other)
+        if isinstance(a.other, int) and common in (torch.int8, torch.uint8, torch.int16, torch.int32):
+            y = y.wrapped(common)  # a number becomes an element of the common type
+        return e.finish([Out("map", x.compare(name, y), dims, torch.bool)])[0]
 
     return row
 

@@ -157,7 +157,7 @@ def compute_type(element: Attribute) -> Attribute:
     """The type in which a map computes on elements of this storage type.
 
     f16, bf16 and f32 compute in f32 (so a chain of maps rounds once, when it is stored); f64 in f64; i1 in i1;
-    every other integer in i64.
+    every other integer in i64.  Regions wrap integers to a narrower width where they may leave it, by arithmetic.
     """
     if isinstance(element, Float16Type | BFloat16Type | Float32Type):
         return f32

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import sympy as sp
+from xdsl.dialects.builtin import i1
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from ..ir import scalar
@@ -260,6 +261,8 @@ class RowAlgebra:
             return self._symbol(Leaf(value, None, region_op), self.carries(value), value)
         name = scalar.name_of(op)
         assert name is not None
+        if name in ("and", "or", "xor") and value.type != i1:
+            raise Unreachable("works on the bits of an integer that an earlier reduction enters")
         return _SYMPY[name](*(self.scalar(o) for o in op.operands))
 
     def _constant(self, value: SSAValue, number: float | int | bool) -> sp.Expr:
@@ -310,4 +313,4 @@ class RowAlgebra:
 
 
 class Unreachable(Exception):
-    """A reduction depends on an earlier one through something that is not a map."""
+    """A reduction depends on an earlier one through something that is not a map, or that has no algebra."""

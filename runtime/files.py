@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import stat
 import tempfile
+import warnings
+from functools import cache
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import CacheWarning, UserError
+
+PARTS = ("plans", "kernels")  # of the cache folder; what lies in them can be made anew
+
+
+@cache
+def usable_folder(folder: Path) -> Path:
+    """The cache folder; where it cannot be used, with one warning, a folder that is gone when the process ends."""
+    try:
+        for part in PARTS:
+            if not os.access(private_folder(folder / part), os.W_OK):
+                raise UserError(f"the cache folder {folder / part} cannot be written to")
+    except UserError as error:
+        warnings.warn(CacheWarning(f"{error.message}; nothing is kept for the next process", folder), stacklevel=4)
+        made = tempfile.mkdtemp(prefix="fusecade-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return Path(made)
+    return folder
 
 
 def private_folder(folder: Path) -> Path:

@@ -107,7 +107,7 @@ class LoadedKernel:
         Raises InvalidArgument for tensors of another number, shape or dtype.  Other strides are copied, once.
         """
         values = self._sizes(tensors, dict(sizes or {}))
-        self._check(tensors, values)
+        self.check(tensors, values)
         return self.run(tensors, values, device)
 
     def run(
@@ -149,7 +149,8 @@ class LoadedKernel:
             )
         return [given[name] for name in self.artifact.sizes]
 
-    def _check(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+    def check(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+        """Raises InvalidArgument for tensors of another number, shape or dtype than the kernel was compiled for."""
         name = self.artifact.name
         if len(tensors) != len(self._inputs):
             raise InvalidArgument(

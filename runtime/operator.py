@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..errors import FallbackWarning, InternalCompilerError, SourceLine
+from ..errors import FallbackWarning, InternalCompilerError, InvalidArgument, SourceLine
 from .loaded import LoadedKernel, device_of
 
 Fallback = Callable[..., Sequence[torch.Tensor]]
@@ -41,6 +41,7 @@ class Entry:
         self.key, self.kernel, self.fallback, self.device = key, kernel, fallback, device
         self.strict, self.source, self.on_failure = strict, source, on_failure
         self.failed: str | None = None
+        self._refused: set[str] = set()
         self._inputs, self._sizes = len(kernel.artifact.inputs), len(kernel.artifact.sizes)
         # What torch.fx needs to write a call of it in generated code.
         self.__name__ = self.__qualname__ = kernel.artifact.name
@@ -53,12 +54,42 @@ class Entry:
             except (torch.OutOfMemoryError, MemoryError):
                 raise  # running the parts one by one takes more memory, not less
             except Exception as error:
-                self._fail(error)
+                refusal = error if isinstance(error, InvalidArgument) else self._misfit(inputs, sizes)
+                if refusal is not None:
+                    self._refuse(refusal)
+                else:
+                    self._fail(error)
         return self._run_fallback(inputs, sizes)
 
     def empty(self, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> list[torch.Tensor]:
         """Outputs without values: what the operator is to fake tensors."""
         return self.kernel.outputs_like(sizes[: self._sizes], device_of(inputs) or self.device)
+
+    def _misfit(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> InvalidArgument | None:
+        """What is wrong with the arguments, when it is they that are wrong."""
+        inputs, sizes = inputs[: self._inputs], sizes[: self._sizes]
+        try:
+            self.kernel.check(inputs, sizes)
+        except InvalidArgument as error:
+            return error
+        wanted = self.device.type
+        elsewhere = next((t.device for t in inputs if t.dim() and t.device.type != wanted), None)
+        if elsewhere is None:
+            return None
+        return InvalidArgument(
+            f"kernel {self.kernel.artifact.name} was compiled for tensors on {wanted}, and one is on {elsewhere}",
+            next_step=f"move the tensors to {wanted}, or compile again for {elsewhere.type}",
+        )
+
+    def _refuse(self, error: InvalidArgument) -> None:
+        """This call is none that the kernel takes; it stays for others."""
+        if self.strict or self.fallback is None:
+            raise error
+        if error.message not in self._refused:
+            self._refused.add(error.message)
+            self.on_failure(error.message)
+            name = self.kernel.artifact.name
+            warnings.warn(FallbackWarning(f"kernel {name}", error.message, self.source, error.next_step), stacklevel=4)
 
     def _fail(self, error: Exception) -> None:
         name, what = self.kernel.artifact.name, f"{type(error).__name__}: {_first_line(error)}"

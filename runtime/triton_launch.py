@@ -42,7 +42,7 @@ class Launcher:
         elif device.type == "cpu":
             raise InvalidArgument(
                 f"kernel {self.artifact.name} is for {self.artifact.target}, and its tensors are on the CPU",
-                next_step="move the tensors to a GPU, or compile with target='cpu'; to run it here for a test, slowly, "
+                next_step="compile with tensors on a GPU, or with target='cpu'; to run it here for a test, slowly, "
                 "set TRITON_INTERPRET=1 before Python starts",
             )
         else:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import fusecade
-from fusecade.errors import InvalidArgument, UnsupportedProgram
+from fusecade.errors import CacheWarning, FallbackWarning, InvalidArgument, UnsupportedProgram
 
 
 def attend(q, k, v):
@@ -101,6 +102,26 @@ def test_meta_tensors_will_do_for_compiling():
     torch.testing.assert_close(made(*inputs), attend(*inputs))
 
 
+def test_classes_that_are_counted_need_no_values():
+    classes = torch.randint(0, 5, (40,))
+    fn = lambda x: torch.nn.functional.one_hot(x, 5).sum(0)  # noqa: E731
+    assert torch.equal(fusecade.compile(fn, (classes,))(classes), fn(classes))
+
+
+@pytest.mark.parametrize("blocked", ["a file", "a folder of others"])
+def test_a_cache_that_cannot_be_used_costs_a_warning(blocked: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    folder = tmp_path / "blocked"
+    folder.write_text("") if blocked == "a file" else (folder / "plans").mkdir(mode=0o755, parents=True)
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(folder))
+    inputs = qkv(4, 96, 64)
+    with pytest.warns(CacheWarning) as caught:
+        made = [fusecade.compile(attend, inputs, target="cpu") for _ in range(2)]
+    assert len(caught) == 1
+    for one in made:
+        assert len(one.report.kernels) == 1
+        torch.testing.assert_close(one(*inputs), attend(*inputs))
+
+
 def test_arguments_that_the_function_changes_are_changed():
     def fn(x, y):
         x += 1
@@ -150,6 +171,15 @@ class TestDynamic:
         with pytest.raises(InvalidArgument, match="dynamic names argument"):
             fusecade.compile(attend, qkv(4, 96, 64), dynamic={5: {0: "n"}})
 
+    def test_a_dimension_that_is_not_there(self):
+        with pytest.raises(InvalidArgument, match="dynamic names dimension 9 of argument 0, which has 3 dimensions"):
+            fusecade.compile(attend, qkv(4, 96, 64), dynamic={0: {9: "n"}})
+
+    def test_arguments_by_name(self):
+        made = fusecade.compile(attend, qkv(4, 96, 64), dynamic={"q": {-2: "n"}})
+        q, k, v = torch.randn(4, 11, 64), *qkv(4, 96, 64)[1:]
+        torch.testing.assert_close(made(q, k, v), attend(q, k, v))
+
 
 class TestWrongCalls:
     """Each says which argument, what is wrong with it, and where the program uses it."""
@@ -197,7 +227,22 @@ class TestWrongCalls:
 
     def test_keywords(self, kernel):
         q, k, v = qkv(4, 96, 64)
-        assert "in another arrangement" in self.message(kernel, q, k, v=v)
+        torch.testing.assert_close(kernel(v=v, q=q, k=k), attend(q, k, v))  # the same call, spelt another way
+        assert "in another arrangement" in self.message(kernel, q, k, w=v)
+        assert "in another arrangement" in self.message(kernel, q, k, v, k=k)
+
+    def test_keywords_that_were_compiled(self):
+        q, k, v = qkv(4, 96, 64)
+        made = fusecade.compile(attend, (q,), {"v": v, "k": k}, dynamic={"q": {1: "n"}, "k": {1: "m"}, "v": {1: "m"}})
+        shorter = q[:, :50], k[:, :7], v[:, :7]
+        for result in (made(*shorter), made(shorter[0], k=shorter[1], v=shorter[2])):
+            torch.testing.assert_close(result, attend(*shorter))
+
+    def test_a_device_without_memory(self, kernel):
+        q, k, v = qkv(4, 96, 64)
+        assert "argument 0 of attend is on meta, and was compiled for cpu" in self.message(kernel, q.to("meta"), k, v)
+        kernel(q, k, v)
+        assert not kernel.report.fallbacks
 
     def test_no_tensor(self, kernel):
         _, k, v = qkv(4, 96, 64)
@@ -253,6 +298,35 @@ class TestWrongOptions:
             fusecade.compile(fn, (torch.randn(3),))
         assert caught.value.source is not None
         assert "x.sum() > 0" in caught.value.source.code
+        assert "the program branches on a value" in caught.value.message
+        assert "fusecade.explain" not in caught.value.next_step
+
+    @pytest.mark.parametrize(
+        "fn", [lambda x: torch.from_numpy(x.numpy() * 2), lambda x: torch.as_tensor(np.asarray(x) * 2)]
+    )
+    def test_a_detour_over_numpy(self, fn):
+        with pytest.raises(UnsupportedProgram, match="reads the values of a tensor") as caught:
+            fusecade.compile(fn, (torch.randn(3),))
+        assert caught.value.source is not None
+        assert caught.value.source.file == __file__
+
+    def test_tensors_that_are_not_traced_have_values(self):
+        c, x = torch.randn(3), torch.randn(3)
+        made = fusecade.compile(lambda x: x * torch.from_numpy(c.numpy() * 2), (x,))
+        torch.testing.assert_close(made(x), x * c * 2)
+
+    def test_what_torch_logs_is_not_repeated(self, caplog):
+        with pytest.raises(UnsupportedProgram, match="must have same reduction dim"):
+            fusecade.compile(lambda x: x @ x, (torch.randn(3, 4),))
+        assert not [r for r in caplog.records if r.name.startswith("torch._subclasses")]
+
+    def test_arguments_that_are_no_tuple(self):
+        with pytest.raises(InvalidArgument, match=r"args is Tensor, and has to be a tuple of the arguments of attend"):
+            fusecade.compile(attend, torch.randn(3, 4, 5))
+
+    def test_arguments_that_are_missing(self):
+        with pytest.raises(InvalidArgument, match=r"attend\(q, k, v\) cannot be called .* required argument: 'k'"):
+            fusecade.compile(attend, (torch.randn(3, 4, 5),))
 
     def test_strict(self):
         with pytest.raises(UnsupportedProgram, match=r"aten.cumsum.default is not compiled: it is a scan"):
@@ -269,8 +343,10 @@ def test_a_gpu_kernel_runs_under_the_interpreter():
 def test_a_gpu_kernel_without_a_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fusecade.runtime.triton_launch.is_interpreted", lambda kernel: False)
     made = fusecade.compile(attend, qkv(2, 32, 32), target="sm_90", strict=True)
-    with pytest.raises(fusecade.InternalCompilerError, match="is for sm_90, and its tensors are on the CPU"):
+    with pytest.raises(InvalidArgument, match="is for sm_90, and its tensors are on the CPU"):
         made(*qkv(2, 32, 32))
+    with pytest.warns(FallbackWarning, match="next: compile with tensors on a GPU"):
+        fusecade.compile(attend, qkv(2, 32, 32), target="sm_90")(*qkv(2, 32, 32))
 
 
 @pytest.mark.gpu

@@ -31,6 +31,10 @@ PROGRAM = dedent("""
     def build():
         return nn.Linear(64, 64)
 
+    class Scale(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
     class Inner:
         attend = staticmethod(attend)
 
@@ -89,6 +93,32 @@ class TestExplain:
         status, _, _ = run(capsys, "explain", f"{program}:build", "--factory", "--shape", "8,64", "--no-binaries")
         assert status == exits.FINE
 
+    def test_a_page_in_no_folder(self, capsys, program, tmp_path: Path):
+        status, out, err = run(capsys, "explain", f"{program}:attend", *QKV, "--html", tmp_path / "none" / "a.html")
+        assert (status, out) == (exits.USAGE, "")
+        assert "cannot be written: there is no folder" in err
+
+    @pytest.mark.parametrize(
+        ("name", "shapes", "words"),
+        [
+            ("attend", ["8,64"], "give one --shape per argument (q, k, v)"),
+            ("attend", [], "cannot be called with no --shape"),
+            ("Scale", ["8,64"], "Scale is a class\nnext: add --factory"),
+        ],
+    )
+    def test_shapes_that_are_too_few(self, capsys, program, name, shapes, words):
+        status, _, err = run(capsys, "explain", f"{program}:{name}", *(f"--shape={s}" for s in shapes))
+        assert status == exits.USAGE
+        assert words in err
+
+    @pytest.mark.parametrize(("text", "words"), [("x = (", "SyntaxError"), ("1 / 0", "ZeroDivisionError")])
+    def test_a_file_that_does_not_load(self, capsys, tmp_path: Path, text: str, words: str):
+        (tmp_path / "broken_program.py").write_text(f"import math\n{text}\n")
+        status, _, err = run(capsys, "explain", f"{tmp_path}/broken_program.py:f", "--shape", "8")
+        assert status == exits.USAGE
+        assert f"does not load: {words}" in err
+        assert "broken_program.py:2" in err
+
     def test_a_program_that_cannot_be_compiled(self, capsys, program):
         status, out, err = run(capsys, "explain", f"{program}:asks", "--shape", "8")
         assert (status, out) == (exits.USAGE, "")
@@ -119,13 +149,19 @@ class TestCompile:
         for binary in ("sm_80/k0.cubin", "gfx942/k0.hsaco"):
             assert (tmp_path / "out" / binary).read_bytes()[:4] == b"\x7fELF"
         assert "tile.kernel @k0" in (tmp_path / "out/sm_80/k0.mlir").read_text()
-        assert "sm_80: 1 kernels, 1 binaries" in out
+        assert "sm_80: 1 kernel, 1 binary, 0 externs" in out
 
     def test_the_tile_program_goes_through_opt(self, capsys, program, tmp_path: Path):
         run(capsys, "compile", f"{program}:attend", *QKV, "--target", "sm_80", "--no-binaries", "-o", tmp_path / "out")
         status, out, err = run(capsys, "opt", tmp_path / "out/sm_80/k0.mlir")
         assert status == exits.FINE, err
         assert "tile.kernel @k0" in out
+
+    def test_a_file_in_place_of_the_folder(self, capsys, program, tmp_path: Path):
+        (tmp_path / "out").write_text("")
+        status, out, err = run(capsys, "compile", f"{program}:attend", *QKV, "-o", tmp_path / "out")
+        assert (status, out) == (exits.USAGE, "")
+        assert "cannot be made: File exists" in err
 
     def test_a_kernel_without_a_binary_is_said(self, capsys, program, tmp_path: Path, monkeypatch):
         from fusecade import api
@@ -198,6 +234,12 @@ class TestOpt:
         status, out, err = run(capsys, "opt", tmp_path / "a.mlir")
         assert (status, out) == (exits.USAGE, "")
         assert "is not a valid program" in err
+
+    def test_a_file_that_is_no_text(self, capsys, tmp_path: Path):
+        (tmp_path / "a.mlir").write_bytes(b"ok\xff\xfe")
+        status, _, err = run(capsys, "opt", tmp_path / "a.mlir")
+        assert status == exits.USAGE
+        assert "is not text: byte 2 is no UTF-8" in err
 
     def test_a_file_that_is_not_there(self, capsys, tmp_path: Path):
         status, _, err = run(capsys, "opt", tmp_path / "none.mlir")

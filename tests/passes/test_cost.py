@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -73,24 +74,22 @@ def kernels_of(name: str, target: str = "sm_90") -> list[KernelOp]:
     return kernels
 
 
-@pytest.fixture(scope="module")
-def kernels() -> dict[str, list[KernelOp]]:
-    return {}
+@functools.cache
+def counted(name: str) -> list[KernelOp]:
+    return kernels_of(name)
 
 
 @settings(max_examples=settings.default.max_examples // 2)  # type: ignore
 @given(name=st.sampled_from(COUNTED), seed=st.integers(0, 1000))
-def test_bytes_are_those_that_the_interpreter_moves(kernels, name: str, seed: int):
-    if name not in kernels:
-        kernels[name] = kernels_of(name)
-    for kernel in kernels[name]:
+def test_bytes_are_those_that_the_interpreter_moves(name: str, seed: int):
+    for kernel in counted(name):
         walk = own_walk(kernel, random.Random(seed), seed % 7, {})
         emitted = emit_tiles(kernel, walk, *layouts(kernel))
         if not emitted:
             continue
         inputs = [torch.zeros([int(d) for d in a.type.dims]) for a in kernel.body.block.args]  # type: ignore
         Counting.moved = {}
-        with patch.object(interpret, "_Program", Counting):
+        with patch.object(interpret.kernels, "TileProgram", Counting):
             interpret.run_kernel(emitted, inputs)
         work = cost.work(emitted)
         assert work.load_bytes == Counting.moved.get("load", 0), walk.table.text()

@@ -94,6 +94,14 @@ class TestFailure:
         with pytest.raises(InternalCompilerError, match="no such tile"):
             one([torch.ones(6, 3)], [6, 3])
 
+    @pytest.mark.parametrize("wrong", [torch.ones(6, 3, device="meta"), torch.ones(6, 3).double()])
+    def test_a_wrong_argument_costs_one_call(self, tmp_path: Path, wrong: torch.Tensor):
+        source = "def row_sum_programs(x, *arguments):\n    raise ValueError('a bad tensor')\n"
+        one = entry(tmp_path, f"bad {wrong.dtype}", torch_kernel(source), fallback=lambda x, n, m: (x.sum(1).float(),))
+        with pytest.warns(FallbackWarning, match="was compiled for"):
+            assert one([wrong], [6, 3])[0].device == wrong.device
+        assert one.failed is None
+
     def test_out_of_memory_is_not_a_reason_to_need_more(self, tmp_path: Path):
         source = "def row_sum_programs(*arguments):\n    raise MemoryError\n"
         one = entry(tmp_path, "memory", torch_kernel(source), fallback=lambda x, n, m: (x.sum(1),))
