@@ -77,6 +77,7 @@ def test_kernels_and_passes_on_a_cpu(row: Row) -> None:
     check_kernels(row, compiled_for_cpu(row).report)
 
 
+@pytest.mark.slow  # a binary for each row
 @pytest.mark.parametrize("row", table(ALL, "sm_90"))
 def test_kernels_and_passes_on_sm_90(row: Row) -> None:
     report = explained(row, "sm_90", compile_binaries=True)

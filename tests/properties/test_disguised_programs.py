@@ -118,6 +118,6 @@ def test_passes_of_programs(name: str):
 
 def test_widening_is_transparent_and_conversion_to_integers_is_not():
     wide = lambda x, v: torch.softmax(x.float(), -1) @ v  # noqa: E731
-    integers = lambda x, v: (torch.softmax(x.float(), -1) * 127).to(torch.int8).float() @ v  # noqa: E731
+    integers = lambda x, v: (torch.softmax(x.float(), -1) * 127).to(torch.int64).float() @ v  # noqa: E731
     assert passes_of(wide, HALF) == passes_of(PROGRAMS["softmax"][0]) == 1
     assert passes_of(integers, HALF) == 2
