@@ -364,7 +364,7 @@ class Census:
             innermost = bool(at) and not any(len(o) > len(at) and o[: len(at)] == at for o in self.computed)
             held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))
             w.temporary_bytes = max(w.temporary_bytes, largest)
-            w.held_bytes = max(w.held_bytes, held + (2 * largest if innermost else largest * 3 // 2))
+            w.held_bytes = max(w.held_bytes, held + (2 * largest if innermost else largest * 7 // 4))
 
 
 def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
