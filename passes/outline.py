@@ -8,7 +8,7 @@ ranks it was written at.  Two ranks are made one
     or reduce it along the same dimension, each for rows of its own.  Renaming a rank changes nothing, and one walk can
     then serve both.
 
-Two ranks of one operation are never made one, whatever their extents (queries and keys of self-attention).  A map read
+Two ranks of one operation are never made one, whatever their extents (the rows of x against the rows of x).  A map read
 at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.
 """
 
@@ -89,7 +89,7 @@ def outline(
     """A detached kernel that computes `outputs` from what the cluster reads, or the reason why there is none.
 
     `cluster` is in program order and holds the defining operation of every output.  join: whether a reduced rank and one
-    that nothing reduces may be made one because they walk the same fibre (the features of self-attention, which the scores
+    that nothing reduces may be made one because they walk the same fibre (the features of x in softmax(x xᵀ) x, which the scores
     reduce and the result keeps): then one tile serves both, which has to be whole.
     """
     inside = set(cluster)
