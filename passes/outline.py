@@ -89,7 +89,7 @@ def outline(
     """A detached kernel that computes `outputs` from what the cluster reads, or the reason why there is none.
 
     `cluster` is in program order and holds the defining operation of every output.  join: whether a reduced rank and one
-    that nothing reduces may be made one because they walk the same fibre (the features of x in softmax(x xᵀ) x, which the scores
+    that nothing reduces may be made one because they walk the same fibre (x in softmax(x xᵀ) x, whose features the scores
     reduce and the result keeps): then one tile serves both, which has to be whole.
     """
     inside = set(cluster)
