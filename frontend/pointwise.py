@@ -229,10 +229,6 @@ def softplus(f: Formula, a) -> Scalar:
     return (scaled > f(a.threshold)).select(x, scaled.exp().log1p() / f(a.beta))
 
 
-def log_sigmoid(x: Scalar) -> Scalar:
-    return x.minimum(0.0) - (-x.abs()).exp().log1p()
-
-
 def where(f: Formula, a) -> Scalar:
     return f(a.condition, i1).select(f(a.self), f(a.other))
 

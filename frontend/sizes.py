@@ -53,10 +53,6 @@ def element_type(dtype: torch.dtype) -> Attribute:
     raise Opaque(f"{dtype} is not an element type")
 
 
-def dtype_of(element: Attribute) -> torch.dtype:
-    return next(d for d, e in _ELEMENTS.items() if e == element)
-
-
 def compute_dtype(dtype: torch.dtype) -> Attribute:
     """The type in which a map computes on elements of this dtype."""
     element = element_type(dtype)

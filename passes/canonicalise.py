@@ -46,7 +46,7 @@ def canonicalise_program(program: ProgramOp) -> None:
             simplify_region(op.body.block)
     _forward_copies(block)
     share_equal(block)
-    _erase_dead(block)
+    erase_dead(block)
 
 
 # --- regions ------------------------------------------------------------------------------------------------------
@@ -186,7 +186,8 @@ def _key(op: EinsumOp | GatherOp) -> tuple:
     return op.name, properties, region, tuple(map(id, op.operands)), tuple(str(r.type) for r in op.results)
 
 
-def _erase_dead(block: Block) -> None:
+def erase_dead(block: Block) -> None:
+    """Erase operations whose results nobody reads: all of them are pure."""
     for op in reversed(list(block.ops)):
         if isinstance(op, EinsumOp | OnlineOp | ScanOp | GatherOp | ScatterOp | KernelOp | ExternOp) and not any(
             r.first_use for r in op.results

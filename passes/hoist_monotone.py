@@ -17,8 +17,8 @@ from .algebra.derive import derive
 from .algebra.forms import Cascade, Reduction, as_written
 from .algebra.levels import Levels
 from .algebra.mathematics import formula
-from .canonicalise import share_equal
-from .online_writer import ORDER, OnlineWriter, erase_dead
+from .canonicalise import erase_dead, share_equal
+from .online_writer import ORDER, OnlineWriter
 from .order import sort_block
 from .row_algebra import RowAlgebra, Unreachable
 
@@ -44,10 +44,10 @@ def free_extremes(kernel: KernelOp, rank: str) -> None:
             levels = Levels(1, dict.fromkeys(names, 1) | {r.name: 2}, {r.name: form}, {})
             writer = OnlineWriter(kernel, rank, algebra, cascade, levels, ops)
             writer.write_level([(r.name, form)])
-            erase_dead(kernel)
+            erase_dead(kernel.body.block)
             sort_block(kernel.body.block)
             share_equal(kernel.body.block)  # often there is a maximum of the same value already
-            erase_dead(kernel)
+            erase_dead(kernel.body.block)
             writer.note("certificates", writer.certificates)
             break
         else:
@@ -76,7 +76,7 @@ def hoist_monotone(kernel: KernelOp, rank: str) -> None:
         levels = Levels(1, {name: 1}, {name: form}, {})
         writer = OnlineWriter(kernel, rank, algebra, cascade, levels, {name: op})
         writer.write_level([(name, form)])
-        erase_dead(kernel)
+        erase_dead(kernel.body.block)
         folds = ", ".join(f"{a.symbol} = {a.combiner}_{rank} {formula(a.psi)}" for a in form.accumulators)
         writer.note("certificates", writer.certificates)
         writer.note("derivation", [f"  {'hoisted':8} {name} = {formula(form.readout)} with {folds}"])

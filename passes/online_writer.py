@@ -22,6 +22,7 @@ from .algebra.levels import Levels
 from .algebra.mathematics import derivation
 from .algebra.settle import settle
 from .algebra.transport import transport_exponent
+from .canonicalise import erase_dead
 from .contraction import argument_ranks, scalar_ranks
 from .first_elements import FirstElements
 from .row_algebra import Leaf, RowAlgebra
@@ -63,7 +64,7 @@ class OnlineWriter:
                 by_level.setdefault(self.levels.level[s], []).append(s)
         for level in sorted(by_level):
             self.write_level([(s, rewritten[s]) for s in by_level[level]])
-        erase_dead(self.kernel)
+        erase_dead(self.kernel.body.block)
         self.note("certificates", self.certificates)
         lines = derivation(
             self.rank,
@@ -425,11 +426,3 @@ def _insert_after(anchor: Operation, new: Sequence[Operation]) -> Operation:
         block.insert_op_after(op, anchor)
         anchor = op
     return anchor
-
-
-def erase_dead(kernel: KernelOp) -> None:
-    """Erase operations whose results nobody reads (all operations in a kernel are pure)."""
-    for op in reversed(list(kernel.body.block.ops)):
-        if isinstance(op, EinsumOp | OnlineOp) and not any(r.first_use for r in op.results):
-            op.detach()
-            op.erase()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .absorb_scales import absorb_scales
-from .canonicalise import simplify_region
+from .canonicalise import erase_dead, simplify_region
 from .derive_online import derive_kernel
 from .exp2_units import use_exp2_units
 from .inline_maps import inline_maps
-from .online_writer import erase_dead
 from .release_scales import release_scales
 
 
@@ -20,12 +19,12 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, .
     """
     if target.kind != "cpu":  # operands are multiplied in 16 bits there
         release_scales(kernel)
-        erase_dead(kernel)
+        erase_dead(kernel.body.block)
     inline_maps(kernel)
     if stream:
         derive_kernel(kernel, stream)
     use_exp2_units(kernel)
-    erase_dead(kernel)
+    erase_dead(kernel.body.block)
     if target.kind == "cpu":  # operands are multiplied in full precision there
         absorb_scales(kernel)
     for op in kernel.body.block.ops:
@@ -34,7 +33,7 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, .
         elif isinstance(op, OnlineOp):
             simplify_region(op.step.block)
             simplify_region(op.transport.block)
-    erase_dead(kernel)
+    erase_dead(kernel.body.block)
     return drop_unread_inputs(kernel)
 
 
