@@ -32,19 +32,21 @@ def compile(
     target: str | None = None,
     dynamic: Mapping[Any, Mapping[int, str]] | None = None,
     tune: str = "off",
+    fuse: str = "by_cost",
     remainder: str = "inductor",
     strict: bool = False,
 ) -> CompiledFunction:
     """`fn` compiled for arguments like these; what comes back is called like `fn`, forward only.
 
     target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}, the
-    argument by its position or name; other sizes are fixed.  remainder: what runs the parts that do not fuse,
-    "inductor" or "eager".  strict: raise where a part would run eagerly.
+    argument by its position or name; other sizes are fixed.  fuse: "by_cost" leaves apart what is predicted to be faster
+    so, "always" makes a kernel of whatever can be one.  remainder: what runs the parts that do not fuse, "inductor" or
+    "eager".  strict: raise where a part would run eagerly.
 
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
     environment = Environment.read()
-    options = check_tuning(Options(target=target or "auto", remainder=remainder, tune=tune, strict=strict))
+    options = check_tuning(Options(target or "auto", remainder, tune, fuse, strict))
     captured = capture(fn, args, kwargs, dynamic)
     devices = devices_of(captured.example)
     chosen = pick_target(options.target, devices)
@@ -115,17 +117,18 @@ def explain(
     *args: Any,
     target: str = "sm_90",
     dynamic: Mapping[Any, Mapping[int, str]] | None = None,
+    fuse: str = "by_cost",
     compile_binaries: bool = True,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     **kwargs: Any,
 ) -> Report:
     """What `fn` would become on `target`, which need not be in this machine; nothing runs, and meta tensors will do.
 
-    compile_binaries: also compile each GPU kernel, for its registers, spills, shared memory and matrix instructions;
-    `on_progress(done, total)` is called after each.
+    fuse: as in `compile`.  compile_binaries: also compile each GPU kernel, for its registers, spills, shared memory and
+    matrix instructions; `on_progress(done, total)` is called after each.
     """
     environment = Environment.read()
-    options = Options(target=target, remainder="eager")
+    options = Options(target=target, remainder="eager", fuse=fuse)
     captured = capture(fn, args, kwargs, dynamic)
     chosen = pick_target(target, devices_of(captured.example))
     fallbacks: list[tuple[str, str]] = []

@@ -116,6 +116,8 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
     verb.add_argument(
         "--factory", action="store_true", help="call MODULE:FUNCTION without arguments first, for a model"
     )
+    verb.add_argument("--fuse", default="by_cost", choices=("by_cost", "always"),
+                      help="always: also what is predicted to be faster apart (default by_cost)")  # fmt: skip
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
         verb.add_argument(

@@ -45,6 +45,7 @@ log = logging.getLogger("fusecade")
 
 REMAINDERS = ("inductor", "eager")
 TUNING = ("off", "quick", "full")
+FUSING = ("by_cost", "always")
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,15 @@ class Environment:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose.  Raises InvalidArgument for a value that is none of the known ones."""
+    """What a user may choose.  Raises InvalidArgument for a value that is none of the known ones.
+
+    fuse: "by_cost" takes a kernel that is predicted to be faster than its operations apart, "always" each that there is.
+    """
 
     target: str = "auto"
     remainder: str = "inductor"
     tune: str = "off"
+    fuse: str = "by_cost"
     strict: bool = False
     print_after_all: bool = False
 
@@ -77,6 +82,8 @@ class Options:
             raise InvalidArgument.choice("remainder", self.remainder, REMAINDERS)
         if self.tune not in TUNING:
             raise InvalidArgument.choice("tune", self.tune, TUNING)
+        if self.fuse not in FUSING:
+            raise InvalidArgument.choice("fuse", self.fuse, FUSING)
 
 
 def check_tuning(options: Options) -> Options:
@@ -193,7 +200,7 @@ class _Pipeline:
         canonicalise_program(program)
         self._show("canonicalise")
 
-        fused = fuse_program(program, self.target, self.hints, self._exists)
+        fused = fuse_program(program, self.target, self.hints, self._exists, always=self.options.fuse == "always")
         self.plan.refusals = fused.refusals
         self._show("fuse")
 

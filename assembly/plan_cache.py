@@ -68,6 +68,7 @@ def key_of(gm: fx.GraphModule, target: Target, options: Options, size_names: Map
         "graph": graph_text(gm),
         "target": asdict(target),
         "tune": options.tune,
+        "fuse": options.fuse,
         "size_names": dict(size_names),
         "versions": versions(),
     }

@@ -37,8 +37,8 @@ def run(chosen: Namespace, console: Console) -> int:
                 progress.update(task, description=f"{target}: binaries", completed=done, total=total)  # type: ignore[arg-type]
 
             report = api.explain(
-                function, *tensors, target=target, dynamic=dynamic or None, compile_binaries=not chosen.no_binaries,
-                on_progress=tick,
+                function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
+                compile_binaries=not chosen.no_binaries, on_progress=tick,
             )  # fmt: skip
             missing += write(report, chosen.out / target, binaries=not chosen.no_binaries)
             progress.remove_task(task)

@@ -26,8 +26,9 @@ def run(chosen: Namespace, console: Console) -> int:
     targets = chosen.target or [DEFAULT_TARGET]
     for target in targets:
         report = api.explain(
-            function, *tensors, target=target, dynamic=dynamic or None, compile_binaries=not chosen.no_binaries
-        )
+            function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
+            compile_binaries=not chosen.no_binaries,
+        )  # fmt: skip
         if chosen.json:
             console.print(report.to_json(), markup=False, highlight=False, soft_wrap=True)
         else:

@@ -36,15 +36,16 @@ from ..passes.schedule import schedule_kernel
 
 @dataclass(frozen=True)
 class Fuse(ModulePass):
-    """`fuse`, priced for a target.  What was refused stands in the program's attribute `refusals`."""
+    """`fuse`, priced for a target, or `always`.  What was refused stands in the program's attribute `refusals`."""
 
     name = "fuse"
     target: str = "cpu"
+    always: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = get_target(self.target)
         for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            fused = fuse_program(program, target)
+            fused = fuse_program(program, target, always=self.always)
             if fused.refusals:
                 reasons = dict.fromkeys(f"{' '.join(dict.fromkeys(r.what))}: {r.reason}" for r in fused.refusals)
                 program.attributes["refusals"] = ArrayAttr([StringAttr(text) for text in reasons])

@@ -14,6 +14,7 @@ left apart.  A refusal is a value with its reason.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +44,7 @@ FRESH_FROM = (
 )  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
 FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
 MUCH_MORE = 1.25  # times the predicted saving
-GAIN = 1.0  # a kernel must be predicted to take less than this part of its operations left apart
-CPU_GAIN = 0.85  # the same on a CPU, where a tile program is many calls that a busy machine can hold up
+CPU_GAIN = 0.85  # of the time of its operations apart: a tile program is many calls, which a busy machine can hold up
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,27 @@ def fuse_program(
     target: Target,
     sizes: Mapping[str, int] | None = None,
     exists: Callable[[SSAValue], bool] = lambda value: True,
+    *,
+    always: bool = False,
 ) -> Fused:
     """Replace profitable clusters of `program` by kernels, in place.
 
     sizes: likely values of symbolic sizes, for pricing.  exists: whether a value can be passed between kernels (some live
-    only inside a larger library call).
+    only inside a larger library call).  always: take what can be one kernel, though it is predicted to be slower.
     """
-    return _Fuser(program, target, dict(sizes or {}), exists).run()
+    return _Fuser(program, target, dict(sizes or {}), exists, always).run()
 
 
 class _Fuser:
-    def __init__(self, program: ProgramOp, target: Target, sizes: dict[str, int], exists: Callable[[SSAValue], bool]):
-        self.program, self.target, self.sizes = program, target, sizes
+    def __init__(
+        self,
+        program: ProgramOp,
+        target: Target,
+        sizes: dict[str, int],
+        exists: Callable[[SSAValue], bool],
+        always: bool,
+    ):
+        self.program, self.target, self.sizes, self.always = program, target, sizes, always
         self.block: Block = program.body.block
         self.nested = nest_reductions(self.block)
         self.candidates = Candidates(self.block, self._bytes, self.nested)
@@ -217,7 +226,7 @@ class _Fuser:
     ) -> Trial | Refused:
         stream = stream_rank(kernel)
         apart, traffic = self._apart(ops, outputs)
-        limit = (CPU_GAIN if self.target.kind == "cpu" else 1.0) * GAIN * apart
+        limit = math.inf if self.always else apart * (CPU_GAIN if self.target.kind == "cpu" else 1.0)
         at_best = self._at_best(ops, outputs)
         if at_best >= limit:  # the usual fate of a product with a map behind it: no need to look closer
             return Refused(f"fusing would not pay: {at_best:.0f} us fused at best, {apart:.0f} us apart")

@@ -26,14 +26,18 @@ def qkv(*shape: int) -> list[torch.Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def everything_fuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("fusecade.passes.fuse.GAIN", 1e9)
+
+
+def compiled(*args, **options) -> fusecade.CompiledFunction:
+    """Everything fuses that can: the sizes here are too small to pay."""
+    return fusecade.compile(*args, fuse="always", **options)
 
 
 @pytest.fixture
 def kernel() -> fusecade.CompiledFunction:
-    return fusecade.compile(attend, qkv(4, 96, 64), target="cpu")
+    return compiled(attend, qkv(4, 96, 64), target="cpu")
 
 
 def test_it_computes(kernel):
@@ -57,7 +61,7 @@ def test_other_strides_are_copied_and_compile_nothing(kernel):
 
 def test_compiled_for_strides_it_copies_nothing():
     x, c = torch.randn(64, 128).T, torch.randn(64, 64)
-    made = fusecade.compile(lambda x, c: (x @ c).amax(-1), (x, c))
+    made = compiled(lambda x, c: (x @ c).amax(-1), (x, c))
     assert made._guards.check((x, c), {})[0] is x
     torch.testing.assert_close(made(x, c), (x @ c).amax(-1))
 
@@ -68,7 +72,7 @@ def test_structured_arguments_and_results():
         return {"max": (a @ b).amax(-1) * scale, "same": extra}, scale
 
     pair, extra = {"a": torch.randn(32, 64), "b": torch.randn(64, 48)}, torch.randn(3)
-    made = fusecade.compile(fn, (pair,), {"extra": extra, "scale": 2.0})
+    made = compiled(fn, (pair,), {"extra": extra, "scale": 2.0})
     result, scale = made(pair, extra=extra, scale=2.0)
     torch.testing.assert_close(result["max"], fn(pair, extra=extra)[0]["max"])
     assert torch.equal(result["same"], extra)
@@ -78,7 +82,7 @@ def test_structured_arguments_and_results():
 def test_a_module_with_parameters():
     model = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 16)).eval()
     x = torch.randn(8, 64)
-    made = fusecade.compile(model, (x,), remainder="eager")
+    made = compiled(model, (x,), remainder="eager")
     with torch.no_grad():
         torch.testing.assert_close(made(x), model(x))
         model.get_parameter("1.weight").mul_(2)
@@ -90,14 +94,14 @@ def test_inductor_takes_what_is_left():
         return torch.cumsum((x @ c).amax(-1), 0) * 2
 
     x, c = torch.randn(64, 32), torch.randn(32, 48)
-    made = fusecade.compile(fn, (x, c), remainder="inductor")
+    made = compiled(fn, (x, c), remainder="inductor")
     torch.testing.assert_close(made(x, c), fn(x, c))
     assert made._built.remainder == "inductor"
     assert not made.report.fallbacks
 
 
 def test_meta_tensors_will_do_for_compiling():
-    made = fusecade.compile(attend, [x.to("meta") for x in qkv(4, 96, 64)], target="cpu")
+    made = compiled(attend, [x.to("meta") for x in qkv(4, 96, 64)], target="cpu")
     inputs = qkv(4, 96, 64)
     torch.testing.assert_close(made(*inputs), attend(*inputs))
 
@@ -105,7 +109,7 @@ def test_meta_tensors_will_do_for_compiling():
 def test_classes_that_are_counted_need_no_values():
     classes = torch.randint(0, 5, (40,))
     fn = lambda x: torch.nn.functional.one_hot(x, 5).sum(0)  # noqa: E731
-    assert torch.equal(fusecade.compile(fn, (classes,))(classes), fn(classes))
+    assert torch.equal(compiled(fn, (classes,))(classes), fn(classes))
 
 
 @pytest.mark.parametrize("blocked", ["a file", "a folder of others"])
@@ -115,7 +119,7 @@ def test_a_cache_that_cannot_be_used_costs_a_warning(blocked: str, monkeypatch: 
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(folder))
     inputs = qkv(4, 96, 64)
     with pytest.warns(CacheWarning) as caught:
-        made = [fusecade.compile(attend, inputs, target="cpu") for _ in range(2)]
+        made = [compiled(attend, inputs, target="cpu") for _ in range(2)]
     assert len(caught) == 1
     for one in made:
         assert len(one.report.kernels) == 1
@@ -129,7 +133,7 @@ def test_arguments_that_the_function_changes_are_changed():
 
     x, y = torch.randn(32, 64), torch.randn(64, 48)
     mine, theirs = x.clone(), x.clone()
-    torch.testing.assert_close(fusecade.compile(fn, (x, y))(mine, y), fn(theirs, y))
+    torch.testing.assert_close(compiled(fn, (x, y))(mine, y), fn(theirs, y))
     torch.testing.assert_close(mine, theirs)
 
 
@@ -137,19 +141,19 @@ class TestDynamic:
     NAMES: ClassVar = {0: {1: "n"}, 1: {1: "m"}, 2: {1: "m"}}
 
     def test_one_kernel_for_all_lengths(self):
-        made = fusecade.compile(attend, qkv(4, 96, 64), dynamic=self.NAMES)
+        made = compiled(attend, qkv(4, 96, 64), dynamic=self.NAMES)
         for n, m in ((96, 96), (5, 7), (200, 33), (2, 2)):
             inputs = [torch.randn(4, n, 64), torch.randn(4, m, 64), torch.randn(4, m, 64)]
             torch.testing.assert_close(made(*inputs), attend(*inputs))
 
     def test_sizes_of_one_name_are_equal(self):
-        made = fusecade.compile(attend, qkv(4, 96, 64), dynamic=self.NAMES)
+        made = compiled(attend, qkv(4, 96, 64), dynamic=self.NAMES)
         with pytest.raises(UnsupportedProgram, match=r"has shape \[4, 8, 64\], and was compiled for \[4, m = 7, 64\]"):
             made(torch.randn(4, 5, 64), torch.randn(4, 7, 64), torch.randn(4, 8, 64))
 
     @pytest.mark.parametrize("n", [0, 1])
     def test_zero_and_one_are_compiled_apart(self, n: int):
-        made = fusecade.compile(attend, qkv(4, 96, 64), dynamic=self.NAMES)
+        made = compiled(attend, qkv(4, 96, 64), dynamic=self.NAMES)
         with pytest.raises(
             UnsupportedProgram, match=f"the dynamic size n of attend is {n}, and was compiled for 2 or more"
         ):
@@ -159,7 +163,7 @@ class TestDynamic:
         def fn(x, y):
             return (x @ y).amax(-1) if x.shape[0] > 16 else (x @ y).amin(-1)
 
-        made = fusecade.compile(fn, (torch.randn(32, 64), torch.randn(64, 48)), dynamic={0: {0: "rows"}})
+        made = compiled(fn, (torch.randn(32, 64), torch.randn(64, 48)), dynamic={0: {0: "rows"}})
         x, y = torch.randn(20, 64), torch.randn(64, 48)
         torch.testing.assert_close(made(x, y), fn(x, y))
         with pytest.raises(
@@ -169,14 +173,14 @@ class TestDynamic:
 
     def test_a_name_that_names_no_argument(self):
         with pytest.raises(InvalidArgument, match="dynamic names argument"):
-            fusecade.compile(attend, qkv(4, 96, 64), dynamic={5: {0: "n"}})
+            compiled(attend, qkv(4, 96, 64), dynamic={5: {0: "n"}})
 
     def test_a_dimension_that_is_not_there(self):
         with pytest.raises(InvalidArgument, match="dynamic names dimension 9 of argument 0, which has 3 dimensions"):
-            fusecade.compile(attend, qkv(4, 96, 64), dynamic={0: {9: "n"}})
+            compiled(attend, qkv(4, 96, 64), dynamic={0: {9: "n"}})
 
     def test_arguments_by_name(self):
-        made = fusecade.compile(attend, qkv(4, 96, 64), dynamic={"q": {-2: "n"}})
+        made = compiled(attend, qkv(4, 96, 64), dynamic={"q": {-2: "n"}})
         q, k, v = torch.randn(4, 11, 64), *qkv(4, 96, 64)[1:]
         torch.testing.assert_close(made(q, k, v), attend(q, k, v))
 
@@ -233,7 +237,7 @@ class TestWrongCalls:
 
     def test_keywords_that_were_compiled(self):
         q, k, v = qkv(4, 96, 64)
-        made = fusecade.compile(attend, (q,), {"v": v, "k": k}, dynamic={"q": {1: "n"}, "k": {1: "m"}, "v": {1: "m"}})
+        made = compiled(attend, (q,), {"v": v, "k": k}, dynamic={"q": {1: "n"}, "k": {1: "m"}, "v": {1: "m"}})
         shorter = q[:, :50], k[:, :7], v[:, :7]
         for result in (made(*shorter), made(shorter[0], k=shorter[1], v=shorter[2])):
             torch.testing.assert_close(result, attend(*shorter))
@@ -260,7 +264,7 @@ class TestWrongCalls:
             return (x @ y).amax(-1) * scale
 
         x, y = torch.randn(32, 64), torch.randn(64, 48)
-        made = fusecade.compile(fn, (x, y, 2.0))
+        made = compiled(fn, (x, y, 2.0))
         torch.testing.assert_close(made(x, y, 2.0), fn(x, y, 2.0))
         text = self.message(made, x, y, 3.0)
         assert text.splitlines() == [
@@ -269,7 +273,7 @@ class TestWrongCalls:
         ]
 
     def test_names_of_nested_arguments(self):
-        made = fusecade.compile(
+        made = compiled(
             lambda p, *, w: (p["x"] @ w[0]).amax(-1), ({"x": torch.randn(8, 64)},), {"w": [torch.randn(64, 48)]}
         )
         assert "argument 0.x of" in self.message(made, {"x": torch.randn(9, 64)}, w=[torch.randn(64, 48)])
@@ -288,14 +292,14 @@ class TestWrongOptions:
     )
     def test_the_values_are_listed(self, options, words):
         with pytest.raises(InvalidArgument, match=words):
-            fusecade.compile(attend, qkv(2, 8, 64), **options)
+            compiled(attend, qkv(2, 8, 64), **options)
 
     def test_a_function_that_cannot_be_traced(self):
         def fn(x):
             return x if x.sum() > 0 else -x
 
         with pytest.raises(UnsupportedProgram, match="tracing fn failed") as caught:
-            fusecade.compile(fn, (torch.randn(3),))
+            compiled(fn, (torch.randn(3),))
         assert caught.value.source is not None
         assert "x.sum() > 0" in caught.value.source.code
         assert "the program branches on a value" in caught.value.message
@@ -306,53 +310,53 @@ class TestWrongOptions:
     )
     def test_a_detour_over_numpy(self, fn):
         with pytest.raises(UnsupportedProgram, match="reads the values of a tensor") as caught:
-            fusecade.compile(fn, (torch.randn(3),))
+            compiled(fn, (torch.randn(3),))
         assert caught.value.source is not None
         assert caught.value.source.file == __file__
 
     def test_tensors_that_are_not_traced_have_values(self):
         c, x = torch.randn(3), torch.randn(3)
-        made = fusecade.compile(lambda x: x * torch.from_numpy(c.numpy() * 2), (x,))
+        made = compiled(lambda x: x * torch.from_numpy(c.numpy() * 2), (x,))
         torch.testing.assert_close(made(x), x * c * 2)
 
     def test_what_torch_logs_is_not_repeated(self, caplog):
         with pytest.raises(UnsupportedProgram, match="must have same reduction dim"):
-            fusecade.compile(lambda x: x @ x, (torch.randn(3, 4),))
+            compiled(lambda x: x @ x, (torch.randn(3, 4),))
         assert not [r for r in caplog.records if r.name.startswith("torch._subclasses")]
 
     def test_arguments_that_are_no_tuple(self):
         with pytest.raises(InvalidArgument, match=r"args is Tensor, and has to be a tuple of the arguments of attend"):
-            fusecade.compile(attend, torch.randn(3, 4, 5))
+            compiled(attend, torch.randn(3, 4, 5))
 
     def test_arguments_that_are_missing(self):
         with pytest.raises(InvalidArgument, match=r"attend\(q, k, v\) cannot be called .* required argument: 'k'"):
-            fusecade.compile(attend, (torch.randn(3, 4, 5),))
+            compiled(attend, (torch.randn(3, 4, 5),))
 
     def test_strict(self):
         with pytest.raises(UnsupportedProgram, match=r"aten.cumsum.default is not compiled: it is a scan"):
-            fusecade.compile(lambda x: x.cumsum(-1), (torch.randn(3, 3),), strict=True)
+            compiled(lambda x: x.cumsum(-1), (torch.randn(3, 3),), strict=True)
 
 
 def test_a_gpu_kernel_runs_under_the_interpreter():
     inputs = qkv(2, 32, 32)
-    made = fusecade.compile(attend, inputs, target="sm_90")
+    made = compiled(attend, inputs, target="sm_90")
     torch.testing.assert_close(made(*inputs), attend(*inputs), atol=1e-5, rtol=1e-5)
     assert made.report.kernels[0].kind == "triton"
 
 
 def test_a_gpu_kernel_without_a_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fusecade.runtime.triton_launch.is_interpreted", lambda kernel: False)
-    made = fusecade.compile(attend, qkv(2, 32, 32), target="sm_90", strict=True)
+    made = compiled(attend, qkv(2, 32, 32), target="sm_90", strict=True)
     with pytest.raises(InvalidArgument, match="is for sm_90, and its tensors are on the CPU"):
         made(*qkv(2, 32, 32))
     with pytest.warns(FallbackWarning, match="next: compile with tensors on a GPU"):
-        fusecade.compile(attend, qkv(2, 32, 32), target="sm_90")(*qkv(2, 32, 32))
+        compiled(attend, qkv(2, 32, 32), target="sm_90")(*qkv(2, 32, 32))
 
 
 @pytest.mark.gpu
 def test_a_gpu_kernel_runs_on_a_gpu():
     inputs = [x.half().cuda() for x in qkv(4, 128, 64)]
-    made = fusecade.compile(attend, inputs)
+    made = compiled(attend, inputs)
     torch.testing.assert_close(made(*inputs), attend(*inputs), atol=2e-3, rtol=2e-3)
 
 

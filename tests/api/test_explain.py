@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fusecade
-from fusecade.errors import UnsupportedProgram
+from fusecade.errors import InvalidArgument, UnsupportedProgram
 from fusecade.testing import count_io
 
 
@@ -110,9 +110,8 @@ def test_without_binaries(tmp_path: Path):
 
 
 def test_for_the_cpu(monkeypatch):
-    monkeypatch.setattr("fusecade.passes.fuse.GAIN", 1e9)
     monkeypatch.setenv("FUSECADE_CACHE_DIR", "")
-    report = fusecade.explain(attend, *meta(*QKV, dtype=torch.float32), target="cpu")
+    report = fusecade.explain(attend, *meta(*QKV, dtype=torch.float32), target="cpu", fuse="always")
     assert [k.kind for k in report.kernels] == ["torch"]
 
 
@@ -166,11 +165,26 @@ def test_equal_kernels_are_one_row():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_the_bytes_that_move_are_the_bytes_that_were_predicted(fn, shapes, dtype, monkeypatch, tmp_path: Path):
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("fusecade.passes.fuse.GAIN", 1e9)
     inputs = [torch.randn(shape).to(dtype) for shape in shapes]
-    kernel = fusecade.compile(fn, inputs, target="sm_90")
+    kernel = fusecade.compile(fn, inputs, target="sm_90", fuse="always")
     count = count_io(kernel, *inputs)
     kernels = kernel.report.kernels
     assert kernels
     assert count.load_bytes == sum(k.sram_load_bytes * k.calls for k in kernels)
     assert count.store_bytes == sum(k.sram_store_bytes * k.calls for k in kernels)
+
+
+def test_what_does_not_pay_is_refused_with_its_price_unless_asked_for(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))
+    inputs = meta(*[(1, 16, 16)] * 3, dtype=torch.float32)
+    by_cost = fusecade.explain(attend, *inputs, target="cpu")
+    assert not by_cost.kernels
+    assert any("fusing would not pay" in reason for _, reason in by_cost.refusals)
+    always = fusecade.explain(attend, *inputs, target="cpu", fuse="always")
+    assert len(always.kernels) == 1
+    assert not always.refusals
+
+
+def test_how_to_fuse_is_one_of_two():
+    with pytest.raises(InvalidArgument, match="fuse is 'never', which is not one of: by_cost, always"):
+        fusecade.explain(attend, *meta(*QKV), fuse="never")

@@ -52,9 +52,8 @@ class Block(nn.Module):
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nothing compiled yet, nothing cached, and everything fuses that can: these sizes are too small to pay."""
+    """Nothing compiled yet, nothing cached."""
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("fusecade.passes.fuse.GAIN", 1e9)
     monkeypatch.setattr("fusecade.runtime.operator._TABLE", {})
     torch._dynamo.reset()
     torch_backend.compiled.clear()
@@ -63,8 +62,10 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def compiled(fn, remainder: str = "eager", **options):
+    """Everything fuses that can: the sizes here are too small to pay."""
+    options = {"fuse": "always", "remainder": remainder, **options}
     dynamic = options.pop("dynamic", None)
-    return torch.compile(fn, backend="fusecade", dynamic=dynamic, options={"remainder": remainder, **options})
+    return torch.compile(fn, backend="fusecade", dynamic=dynamic, options=options)
 
 
 def kernels() -> int:
@@ -231,15 +232,13 @@ class TestProcess:
             import torch
             from fusecade.assembly import plan_cache
             from fusecade import torch_backend, driver
-            from fusecade.passes import fuse
-
-            fuse.GAIN = 1e9
 
             def attend(q, k, v):
                 return torch.softmax(q @ k.transpose(-1, -2) / 8, dim=-1) @ v
 
             inputs = [torch.randn(4, 256, 64) for _ in range(3)]
-            out = torch.compile(attend, backend="fusecade", options={"remainder": "eager"})(*inputs)
+            options = {"remainder": "eager", "fuse": "always"}
+            out = torch.compile(attend, backend="fusecade", options=options)(*inputs)
             torch.testing.assert_close(out, attend(*inputs))
             store = plan_cache.store_at(driver.Environment.read().cache_dir)
             print(store.hits, store.misses, len(torch_backend.compiled[0].plan.calls))
@@ -273,7 +272,7 @@ class TestOptions:
         error = self.wrong(options={"remainderr": "eager"})
         assert isinstance(error, InvalidArgument)
         assert str(error) == (
-            "an option of the backend is 'remainderr', which is not one of: target, remainder, tune, strict, "
+            "an option of the backend is 'remainderr', which is not one of: target, remainder, tune, fuse, strict, "
             "print_after_all\nnext: use 'remainder' instead"
         )
 

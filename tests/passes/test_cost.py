@@ -21,9 +21,10 @@ from fusecade.ir import interpret, symbols, tile
 from fusecade.ir.attributes import element_bits
 from fusecade.ir.cascade import KernelOp
 from fusecade.ir.target import get_target
-from fusecade.passes import cost, fuse
+from fusecade.passes import cost
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.emit_tiles import emit_tiles
+from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
 
 COUNTED = [
@@ -67,8 +68,7 @@ def kernels_of(name: str, target: str = "sm_90") -> list[KernelOp]:
     case = CASES[name]
     program = program_of(case.fn, case.tensors)
     canonicalise_program(program)
-    with patch.object(fuse, "GAIN", math.inf):
-        kernels = fuse.fuse_program(program, get_target(target), {}).kernels
+    kernels = fuse_program(program, get_target(target), {}, always=True).kernels
     for kernel in kernels:
         repair_kernel(kernel, kernel.attributes["stream"].data, get_target(target))  # type: ignore
     return kernels

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,10 +14,9 @@ from fusecade.ir import tile
 from fusecade.ir.attributes import AccessMap, TensorType
 from fusecade.ir.interpret import run_program
 from fusecade.ir.target import get_target
-from fusecade.passes import fuse
 from fusecade.passes.algebra.forms import Refused
 from fusecade.passes.emit_tiles import emit_tiles
-from fusecade.passes.fuse import contiguous
+from fusecade.passes.fuse import contiguous, fuse_program
 from fusecade.passes.repair import repair_kernel
 from fusecade.passes.schedule import Scheduled
 from fusecade.passes.walk import Walk
@@ -92,8 +90,7 @@ def test_results_can_be_stored_in_another_order():
     case = CASES["attention"]
     program = program_of(case.fn, case.tensors)
     expected = run_program(program, case.tensors)[0]
-    with patch.object(fuse, "GAIN", math.inf):
-        (kernel,) = fuse.fuse_program(program, get_target("cpu"), {}).kernels
+    (kernel,) = fuse_program(program, get_target("cpu"), {}, always=True).kernels
     repair_kernel(kernel, kernel.attributes["stream"].data, get_target("cpu"))  # type: ignore
     inputs, _ = layouts(kernel)
     (value,) = kernel.returned
@@ -110,8 +107,7 @@ def test_what_cannot_be_lowered_is_refused_with_a_reason():
     """The row is streamed, and the result carries both it and another streamed rank."""
     case = CASES["self_attention"]
     program = program_of(case.fn, case.tensors)
-    with patch.object(fuse, "GAIN", math.inf):
-        (kernel,) = fuse.fuse_program(program, get_target("cpu"), {}).kernels
+    (kernel,) = fuse_program(program, get_target("cpu"), {}, always=True).kernels
     extents, _, _ = ranks_of(kernel)
     table = tuple(tile.TileRank(r, e, "loop", "B") for r, e in extents.items())
     refused = emit_tiles(kernel, Walk(tile.TileRanks(table), (), {"B": 2}), *layouts(kernel))
