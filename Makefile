@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu goldens bench lint format clean
+.PHONY: help demo test test-slow test-gpu goldens bench bench-gpu lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -28,6 +28,9 @@ goldens: $(VENV)/.test ## write the golden kernels anew; read the diff before yo
 
 bench: $(VENV)/.demo ## time eager, Inductor and Fusecade (ARGS="--quick --case kmeans")
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-gpu: $(VENV)/.demo ## the same on a CUDA device, with predictions and achieved bandwidth (ARGS=--dry-run without one)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 lint: $(VENV)/.test $(VENV)/.lint build/typing/fusecade ## check style and types
 	$(BIN)/ruff check .
