@@ -23,13 +23,19 @@ from ..ir.cascade import KernelOp, ProgramOp
 from ..ir.target import get_target
 from ..ir.text import context, print_module
 from ..ir.verify import verify
+from ..passes.absorb_scales import AbsorbScales
 from ..passes.algebra.forms import Refused
 from ..passes.canonicalise import Canonicalise
 from ..passes.count_passes import CountPasses
 from ..passes.derive_online import DeriveOnline
+from ..passes.exp2_units import Exp2Units
 from ..passes.fuse import contiguous, fuse_program
+from ..passes.hoist_monotone import HoistMonotone
+from ..passes.inline_maps import InlineMaps
+from ..passes.nest_reductions import NestReductions
 from ..passes.plan_memory import plan_memory
 from ..passes.reassociate import Reassociate
+from ..passes.release_scales import ReleaseScales
 from ..passes.repair import repair_kernel
 from ..passes.schedule import schedule_kernel
 
@@ -102,8 +108,12 @@ class PlanMemory(ModulePass):
 
 
 PASSES: dict[str, type[ModulePass]] = {
-    row.name: row for row in (Canonicalise, Reassociate, CountPasses, Fuse, DeriveOnline, Repair, Schedule, PlanMemory)
-}
+    row.name: row
+    for row in (
+        Canonicalise, Reassociate, NestReductions, CountPasses, Fuse, ReleaseScales, InlineMaps, DeriveOnline, HoistMonotone,
+        Exp2Units, AbsorbScales, Repair, Schedule, PlanMemory,
+    )
+}  # fmt: skip
 
 
 def read_pipeline(text: str) -> tuple[ModulePass, ...]:

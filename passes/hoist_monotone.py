@@ -11,6 +11,12 @@ element.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.passes import ModulePass
+
 from ..ir.attributes import is_float
 from ..ir.cascade import EinsumOp, KernelOp
 from .algebra.derive import derive
@@ -23,6 +29,19 @@ from .order import sort_block
 from .row_algebra import RowAlgebra, Unreachable
 
 MAX_ROUNDS = 32  # one for each extreme that reads another
+
+
+@dataclass(frozen=True)
+class HoistMonotone(ModulePass):
+    """`hoist-monotone` on every kernel of a module that streams a rank."""
+
+    name = "hoist-monotone"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
+            stream = kernel.attributes.get("stream")
+            if isinstance(stream, StringAttr):
+                hoist_monotone(kernel, stream.data)
 
 
 def free_extremes(kernel: KernelOp, rank: str) -> None:

@@ -10,10 +10,26 @@ Why legal: composition of functions.  Storage types between the two are not roun
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
+from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from ..ir.cascade import EinsumOp, KernelOp, YieldOp
+
+
+@dataclass(frozen=True)
+class InlineMaps(ModulePass):
+    """`inline-maps` on every kernel of a module."""
+
+    name = "inline-maps"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
+            inline_maps(kernel)
 
 
 def inline_maps(kernel: KernelOp) -> None:

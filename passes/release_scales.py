@@ -12,14 +12,29 @@ the factor meets others that are applied to the result anyway.
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, Region
+from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar
 from ..ir.attributes import RankSpace
 from ..ir.cascade import MAP, EinsumOp, KernelOp, YieldOp
 from .contraction import contractions
+
+
+@dataclass(frozen=True)
+class ReleaseScales(ModulePass):
+    """`release-scales` on every kernel of a module."""
+
+    name = "release-scales"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
+            release_scales(kernel)
 
 
 def release_scales(kernel: KernelOp) -> None:
