@@ -12,6 +12,9 @@ Infinities: a row whose first tiles are masked has a running max of -inf, and ex
 reference is made finite; the old one stays, so that exp(gauge(new) - gauge(old)) is 0 there.  An accumulator that still
 equals its identity is never multiplied (0 * inf).  NaN is not touched.
 
+Running leaves (`ordered`): a part counts them from its own first element, and `merge` tells the right part what lies
+before it.  `prefixes` gives the values at every element, from the states of parts.
+
 Rows: a leaf has shape (..., K), a constant of the row is a number or has shape (..., 1); results have shape (...).
 """
 
@@ -26,12 +29,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from sympy import Symbol
 
-from .forms import Accumulator, Cascade, OnlineForm, Reduction, moved_to
+from .forms import Accumulator, Cascade, OnlineForm, Reduction, Refused, moved_to
 from .levels import Levels
 from .numeric import IDENTITY, evaluate, fold
+from .ordered import before, shifts
 from .transport import transport_exponent
 
 Data = Mapping[Symbol, np.ndarray]
+Running = Mapping[Symbol, Symbol]
 _ARG = ("argmax", "argmin")
 FIRST = 16
 """An anchor is the mean of so many elements: one alone may lie far out, and what is subtracted grows with its square."""
@@ -47,13 +52,18 @@ class _State:
     position: dict[Symbol, np.ndarray] = field(default_factory=dict)
 
 
-def reference(cascade: Cascade, data: Data, dtype: type = np.float64) -> dict[Symbol, np.ndarray]:
+def reference(
+    cascade: Cascade, data: Data, dtype: type = np.float64, running: Running | None = None
+) -> dict[Symbol, np.ndarray]:
     """The reductions, one after another, by definition; every step rounded to dtype."""
-    extent, rows = _extent(cascade, data)
+    running = running or {}
+    extent, rows = _extent(cascade, data, running)
     env = dict(data)
     for r in cascade.reductions:
-        folded = fold(r.combiner, evaluate(r.expr, env, dtype=dtype), extent)
-        env[r.name] = np.broadcast_to(folded, rows)[..., None]
+        values = evaluate(r.expr, env, dtype=dtype)
+        env[r.name] = np.broadcast_to(fold(r.combiner, values, extent), rows)[..., None]
+        for p in (p for p, total in running.items() if total == r.name):
+            env[p] = np.cumsum(np.broadcast_to(values, (*rows, extent)), axis=-1, dtype=dtype)
     return {r.name: env[r.name][..., 0] for r in cascade.reductions}
 
 
@@ -66,16 +76,18 @@ def run(
     merge: str = "sequential",
     dtype: type = np.float64,
     stale: Mapping[Symbol, float] | None = None,
+    running: Running | None = None,
 ) -> dict[Symbol, np.ndarray]:
     """The reductions by their online forms, `levels.passes` traversals at most.
 
     tile_sizes: used in turn, then repeated; without them, random ragged ones (`rng`).  merge: "sequential" streams all
     tiles through one state; "tree" gives each tile (or run of tiles) a state of its own and merges neighbours in random
     order.  dtype: what every step is rounded to.  stale: by how much the running value of a reduction may lag behind, for
-    those that `gauge` proves free; the lagging value is then what its result says.
+    those that `gauge` proves free; the lagging value is then what its result says.  running: leaf -> the reduction whose
+    running value it is (`ordered`); such leaves are not in `data`.
     """
-    rng = rng or np.random.default_rng(0)
-    extent, rows = _extent(cascade, data)
+    rng, running = rng or np.random.default_rng(0), running or {}
+    extent, rows = _extent(cascade, data, running)
     finished: dict[Symbol, np.ndarray] = {}
     constants = {s: v for s, v in data.items() if s not in cascade.leaves}
     for n in range(1, levels.passes + 1):
@@ -84,9 +96,8 @@ def run(
             continue
         known = {**constants, **finished}
         anchors = _anchors(members, levels, cascade, data, known, dtype)
-        worker = _Traversal(members, levels, {**known, **anchors}, rows, dtype, stale or {})
-        bounds = _bounds(extent, tile_sizes, rng)
-        tiles = [(a, {s: np.asarray(data[s], dtype=dtype)[..., a:b] for s in cascade.leaves}) for a, b in bounds]
+        worker = _Traversal(members, levels, {**known, **anchors}, rows, dtype, stale or {}, running)
+        tiles = _tiles(cascade, data, _bounds(extent, tile_sizes, rng), dtype)
         if merge == "sequential":
             state = worker.start()
             for offset, tile in tiles:
@@ -105,11 +116,50 @@ def run(
     return {r.name: finished[r.name][..., 0] for r in cascade.reductions}
 
 
+def prefixes(
+    cascade: Cascade,
+    levels: Levels,
+    data: Data,
+    tile_sizes: Sequence[int] | None = None,
+    rng: np.random.Generator | None = None,
+    dtype: type = np.float64,
+    running: Running | None = None,
+) -> dict[Symbol, np.ndarray]:
+    """The reductions over the first k elements, for every k, shape (..., K): an ordered scan in chunks.
+
+    Each chunk makes its states from the identity, and what lies before it is merged in.  Raises ValueError for a cascade
+    of more than one traversal: a prefix of the second would need the whole first.
+    """
+    if levels.passes > 1:
+        raise ValueError(f"{levels.passes} traversals have no running value")
+    rng, running = rng or np.random.default_rng(0), running or {}
+    extent, rows = _extent(cascade, data, running)
+    constants = {s: v for s, v in data.items() if s not in cascade.leaves}
+    anchors = _anchors(cascade.reductions, levels, cascade, data, constants, dtype)
+    worker = _Traversal(cascade.reductions, levels, {**constants, **anchors}, rows, dtype, {}, running)
+    found: dict[Symbol, list[np.ndarray]] = {r.name: [] for r in cascade.reductions}
+    carried = worker.start()
+    for a, b in _bounds(extent, tile_sizes, rng):
+        local = worker.start()
+        for offset, element in _tiles(cascade, data, [(k, k + 1) for k in range(a, b)], dtype):
+            local = worker.step(local, element, offset)
+            for name, value in worker.merge(carried, local).values.items():
+                found[name].append(value)
+        carried = worker.merge(carried, local)
+    return {name: np.concatenate(values, axis=-1) for name, values in found.items()}
+
+
+def _tiles(cascade: Cascade, data: Data, bounds: Sequence[tuple[int, int]], dtype: type) -> list[tuple[int, Data]]:
+    """(first position, leaves) of each tile."""
+    leaves = {s: np.asarray(data[s], dtype=dtype) for s in cascade.leaves if s in data}
+    return [(a, {s: v[..., a:b] for s, v in leaves.items()}) for a, b in bounds]
+
+
 def _anchors(
     members: Sequence[Reduction], levels: Levels, cascade: Cascade, data: Data, known: Mapping, dtype: type
 ) -> dict[Symbol, np.ndarray]:
     """Anchors that the data does not name: the mean over the first elements that are finite, or 0."""
-    first = {s: np.asarray(data[s])[..., :FIRST] for s in cascade.leaves}
+    first = {s: np.asarray(data[s])[..., :FIRST] for s in cascade.leaves if s in data}
     anchors = {}
     for s, e in [pair for r in members for pair in levels.forms[r.name].anchors if pair[0] not in data]:
         value = evaluate(e, {**known, **first}, dtype=dtype)
@@ -119,9 +169,9 @@ def _anchors(
     return anchors
 
 
-def _extent(cascade: Cascade, data: Data) -> tuple[int, tuple[int, ...]]:
+def _extent(cascade: Cascade, data: Data, running: Running) -> tuple[int, tuple[int, ...]]:
     """The extent of the rank, and the shape of the rows."""
-    leaves = [np.atleast_1d(data[s]) for s in cascade.leaves]
+    leaves = [np.atleast_1d(data[s]) for s in cascade.leaves - set(running)]
     extents = {v.shape[-1] for v in leaves}
     if len(extents) != 1:
         raise ValueError(f"leaves of one rank have one extent, not {sorted(extents)}")
@@ -154,9 +204,14 @@ class _Traversal:
         rows: tuple[int, ...],
         dtype: type,
         stale: Mapping[Symbol, float],
+        running: Running,
     ):
         self.members: list[tuple[Reduction, OnlineForm]] = [(r, levels.forms[r.name]) for r in members]
-        self.constants, self.stale = dict(constants), stale
+        self.constants, self.stale, self.running = dict(constants), stale, running
+        moved = shifts([form for _, form in self.members], running)
+        if isinstance(moved, Refused):
+            raise ValueError(moved.reason)
+        self.shifts = moved
         self.shape, self.dtype = (*rows, 1), dtype
         self.fresh = {r.name: moved_to(r.name) for r in members}
         self.moves = {
@@ -183,6 +238,8 @@ class _Traversal:
         for r, form in self.members:
             moved = self._move(form, state, new)
             env = {**self.constants, **{s: _finite(v) for s, v in new.values.items()}, **tile}
+            for p in (p for p, total in self.running.items() if total == r.name):
+                tile = {**tile, p: state.values[r.name] + np.cumsum(evaluate(r.expr, env, dtype=self.dtype), axis=-1)}
             for a in form.accumulators:
                 values = evaluate(a.psi, env, dtype=self.dtype)
                 values = np.broadcast_to(values, (*self.shape[:-1], size))
@@ -196,12 +253,31 @@ class _Traversal:
 
     def merge(self, left: _State, right: _State) -> _State:
         """The state of two neighbouring parts."""
-        new = _State()
+        right, new = self._behind(left, right), _State()
         for r, form in self.members:
             parts = [(self._move(form, s, new), s) for s in (left, right)]
             for a in form.accumulators:
                 self._join(a, new, *[(moved[a.symbol], s.position[a.symbol]) for moved, s in parts])
             self._read(r, form, new, left)
+        return new
+
+    def _behind(self, left: _State, right: _State) -> _State:
+        """The right part's state, once it knows what lies before it."""
+        if not self.running:
+            return right
+        known = {before(total): left.values[total] for total in self.running.values()}
+        new = _State({}, {}, dict(right.position))
+        for r, form in self.members:
+            for a in form.accumulators:
+                value, delta = right.folded[a.symbol], self.shifts.get(a.symbol)
+                if delta is not None:
+                    by = evaluate(delta, known, dtype=self.dtype)
+                    moved = value + by if a.combiner in ("max", "min") else value * np.exp(by)
+                    value = np.where(value == self.dtype(IDENTITY[a.combiner]), value, moved)
+                new.folded[a.symbol] = value
+            self._read(r, form, new)
+            if r.name in self.running.values():
+                new.values[r.name] = left.values[r.name] + new.values[r.name]
         return new
 
     def _move(self, form: OnlineForm, old: _State, new: _State) -> dict[Symbol, np.ndarray]:
