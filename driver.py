@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 from xdsl.dialects.builtin import StringAttr
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from .assembly.reassociated import reassociated
 from .codegen.artifact import KernelArtifact, Layout
@@ -34,7 +34,8 @@ from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import Counted, count_kernel
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
-from .passes.plan_memory import MemoryPlan, plan_memory
+from .passes.in_place import in_place
+from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
 
@@ -205,6 +206,7 @@ class _Pipeline:
         self._show("fuse")
 
         verify(program)
+        uses: dict[Operation, Uses] = {}
         for kernel in fused.kernels:
             call = self._lower(kernel, fused)
             if isinstance(call, Refused):
@@ -212,8 +214,9 @@ class _Pipeline:
                 self.plan.refusals.append(Refusal(names, call.reason))
             else:
                 self.plan.calls.append(call)
+                uses[kernel] = Uses(in_place=tuple(map(tuple, call.artifact.facts["in_place"])))
 
-        self.plan.memory = plan_memory(program)
+        self.plan.memory = plan_memory(program, self.hints, uses)
         return self.plan
 
     def _show(self, stage: str) -> None:
@@ -309,6 +312,7 @@ class _Pipeline:
             "programs": s.work.programs,
             "certificates": _certificates(kernel),
             "derivation": _lines(kernel, "derivation"),
+            "in_place": [list(pair) for pair in in_place(s.kernel)],
             "nodes": _attribute(kernel, "nodes").split(),
             "cascade": print_module(kernel),
             "tile": print_module(s.kernel),

@@ -84,7 +84,8 @@ class Report:
     externs: (operator, reason) of what no kernel computes.  refusals: (operations, reason) of what was not fused.
     rewrites: (rule, kernel, certificate).  fallbacks: (part, reason) of what failed and runs eagerly.
     hbm_bytes: of all kernel calls; hbm_bytes_unfused: of the same work, an operation at a time.
-    peak_intermediate_bytes: the most memory that values between kernels take at a time.
+    peak_intermediate_bytes: the arena that values between kernels need; intermediate_bytes_bound: no arena is smaller;
+    arena_bytes: what each heuristic of the planner came to.
     """
 
     target: str
@@ -96,6 +97,8 @@ class Report:
     hbm_bytes: int = 0
     hbm_bytes_unfused: int = 0
     peak_intermediate_bytes: int = 0
+    intermediate_bytes_bound: int = 0
+    arena_bytes: Mapping[str, int] = field(default_factory=dict)
     program: str = field(default="", repr=False)
 
     @property
@@ -160,6 +163,8 @@ def report_of(
         hbm_bytes=plan.hbm_bytes,
         hbm_bytes_unfused=plan.hbm_bytes_unfused,
         peak_intermediate_bytes=plan.memory.total if plan.memory is not None else 0,
+        intermediate_bytes_bound=plan.memory.bound if plan.memory is not None else 0,
+        arena_bytes=plan.memory.tried if plan.memory is not None else {},
         program=plan.program_text,
     )
 

@@ -58,9 +58,12 @@ def _summary(report: Report) -> str:
         times = report.hbm_bytes_unfused / max(report.hbm_bytes, 1)
         less = f" ({times:.1f} times less)" if times >= 1.05 else ""
         saved = f" instead of {amount(report.hbm_bytes_unfused)}{less}"
+    between = amount(report.peak_intermediate_bytes)
+    if report.peak_intermediate_bytes > report.intermediate_bytes_bound:
+        between += f" (at least {amount(report.intermediate_bytes_bound)})"
     return (
         f"target {report.target}: {count}, {amount(report.hbm_bytes)} of memory traffic{saved}, predicted "
-        f"{time(report.predicted_us)}; intermediates between kernels: {amount(report.peak_intermediate_bytes)}"
+        f"{time(report.predicted_us)}; intermediates between kernels: {between}"
     )
 
 

@@ -203,7 +203,7 @@ class _Fuser:
         if isinstance(known, Refused):
             return Refused(_renamed(known.reason, first, labels))
         verdict: Trial | Refused | None = None
-        ranks = 0
+        ranks = -1  # none looked at: a kernel of numbers has no ranks
         for join in (True, False) if known is None else (known.join,):
             kernel = outline(ops, outputs, f"k{len(self.result.kernels)}", join)
             if isinstance(kernel, Refused):

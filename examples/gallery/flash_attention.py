@@ -1,4 +1,4 @@
-"""softmax(q kᵀ / √d + mask) v in one pass over the keys: nothing of size N × N is written, tiles above the diagonal are skipped.
+"""softmax(q kᵀ / √d + mask) v in one pass over the keys: nothing of size N × N is written, no tile of the future is read.
 
     python examples/gallery/flash_attention.py
 
