@@ -20,7 +20,7 @@ from sympy import Expr, Symbol
 
 from . import probe
 from .context import Context, NotSeparable
-from .exponentials import stabilised
+from .exponentials import as_powers, stabilised
 from .expressions import select
 from .forms import OnlineForm, Reduction, Refused
 from .logic import fold_logic, fold_product
@@ -118,6 +118,7 @@ def _form(r: Reduction, readout: Expr, work: Workspace) -> OnlineForm:
     gauged = any(a.gauge is not None for a in accumulators)
     moves = work.context.moves(r.expr)
     plain = readout.is_Symbol
+    readout = as_powers(readout)
     order = r.combiner != "sum" and r.combiner != "prod"
     if not moves:
         as_written = plain and all(a.psi == r.expr for a in accumulators)

@@ -24,6 +24,17 @@ def exponent(e: Expr, context: Context) -> Expr | None:
     return None
 
 
+def as_powers(e: Expr) -> Expr:
+    """exp(z log b) is b**z again, as it was written: in fp32 the product is rounded, and its error is the exponent's."""
+    swaps = {}
+    for n in e.atoms(sp.exp):
+        factors = Mul.make_args(n.args[0])
+        bases = [f.args[0] for f in factors if isinstance(f, sp.log) and f.args[0].is_positive]
+        if len(bases) == 1:
+            swaps[n] = bases[0] ** Mul(*[f for f in factors if not (isinstance(f, sp.log) and f.args[0] == bases[0])])
+    return e.xreplace(swaps)
+
+
 def unguarded(e: Expr, context: Context) -> Expr:
     """In an exponent, a moving m that is guarded as `select(eq(m, -oo), 0, m)` is m, and one whose guard also covers +oo is
     `above(m)`: m with 0 in the place of +oo.
