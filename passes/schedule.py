@@ -259,9 +259,10 @@ class _Shape:
         """Ranks in the order in which tiles have them: for each contraction the rows, then the columns."""
         order: dict[str, None] = dict.fromkeys(r for r in self.out if roles[r] == "unit" or self._batch(r))
         rank_at = {r: n for n, r in enumerate(dict.fromkeys([*self.out, *self.extents]))}
-        for d in self.dots:  # units are no part of a tile: they do not make a side the rows
+        last = dict.fromkeys((r for r in roles if roles[r] == "unit" and not self.cpu), len(rank_at))
+        for d in self.dots:  # units are no part of a tile: they do not make a side the rows of a matrix unit
             sides = [d.lhs - d.rhs, d.rhs - d.lhs]
-            sides.sort(key=lambda side: min(rank_at[r] + len(rank_at) * (roles[r] == "unit") for r in side))
+            sides.sort(key=lambda side: min(rank_at[r] + last.get(r, 0) for r in side))
             for side in sides:
                 order.update(dict.fromkeys(r for r in [*self.out, *self.extents] if r in side))
         order.update(dict.fromkeys([*self.out, *self.extents]))
