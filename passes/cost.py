@@ -181,7 +181,9 @@ class Census:
         self.grid = kernel.grid_ranks
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
-        self.columns: dict[tuple[str, ...], dict[SSAValue, str]] = {}  # by the loops around: vectors along a tile's columns
+        self.columns: dict[
+            tuple[str, ...], dict[SSAValue, str]
+        ] = {}  # by the loops around: vectors along a tile's columns
         self._block(kernel.body.block, ())
         self._prepare()
 

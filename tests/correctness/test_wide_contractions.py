@@ -111,9 +111,7 @@ def test_results_and_bytes_of_a_loop_inside_a_loop(case: str, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("target", ["sm_90", "sm_80"])
-@pytest.mark.parametrize(
-    "case", ["head", *(pytest.param(c, marks=pytest.mark.slow) for c in OFFLINE if c != "head")]
-)
+@pytest.mark.parametrize("case", ["head", *(pytest.param(c, marks=pytest.mark.slow) for c in OFFLINE if c != "head")])
 def test_nothing_spills_and_the_inner_loop_is_pipelined(case: str, target: str):
     """What the inner loop loads has a place in shared memory for each stage; matrix units multiply."""
     fn, shapes = OFFLINE[case]
