@@ -55,6 +55,8 @@ class Target:
     flops: Mapping[str, float] = field(hash=False)  # of matrix units, by the names in DTYPES
     launch_us: float
     dot_min: tuple[int, int, int] = (16, 16, 16)  # smallest (m, n, k) of one dot
+    dots_from_sram: bool = False  # matrix units read their operands there, not in registers
+    library_rate: float = 0.8  # part of `flops` that the vendor's products reach, on large operands
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flops", Rates(self.flops))
@@ -139,7 +141,8 @@ _ROWS = (
         sms=132, warp_size=32, max_threads=1024, max_threads_per_sm=2048,
         vector_flops=66.9e12, exp_per_s=3.9e12,
         flops={"f64": 66.9e12, "tf32": 494e12, "bf16": 989e12, "f16": 989e12, "f8": 1979e12, "i8": 1979e12},
-        launch_us=4.0,
+        launch_us=4.0, dots_from_sram=True,
+        library_rate=0.7,  # at the clock that 700 W allow
     ),
     # NVIDIA B200: HGX B200 data sheet (2025); CUDA programming guide, 10.0.  L2 bandwidth, exp: est.
     Target(
@@ -150,7 +153,7 @@ _ROWS = (
         sms=148, warp_size=32, max_threads=1024, max_threads_per_sm=2048,
         vector_flops=75e12, exp_per_s=4.4e12,
         flops={"f64": 37e12, "tf32": 1.1e15, "bf16": 2.25e15, "f16": 2.25e15, "f8": 4.5e15, "i8": 4.5e15},
-        launch_us=4.0,
+        launch_us=4.0, dots_from_sram=True,
     ),
     # AMD Instinct MI300X: data sheet (2023); CDNA 3 white paper and ISA guide.  The shared cache is the Infinity Cache
     # (each die's own L2 has 4 MB); an SM is a compute unit with 512 KB of vector registers.  exp: est., 16 a clock.

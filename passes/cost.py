@@ -28,8 +28,10 @@ from ..ir.target import Target
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
+ALONE = 96 << 10  # bytes of tiles that leave no registers for a second program: more than half, with what else it holds
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
+LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
 
 # Elements a second of one core, a torch call on a tile that stays in cache (measured, AVX-512 server core).
 CPU_RATES = {
@@ -60,6 +62,18 @@ class Transfer:
     again: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True)
+class Nested:
+    """What a program holds around a dot of a loop inside another loop, to work on the dot's result.
+
+    held_bytes: tiles.  column_elements: of vectors that are spread over the rows of the result.  points: of the result.
+    """
+
+    held_bytes: int
+    column_elements: int
+    points: int
+
+
 @dataclass
 class Work:
     """What one launch of a kernel does.
@@ -67,6 +81,8 @@ class Work:
     loads, stores: traffic.  dot_flops: by operand dtype.  map_elements, transcendental_elements, reduce_elements: tile
     elements processed.  operations: tile operations executed.  programs: size of the grid.  live_bytes: the largest sum
     of tiles alive in one program.  loop_load_bytes: tiles loaded in one step of the innermost loops (to be pipelined).
+    nested: of loops inside loops.  waits: how often a program waits for tiles that nothing has asked for in advance: each
+    time that an innermost loop starts, and for each load in a loop around it.
     """
 
     loads: list[Transfer] = field(default_factory=list)
@@ -81,6 +97,8 @@ class Work:
     carried_bytes: int = 0
     temporary_bytes: int = 0
     held_bytes: int = 0
+    nested: Nested | None = None
+    waits: float = 0.0
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     smallest_dot: tuple[int, int, int] | None = None
@@ -110,7 +128,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Price:
-    """Predicted cost of a launch: microseconds, what bounds it, and whether it fits the target."""
+    """Predicted cost of a launch: microseconds, what bounds it, and whether it fits the target.
+
+    busy_us: of all resources together; it decides between choices that the same resource bounds alike.
+    """
 
     us: float
     bound_by: str
@@ -118,6 +139,7 @@ class Price:
     sram_bytes: int
     register_bytes: int
     fits: bool
+    busy_us: float
 
 
 def work(
@@ -159,6 +181,9 @@ class Census:
         self.grid = kernel.grid_ranks
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
+        self.columns: dict[
+            tuple[str, ...], dict[SSAValue, str]
+        ] = {}  # by the loops around: vectors along a tile's columns
         self._block(kernel.body.block, ())
         self._prepare()
 
@@ -175,6 +200,10 @@ class Census:
             case tile.LoadOp() | tile.StoreOp():
                 add(self._transfer(op, swept, loops))
             case tile.MapOp():
+                names = tile.tile_type(op.result).names
+                for v in op.operands:
+                    if len(names) > 1 and tile.tile_type(v).names == names[-1:]:
+                        self.columns.setdefault(loops, {})[v] = names[-1]
                 kind = "special" if op.function.data in TRANSCENDENTAL else "map"
                 add(_Entry(op.function.data, kind, tile.tile_type(op.result).names, swept, loops))
             case tile.CastOp():
@@ -273,13 +302,16 @@ class Census:
             if e.kind not in ("load", "store", "fill") and not e.in_place:
                 tiles.setdefault(e.swept[-1] if e.kind != "reduce" else e.ranks)
         self.transfers = [e for e in self.entries if e.kind in ("load", "store")]
+        nests = {e.loops for e in self.entries}
+        self.innermost = {at for at in nests if at and not any(o[: len(at)] == at for o in nests - {at})}
+        self.multiplied = {e.loops for e in self.entries if e.kind == "dot"}
 
     def _again(
-        self, e: _Entry, repeats: tuple[str, ...], trips: Mapping[str, int], tile_of: Mapping[str, int]
+        self, e: _Entry, repeats: tuple[str, ...], trips: Mapping[str, int], tile_of: Mapping[str, int], flight: int
     ) -> tuple[tuple[int, int], ...]:
-        """`Transfer.again` of one load."""
+        """`Transfer.again` of one load, with `flight` programs at the same time."""
         at_once: dict[str, int] = {}
-        left = self.flight
+        left = flight
         for r in reversed(self.grid):
             at_once[r] = max(1, min(trips[r], left))
             left = -(-left // at_once[r])
@@ -313,22 +345,28 @@ class Census:
         tile_of = {r: min(size[r], extent[r]) for r in extent}
         programs = _product(trips, self.grid)
         runs_of: dict[tuple[str, ...], int] = {}
+        waiting: dict[tuple[str, ...], int] = {}  # by innermost loop with loads: how often a program starts it
         w = Work(programs=programs)
+        self._hold(w, tile_of)
+        alone = w.nested is not None and w.nested.held_bytes > ALONE  # one program on each multiprocessor, not two
+        flight = self.flight // 2 if alone else self.flight
         for e, elements, repeats in self.counted:
             if e.loops not in runs_of:
                 runs_of[e.loops] = programs * _product(trips, e.loops)
             w.operations += runs_of[e.loops]
             repeated = _product(trips, repeats)
             if e.kind in ("load", "store"):
-                again = self._again(e, repeats, trips, tile_of) if e.kind == "load" else ()
+                again = self._again(e, repeats, trips, tile_of, flight) if e.kind == "load" else ()
                 transfer = Transfer(e.buffer, e.points * repeated * e.width, e.distinct * e.width, again)
                 (w.loads if e.kind == "load" else w.stores).append(transfer)
                 if e.kind == "load":
                     held = e.width * _product(tile_of, e.swept[-1])
-                    if e.loops:
+                    if e.loops in self.innermost:
                         w.loop_load_bytes += held
+                        waiting[e.loops] = _product(trips, e.loops[:-1])
                     else:
                         w.kept_load_bytes += held
+                        w.waits += _product(trips, e.loops) if e.loops else 0
                 continue
             total = elements * repeated
             if e.kind == "dot":
@@ -348,23 +386,29 @@ class Census:
                 w.map_elements += total
             if e.kind == "special":
                 w.transcendental_elements += total
-        self._hold(w, tile_of)
+        w.waits += sum(waiting.values())
         return w
 
     def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
         """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
 
-        In an innermost loop two tiles of the largest kind are alive; outside, the result of a loop is worked on in place,
-        an element at a time, and narrowed in the end.
+        In an innermost loop two tiles of the largest kind are alive; outside of all loops, the result of a loop is worked
+        on in place, an element at a time, and narrowed in the end; `Nested` is what lies between.
         """
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
         w.carried_bytes = sum(carried.values())
         for at, tiles in self.computed.items():
-            largest = max((4 * _product(tile_of, r) for r in tiles), default=0)
-            innermost = bool(at) and not any(len(o) > len(at) and o[: len(at)] == at for o in self.computed)
+            largest = max(tiles, key=lambda r: _product(tile_of, r), default=())
+            size = 4 * _product(tile_of, largest) if tiles else 0
             held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))
-            w.temporary_bytes = max(w.temporary_bytes, largest)
-            w.held_bytes = max(w.held_bytes, held + (2 * largest if innermost else largest * 7 // 4))
+            w.temporary_bytes = max(w.temporary_bytes, size)
+            if at and at not in self.innermost:
+                columns = sum(tile_of[r] for r in self.columns.get(at, {}).values())
+                held += size * 3 // 2 if at in self.multiplied else size  # in place; narrowed where it is an operand
+                found = Nested(held, columns, size // 4)
+                w.nested = max(w.nested or found, found, key=lambda n: n.held_bytes + 32 * n.column_elements)
+            else:
+                w.held_bytes = max(w.held_bytes, held + (2 * size if at else size * 7 // 4))
 
 
 def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
@@ -406,8 +450,16 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
         limit = 108
-    per_thread = registers / (4 * warps * target.warp_size) + 32
+    threads = warps * target.warp_size
+    per_thread = registers / (4 * threads) + 32
+    if w.nested is not None:
+        around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
+        per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
     fits = sram <= target.max_sram_per_program and per_thread <= limit
+    beside = [target.registers // (threads * max(per_thread, 32)), target.max_threads_per_sm // threads]
+    if sram:
+        beside.append(target.sram_bytes // sram)
+    resident = max(1.0, min(*beside, w.programs / target.sms))  # programs that an SM runs at the same time
     waves = w.programs / target.sms
     full = math.ceil(waves) / waves if w.programs else 1.0  # idle multiprocessors: in the last wave, or in the only one
     drawn = min(1.0, 2 * waves) if w.programs else 1.0  # half of the multiprocessors draw the whole bandwidth
@@ -423,14 +475,30 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     dots = sum(f / (target.dot_flops(d) * (0.75 if d in on_vectors else efficiency)) for d, f in w.dot_flops.items())
     vector = (w.map_elements * 2 + w.reduce_elements) / (target.vector_flops / 2)
     special = w.transcendental_elements / target.exp_per_s
+    waits = w.programs * w.waits * LATENCY_S / (target.sms * resident)
+    l2 = target.l2_bytes_per_s * 0.8 * drawn
+    if w.loop_load_bytes:  # no more comes than was asked for before it is needed
+        l2 = min(l2, target.sms * resident * (stages - 1) * w.loop_load_bytes / LATENCY_S)
     times = {
-        "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms) * full,
+        "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms + waits) * full,
         "HBM": hbm / (target.hbm_bytes_per_s * HBM_EFFICIENCY * drawn),
-        "L2": (w.load_bytes + w.store_bytes) / (target.l2_bytes_per_s * 0.8 * drawn),
+        "L2": (w.load_bytes + w.store_bytes) / l2,
     }
     bound_by = max(times, key=lambda k: times[k])
     us = times[bound_by] * 1e6 + target.launch_us
-    return Price(us, bound_by, hbm, sram, registers, fits)
+    return Price(us, bound_by, hbm, sram, registers, fits, sum(times.values()) * 1e6)
+
+
+def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: int) -> float:
+    """Registers of a thread around an inner loop: the tiles, and what waits there for the inner loop to start again.
+
+    That is a quarter of each vector along the columns (a thread has two of each eight), an address of 64 bits for every
+    16 bytes that it loads, and the operands of two steps where the matrix unit reads them from registers.
+    """
+    held = n.held_bytes / (4 * threads) + n.column_elements / 4 + 2 * loop_load_bytes / (16 * threads)
+    if not target.dots_from_sram:
+        held += (n.points / (threads / target.warp_size)) ** 0.5
+    return held + 32
 
 
 def _price_cpu(w: Work, target: Target) -> Price:
@@ -452,4 +520,5 @@ def _price_cpu(w: Work, target: Target) -> Price:
         "memory": 0.5 * hbm / target.hbm_bytes_per_s,
     }
     bound_by = max(times, key=lambda k: times[k])
-    return Price(sum(times.values()) * 1e6, bound_by, hbm, live, w.carried_bytes, True)
+    us = sum(times.values()) * 1e6
+    return Price(us, bound_by, hbm, live, w.carried_bytes, True, us)

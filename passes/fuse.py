@@ -289,7 +289,9 @@ class _Fuser:
                 rest.append(op)
         for op, together in calls.items():
             kind = _rate_name(op)
-            rate = target.dot_flops(kind if kind in target.flops else "f32") * (1.1 if target.kind == "cpu" else 0.8)
+            rate = target.dot_flops(kind if kind in target.flops else "f32") * (
+                1.1 if target.kind == "cpu" else target.library_rate
+            )
             read = {v for o in together for v in o.inputs if v.owner not in together}
             written = {r for o in together for r in o.results if any(u.operation not in together for u in r.uses)}
             moved = sum(map(self._bytes, read | written))

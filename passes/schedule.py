@@ -38,6 +38,8 @@ from .emit_tiles import emit_tiles
 from .walk import Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
+INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
+AROUND = 256  # of the loop around it, which has no operands to keep
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 
 
@@ -86,7 +88,7 @@ def schedule_kernel(
         if not priced:
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
-        priced.sort(key=lambda row: (row[0], row[1]))
+        priced.sort(key=_preference)
         us, params, w, p = priced[0]
         if best is None or us < best.price.us:
             emitted.params = _params(dict(params))
@@ -150,6 +152,12 @@ def _price_bindings(shape: _Shape, roles: Mapping[str, str], census: Census) -> 
                 for name, values in choices.items():
                     best[name] = min(values, key=lambda v, name=name, best=best: look(best | {name: v}))
     return [row for row in seen.values() if row[3].fits]
+
+
+def _preference(row: tuple[float, tuple, Work, Price]) -> tuple:
+    """Order of bindings: by time, then by what else is busy; a loop inside another starts often, with more stages ready."""
+    us, params, w, p = row
+    return us, p.busy_us, -dict(params).get("num_stages", 0) if w.nested else 0, params
 
 
 def _params(values: dict[str, int]):
@@ -251,8 +259,11 @@ class _Shape:
         """Ranks in the order in which tiles have them: for each contraction the rows, then the columns."""
         order: dict[str, None] = dict.fromkeys(r for r in self.out if roles[r] == "unit" or self._batch(r))
         rank_at = {r: n for n, r in enumerate(dict.fromkeys([*self.out, *self.extents]))}
-        for d in self.dots:
-            for side in sorted((d.lhs - d.rhs, d.rhs - d.lhs), key=lambda side: min(rank_at[r] for r in side)):
+        last = dict.fromkeys((r for r in roles if roles[r] == "unit" and not self.cpu), len(rank_at))
+        for d in self.dots:  # units are no part of a tile: they do not make a side the rows of a matrix unit
+            sides = [d.lhs - d.rhs, d.rhs - d.lhs]
+            sides.sort(key=lambda side: min(rank_at[r] + last.get(r, 0) for r in side))
+            for side in sides:
                 order.update(dict.fromkeys(r for r in [*self.out, *self.extents] if r in side))
         order.update(dict.fromkeys([*self.out, *self.extents]))
         return tile.TileRanks(
@@ -275,10 +286,19 @@ class _Shape:
 
     def choices(self, roles: Mapping[str, str]) -> dict[str, list[int]]:
         """The values that each parameter may take."""
-        found = {_parameter(r): self._sizes_of(r, role) for r, role in roles.items() if role in ("grid", "loop")}
+        loops = {r for r, role in roles.items() if role == "loop"}
+        inner = {d.over for d in self.dots if d.over in loops and loops & d.ranks - {d.over}}
+        around = loops & {r for d in self.dots if d.over in inner for r in d.ranks} - inner
+        longest = {**dict.fromkeys(inner, INNER), **dict.fromkeys(around, AROUND)}
+        found = {
+            _parameter(r): self._sizes_of(r, role, longest.get(r, 128))
+            for r, role in roles.items()
+            if role in ("grid", "loop")
+        }
         return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
 
-    def _sizes_of(self, rank: str, role: str) -> list[int]:
+    def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:
+        """longest: step of a loop beside contractions on a GPU."""
         extent = max(1, self.value(rank))
         if self.cpu and self._batch(rank):
             return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
@@ -292,7 +312,7 @@ class _Shape:
         steps = [s for s in (1, 2, 4, 8, 16, 32, 64, 128, 256) if s >= low]
         ceiling = max(low, 1 << (extent - 1).bit_length())
         if role == "loop":
-            steps = [s for s in (16, 32, 64, 128, 256, 512, 1024) if s <= (128 if self.dots else 1024)]
+            steps = [s for s in (16, 32, 64, 128, 256, 512, 1024) if s <= (longest if self.dots else 1024)]
         return [s for s in steps if s <= ceiling] or [low]
 
 

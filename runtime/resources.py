@@ -38,7 +38,9 @@ class Resources:
     shared_bytes: int
     registers: int | None = None  # 32-bit registers per thread; AMD: vector registers
     scalar_registers: int | None = None  # AMD only
-    spills_bytes: int | None = None  # stack per thread; Triton's kernels have nothing there but spilled registers
+    spills_bytes: int | None = (
+        None  # stack per thread that is read; Triton's kernels have nothing there but spilled registers
+    )
     spill_store_bytes: int | None = None  # the bytes of all spill instructions, each counted once, as ptxas reports
     spill_load_bytes: int | None = None
     tensor_core_instructions: Mapping[str, int] = field(default_factory=dict)
@@ -72,7 +74,7 @@ def _read_cubin(compiled: Compiled, disassemble: bool) -> Resources:
         found = re.search(r"\bREG:(\d+) STACK:(\d+)\b.*?\bLOCAL:(\d+)", usage.text)
         if found:
             registers, stack, local = map(int, found.groups())
-            known |= {"registers": registers, "spills_bytes": stack + local}
+            known |= {"registers": registers, "spills_bytes": max(0, stack + local - _unread_stack(compiled.ptx))}
         else:
             reasons.append(usage.reason or f"cuobjdump -res-usage names no kernel: {usage.text[:200]!r}")
         if disassemble:
@@ -82,6 +84,12 @@ def _read_cubin(compiled: Compiled, disassemble: bool) -> Resources:
             else:
                 known |= _count_sass(sass.text)
     return Resources(**known, reason="; ".join(reasons) or None)  # type: ignore[arg-type]
+
+
+def _unread_stack(ptx: str) -> int:
+    """Bytes of stack that the compiler declares and nothing in the kernel reads or writes."""
+    declared = re.findall(r"\.local \.align \d+ \.b8\s+(\w+)\[(\d+)\];", ptx)
+    return sum(-(-int(size) // 8) * 8 for name, size in declared if len(re.findall(rf"\b{name}\b", ptx)) == 1)
 
 
 def _count_sass(sass: str) -> dict[str, object]:

@@ -553,7 +553,7 @@ NORMS = (
 )
 
 ORDER = (
-    Row(monotone_max, CPU_HEAD, GPU_HEAD, fails=fails_with(SPILLS, "sm_90")),
+    Row(monotone_max, CPU_HEAD, GPU_HEAD),
     Row(monotone_argmax, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T),
     Row(lm_head, pooled(4, 256, 64, 8192), pooled(32, 512, 256, 30522)),
     Row(
@@ -561,7 +561,6 @@ ORDER = (
         pooled(2, 256, 256, 16384),
         pooled(32, 512, 768, 30522),
         note="wide",
-        fails=fails_with("the contracted rank is held whole: no loop over 768 (passes/schedule.py)", "sm_90"),
     ),
     Row(
         lm_head_backward,

@@ -26,6 +26,7 @@ from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
+from fusecade.passes.schedule import Scheduled
 
 COUNTED = [
     "max_pooled_head",
@@ -116,3 +117,58 @@ def test_an_operation_without_a_rule_is_an_error():
     assert emitted
     with patch.object(tile, "MapOp", tile.DotOp), pytest.raises(InternalCompilerError, match=r"no rule for tile\.map"):
         cost.work(emitted)
+
+
+# --- a loop inside a loop -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def wide_head() -> Scheduled:
+    """The greatest logit of each word over the rows of a batch; 768 features are a loop inside the loop over the rows."""
+    shapes = [(32, 512, 768), (30522, 768), (32, 512, 1)]
+    tensors = [torch.empty(s, dtype=torch.bfloat16, device="meta") for s in shapes]
+    program = program_of(lambda h, e, mask: ((h @ e.T) * mask).amax(1), tensors)
+    canonicalise_program(program)
+    fused = fuse.fuse_program(program, get_target("sm_90"), {})
+    (kernel,) = fused.kernels
+    return fused.trials[kernel].scheduled
+
+
+def wide_work(rows: int, words: int, features: int) -> cost.Work:
+    kernel = wide_head().kernel
+    s, w, d = (kernel.ranks[r].tile for r in ("d1", "d2", "k"))
+    return cost.work(kernel, {str(s): rows, str(w): words, str(d): features})
+
+
+def test_a_wide_head_moves_its_operands_once_per_tile_of_the_other():
+    work = wide_work(256, 128, 64)
+    tiles = -(-30522 // 128)
+    features = 2 * 768 * (32 * 512 * tiles + 32 * 30522 * (512 // 256))
+    assert work.load_bytes == features + 2 * 32 * 512 * tiles
+    assert work.waits == 2 * (1 + 1)  # each step over the rows starts the inner loop and loads the mask
+
+
+def test_the_tile_of_a_product_counts_once_around_its_loop():
+    """256 x 128 sums are 128 registers of each thread in 8 warps; vectors along the columns and addresses come on top."""
+    target = get_target("sm_90")
+    work = wide_work(256, 128, 64)
+    assert work.nested == cost.Nested(held_bytes=4 * (256 * 128 + 128), column_elements=256, points=256 * 128)
+    assert cost.price(work, target, warps=8, stages=3).fits
+    assert not cost.price(work, target, warps=4, stages=3).fits
+    assert not cost.price(wide_work(256, 256, 64), target, warps=8, stages=2).fits
+
+
+def test_a_matrix_unit_that_reads_registers_has_room_for_smaller_tiles():
+    assert not cost.price(wide_work(256, 128, 64), get_target("sm_80"), warps=8).fits
+    assert cost.price(wide_work(128, 128, 64), get_target("sm_80"), warps=8).fits
+
+
+def test_no_more_arrives_than_was_asked_for():
+    """Short steps in two stages leave the way from the shared cache empty; longer steps or a third stage fill it."""
+    target = get_target("sm_90")
+    short = cost.price(wide_work(256, 128, 16), target, warps=8, stages=2)
+    deeper = cost.price(wide_work(256, 128, 16), target, warps=8, stages=3)
+    longer = cost.price(wide_work(256, 128, 64), target, warps=8, stages=2)
+    assert short.bound_by == "L2"
+    assert short.us > 1.5 * deeper.us
+    assert deeper.us > longer.us

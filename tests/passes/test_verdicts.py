@@ -69,10 +69,19 @@ def test_back_to_back_products_with_many_features_are_not(shapes):
     assert all(dots <= 1 for dots, _ in found.kernels)
 
 
-@pytest.mark.xfail(strict=True, reason="it pays with tiles of 256 x 128, which spill registers in one warp group")
 def test_a_head_that_is_maximised_over_rows_is_one_kernel():
     found = verdict_of(lambda h, e: (h @ e.T).amax(1), [(32, 512, 768), (30522, 768)])
     assert [dots for dots, _ in found.kernels] == [1] and found.products == 0
+
+
+def test_its_bias_mask_and_tail_do_not_change_that():
+    def head(h, e, b, mask):
+        return torch.log1p(torch.relu((h @ e.T + b) * mask)).amax(1)
+
+    found = verdict_of(head, [(32, 512, 768), (30522, 768), (30522,), (32, 512, 1)])
+    assert found.kernels == ((1, 2),) and found.products == 0
+    (s,) = found.scheduled
+    assert s.price.hbm_bytes < 0.1 * 2 * 32 * 512 * 30522  # the product alone
 
 
 def test_nearest_centres_are_one_kernel():
@@ -119,6 +128,17 @@ def test_a_head_of_many_rows_streams_the_vocabulary(name: str, rows: int):
     (s,) = found.scheduled
     assert any(isinstance(op, tile.ForOp) for op in s.kernel.walk())
     assert all(r.role != "whole" for r in s.kernel.ranks.data if r.extent == 30522)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("words", [32000, 128256])
+def test_a_head_of_more_features_than_a_tile_holds_has_a_loop_inside_its_loop(name: str, words: int):
+    """Rows are read again for each step over the vocabulary: those of the programs in flight have to stay in cache."""
+    found = verdict_of(HEADS[name], [(65536, 1024), (words, 1024)])
+    assert found.kernels == ((1, 2),) and found.products == 0
+    (s,) = found.scheduled
+    assert s.kernel.ranks["k"].tile in s.kernel.parameters
+    assert s.price.hbm_bytes < 10 * 2 * 1024 * (65536 + words)
 
 
 @pytest.mark.parametrize("name", HEADS)
