@@ -171,6 +171,19 @@ def test_spills_are_seen(all_compiled: dict[tuple[str, str], Compiled]) -> None:
     assert used.spill_load_bytes
 
 
+def test_stack_that_nothing_reads_is_no_spill(
+    all_compiled: dict[tuple[str, str], Compiled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLVM sometimes leaves an empty place on the stack; ptxas gives it 8 bytes."""
+    compiled = all_compiled["gemm_row_max", "sm_90"]
+    usage = resources._Output(f" Function {compiled.kernel_name}:\n  REG:122 STACK:8 SHARED:1024 LOCAL:0")
+    monkeypatch.setattr(resources, "_run_tool", lambda *_: usage)
+    declared = ".local .align 1 .b8 \t__local_depot0[1];\n"
+    for ptx, spilled in [("", 8), (declared, 0), (declared + "mov.b64 %SPL, __local_depot0;\n", 8)]:
+        found = read_resources(replace(compiled, assembly=ptx), disassemble=False)
+        assert (found.registers, found.spills_bytes) == (122, spilled)
+
+
 def test_a_missing_tool_is_a_reason_not_a_crash(
     all_compiled: dict[tuple[str, str], Compiled], monkeypatch: pytest.MonkeyPatch
 ) -> None:
