@@ -164,31 +164,40 @@ class OnlineWriter:
 
     def _anchor(self, z: sp.Expr, new: list[Operation]) -> SSAValue:
         """The mean of z over the row's first elements, without the largest and the smallest, so that no single stray value
-        decides it; what is not finite counts as 0."""
+        decides it; what is not finite counts as 0.
+
+        A mean that is not far from zero, compared with how far the elements are from it, is replaced by 0: raw moments lose
+        nothing there, and each measured difference would be rounded once for nothing.
+        """
         leaves = self._inputs(z.free_symbols, new)
         extents = {n: e for o in self.algebra.reductions for n, e in o.extents.items()}
         first = FirstElements(self.rank, extents[self.rank], new)
         inputs = {s: first.at(value, access) for s, (value, access) in leaves.items()}
         rows = [r for r in self._space(self.algebra.reductions[0], leaves.values()) if r != self.rank]
         extents |= self._space(self.algebra.reductions[0], leaves.values())
-        space = RankSpace((*((r, extents[r]) for r in rows), (first.name, first.extent)))
-        block = Block(arg_types=[compute_type(v.type.element_type) for v, _ in inputs.values()])  # pyright: ignore
-        writer = self._writer(block, dict(zip(inputs, block.args, strict=True)))
-        near = writer.r(select(lt(sp.Abs(z), sp.oo), z, 0))
-        trimmed = int(first.extent) > 2
-        block.add_op(YieldOp(*[near] * (3 if trimmed else 1)))
-        combiners = ("sum", "max", "min") if trimmed else ("sum",)
-        outs = [(c, AccessMap.of(rows), writer.floating) for c in combiners]
-        folded = EinsumOp(space, list(inputs.values()), outs, Region(block))
-        block = Block(arg_types=[writer.floating] * len(outs))
-        total, *extremes = (sp.Symbol(c, real=True) for c in combiners)
-        mean = self._writer(block, dict(zip((total, *extremes), block.args, strict=True)))
-        block.add_op(YieldOp(mean.r((total - sum(extremes)) / (int(first.extent) - len(extremes)))))
-        space = RankSpace(tuple((r, extents[r]) for r in rows))
         row = AccessMap.of(rows)
-        new.append(folded)
-        new.append(EinsumOp(space, [(r, row) for r in folded.results], [(MAP, row, writer.floating)], Region(block)))
-        return new[-1].results[0]
+        near = select(lt(sp.Abs(z), sp.oo), z, 0)
+        count = int(first.extent)
+
+        def write(inputs: dict, e: sp.Expr, combiners: Sequence[str]) -> list[SSAValue]:
+            """`e` over the first elements (or over the rows, for a map), combined in each of the ways."""
+            short = [(first.name, first.extent)] if MAP not in combiners else []
+            block = Block(arg_types=[compute_type(v.type.element_type) for v, _ in inputs.values()])  # pyright: ignore
+            writer = self._writer(block, dict(zip(inputs, block.args, strict=True)))
+            block.add_op(YieldOp(*[writer.r(e)] * len(combiners)))
+            outs = [(c, row, writer.floating) for c in combiners]
+            space = RankSpace((*((r, extents[r]) for r in rows), *short))
+            new.append(EinsumOp(space, list(inputs.values()), outs, Region(block)))
+            return list(new[-1].results)
+
+        combiners = ("sum", "max", "min") if count > 2 else ("sum",)
+        total, *extremes = (sp.Symbol(c, real=True) for c in combiners)
+        folded = zip((total, *extremes), write(inputs, near, combiners), strict=True)
+        (mean,) = write({s: (v, row) for s, v in folded}, (total - sum(extremes)) / (count - len(extremes)), (MAP,))
+        c, spread = sp.Symbol("mean", real=True), sp.Symbol("spread", real=True)
+        (distance,) = write({**inputs, c: (mean, row)}, sp.Min(sp.Abs(near - c), sp.Abs(c)), ("sum",))
+        far = select(lt(spread, sp.Abs(c) * count / 2), c, 0)
+        return write({c: (mean, row), spread: (distance, row)}, far, (MAP,))[0]
 
     def _space(self, op: EinsumOp, inputs: Iterable[tuple[SSAValue, AccessMap]]) -> dict[str, sp.Expr]:
         ranks = {r for _, a in inputs for r in a.ranks}
