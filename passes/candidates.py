@@ -37,6 +37,7 @@ class Candidates:
             o: (frozenset(o.operands), frozenset(v.owner for v in o.operands)) for o in self.order
         }
         self.last_use: dict[SSAValue, int] = {}
+        self.reduced_by: dict[tuple[SSAValue, int], frozenset[EinsumOp]] = {}
         self.bare: dict[EinsumOp, list[tuple[SSAValue, list[str | None]]]] = {}  # the ranks at bare indices
 
     def all(self) -> list[frozenset[EinsumOp]]:
@@ -72,6 +73,12 @@ class Candidates:
         if op not in self.contraction:
             self.contraction[op] = _is_contraction(op)
         return self.contraction[op]
+
+    def reducers(self, value: SSAValue, dim: int) -> frozenset[EinsumOp]:
+        """The operations that reduce rank `dim` of a value, maps between them included in the way."""
+        if (value, dim) not in self.reduced_by:
+            self.reduced_by[value, dim] = frozenset(self._reach(value, dim)[2])
+        return self.reduced_by[value, dim]
 
     # --- cascades ------------------------------------------------------------------------------------------------
 
