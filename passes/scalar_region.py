@@ -130,6 +130,9 @@ class RegionWriter:
         raise Inexpressible(f"no scalar operation for {name} in {e}")
 
     def _sum(self, e: sp.Add) -> SSAValue:
+        factor, e = self._common_factor(e)
+        if factor != 1:
+            return self.op("mul", self.r(e), self.r(factor))
         terms = sorted(e.args, key=lambda t: (t.could_extract_minus_sign(), sp.default_sort_key(t)))
         total: SSAValue | None = None
         for a, b in self.close:
@@ -150,6 +153,17 @@ class RegionWriter:
                 total = value if total is None else self.op("add", total, value)
         assert total is not None
         return total
+
+    def _common_factor(self, e: sp.Add) -> tuple[sp.Expr, sp.Expr]:
+        """(c, rest) with e = c * rest for a number c that all terms share up to sign.
+
+        sympy distributes c (x - m) as c x - c m, where each product is rounded at the size of x; x - m is exact for close x, m.
+        """
+        numbers = [t.as_independent(*(t.free_symbols - set(self.lazy)), as_Add=False)[0] for t in e.args]
+        size = abs(numbers[0])
+        if size == 1 or any(abs(n) != size for n in numbers):
+            return sp.S.One, e
+        return size, sp.Add(*[t / size for t in e.args])
 
     def _product(self, e: sp.Mul) -> SSAValue:
         top, bottom, negative = [], [], False

@@ -78,13 +78,14 @@ def derivation(
         members = [r for r in reductions if level[r.name] == n]
         lines.append(f"pass {n} over {rank}")
         lines += [f"  because  {reasons[r.name]}" for r in members if r.name in reasons]
-        lines += _pass(rank, members, forms, anchors, close)
+        lines += _pass(rank, members, set(level), forms, anchors, close)
     return lines
 
 
 def _pass(
     rank: str,
     members: Sequence[Reduction],
+    names: set[Symbol],
     forms: Mapping[Symbol, OnlineForm],
     anchors: Mapping[Symbol, Expr],
     close: Sequence[tuple[Expr, Expr]],
@@ -108,10 +109,10 @@ def _pass(
     what = "about the mean of {} over the first elements; any finite value is exact"
     near = [(str(c), what.format(formula(z))) for c, z in anchors.items() if any(c in a.psi.free_symbols for a in held)]
     rows += _column("anchor", near)
-    gauges = sorted({g for a in held if a.gauge is not None for g in a.gauge.free_symbols}, key=str)
+    gauges = sorted({g for a in held if a.gauge is not None for g in a.gauge.free_symbols & names}, key=str)
     moving = [a for a in held if a.gauge is not None]
     for a in moving:
-        new = {g: Symbol(f"{g}'", real=True) for g in a.gauge.free_symbols}
+        new = {g: Symbol(f"{g}'", real=True) for g in a.gauge.free_symbols & names}
         factor = sp.exp(a.gauge.xreplace(new) - a.gauge)
         text = f"{a.symbol}*{formula(factor)}"
         if a.moves is not None:

@@ -77,6 +77,21 @@ def softmax_times_v(s: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(s, -1) @ v
 
 
+def softmax_of_scaled_differences(s: Tensor, v: Tensor) -> Tensor:
+    e = torch.exp(1.5 * (s - s.amax(-1, keepdim=True)))
+    return (e / e.sum(-1, keepdim=True)) @ v
+
+
+def softmax_with_temperature(s: Tensor, v: Tensor) -> Tensor:
+    e = torch.exp((s - s.amax(-1, keepdim=True)) / 0.7)
+    return (e / e.sum(-1, keepdim=True)) @ v
+
+
+def softmin_of_scaled_differences(s: Tensor, v: Tensor) -> Tensor:
+    e = torch.exp(-1.5 * (s - s.amin(-1, keepdim=True)))
+    return (e / e.sum(-1, keepdim=True)) @ v
+
+
 def safe_softmax(x: Tensor) -> Tensor:
     e = torch.exp(x - x.amax(-1, keepdim=True))
     return e / e.sum(-1, keepdim=True)
@@ -428,6 +443,10 @@ SOFTMAX = (
         softmax_times_v,
         rows(2048, 4096, of(4096, 64)),
         rows(16384, 4096, of(4096, 64)),
+    ),
+    *(
+        Row(fn, rows(2048, 4096, of(4096, 64)), rows(16384, 4096, of(4096, 64)))
+        for fn in (softmax_of_scaled_differences, softmax_with_temperature, softmin_of_scaled_differences)
     ),
     Row(safe_softmax, CPU_ROWS, GPU_ROWS, passes=2, never_pays=IN_CACHE),
     Row(safe_softmax_of_head, CPU_HEAD, head(8192, 64, 8192), passes=2, never_pays=("cpu", "sm_90")),
