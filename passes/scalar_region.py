@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import sympy as sp
-from xdsl.dialects.builtin import f32, f64, i1, i64
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, f64, i1, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from ..ir import scalar
@@ -17,6 +17,7 @@ _UNARY = {
     "rsqrt": "rsqrt", "trunc": "trunc", "round_": "round",
 }  # fmt: skip
 _COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
+_ROUNDED: dict[str, Attribute] = {"to_bf16": BFloat16Type(), "to_f16": Float16Type()}
 _LOGIC = {"land": "and", "lor": "or", "lxor": "xor"}
 
 
@@ -125,6 +126,8 @@ class RegionWriter:
             x, zero = self.r(e.args[0]), self.number(0.0)
             up = self.real(self.op("gt", x, zero))
             return self.op("sub", up, self.real(self.op("lt", x, zero)))
+        if name in _ROUNDED:
+            return self.op("widen", self.op(name, self.r(e.args[0]), cast_to=_ROUNDED[name]), cast_to=self.floating)
         if name == "cast_int":
             return self.op("trunc", self.r(e.args[0]))
         raise Inexpressible(f"no scalar operation for {name} in {e}")

@@ -31,7 +31,9 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
 def test_one_kernel_gives_what_eager_gives(name: str, nan: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuse, "GAIN", 1e9)
     generator = torch.Generator().manual_seed(3)
-    q, k = (torch.randint(-2, 3, (n, 16), generator=generator).float() for n in (64, 300))  # sums of integers: exact ties
+    q, k = (
+        torch.randint(-2, 3, (n, 16), generator=generator).float() for n in (64, 300)
+    )  # sums of integers: exact ties
     if nan:
         q[5, 3] = k[41, 2] = k[200, 0] = float("nan")
 
