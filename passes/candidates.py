@@ -97,7 +97,22 @@ class Candidates:
                 cluster = self._upstream(last, carries | between | last)
                 self._take_producers(cluster, value)
                 found.append(frozenset(cluster))
+                if self._take_outer_products(cluster):
+                    self._take_producers(cluster, value)
+                    found.append(frozenset(cluster))
         return found
+
+    def _take_outer_products(self, cluster: set[EinsumOp]) -> bool:
+        """Add contractions that only the cluster reads and that read less than they write; whether there were any."""
+        taken = {
+            v.owner
+            for o in cluster
+            for v in o.inputs
+            if isinstance(v.owner, EinsumOp) and v.owner not in cluster and self.is_contraction(v.owner)
+            if {u.operation for u in v.uses} <= cluster and self.bytes_of(v) > sum(map(self.bytes_of, v.owner.inputs))
+        }
+        cluster |= taken
+        return bool(taken)
 
     def _reach(self, value: SSAValue, dim: int) -> tuple[set[EinsumOp], set[EinsumOp], set[EinsumOp]]:
         """From a value's rank downwards: maps that carry it, k-free maps behind its reductions, the reductions.

@@ -24,6 +24,7 @@ from .algebra.settle import settle
 from .algebra.transport import transport_exponent
 from .canonicalise import erase_dead
 from .contraction import argument_ranks, scalar_ranks
+from .exchange_sums import Exchanged, exchange_sums
 from .first_elements import FirstElements
 from .row_algebra import Leaf, RowAlgebra
 from .scalar_region import Inexpressible, RegionWriter
@@ -50,6 +51,7 @@ class OnlineWriter:
         settled = settle(cascade, levels, algebra.size(_extent(ops, rank)))
         self.forms, self.anchors, self.near = settled.forms, settled.anchors, settled.near
         self.certificates: list[str] = []
+        self.exchanged: dict[sp.Symbol, Exchanged] = {}
 
     def run(self) -> None:
         """Rewrite every reduction of the levels that has a form worth writing."""
@@ -74,6 +76,7 @@ class OnlineWriter:
             self.anchors,
             self.levels.reasons,
             self.near,
+            {s: e.text() for s, e in self.exchanged.items()},
         )
         self.note("derivation", [*lines, *self._legend()])
 
@@ -103,11 +106,13 @@ class OnlineWriter:
         plain: list[tuple[sp.Symbol, Accumulator]] = []
         same: dict[tuple, sp.Symbol] = {}
         shared: dict[sp.Symbol, sp.Symbol] = {}
+        exchanged = self._exchanged(forms)
+        self.exchanged |= exchanged
         for s, form in forms:
             for a in form.accumulators:
                 key = (a.combiner, a.psi, a.gauge)
                 shared[a.symbol] = same.setdefault(key, a.symbol)
-                if shared[a.symbol] != a.symbol:
+                if shared[a.symbol] != a.symbol or a.symbol in exchanged:
                     continue
                 moving = a.psi.free_symbols | (a.gauge.free_symbols if a.gauge is not None else set())
                 running = {n for n in moving & set(self.result) if self.levels.level.get(n) == self.levels.level[s]}
@@ -119,10 +124,34 @@ class OnlineWriter:
         if gauged:
             moved = [(s, a if a.moves is None else replace(a, moves=a.moves.xreplace(shared))) for s, a in gauged]
             self._online(moved, new, folded)
+        for e in exchanged.values():
+            folded[e.accumulator] = self._sum_of_folded(e, folded[shared[e.beside]], new)
         for symbol, first in shared.items():
             folded[symbol] = folded[first]
         _insert_after(last, new)
         self._read_out(forms, folded, new[-1] if new else last)
+
+    def _exchanged(self, forms: Sequence[tuple[sp.Symbol, OnlineForm]]) -> dict[sp.Symbol, Exchanged]:
+        """What need not be folded in this level, because another accumulator that is folded holds it."""
+        distinct = {(a.combiner, a.psi, a.gauge): a for _, f in reversed(forms) for a in reversed(f.accumulators)}
+        found = exchange_sums(list(distinct.values()), self.algebra.meaning, frozenset(self.algebra.carried), self.rank)
+        for e in found.values():
+            self.certificates.append(f"{e.accumulator} = {e.text()}: sums commute")
+        return found
+
+    def _sum_of_folded(self, e: Exchanged, beside: SSAValue, new: list[Operation]) -> SSAValue:
+        """Σ over e.rank of a factor and a folded value."""
+        extents = self._all_extents()
+        ranks = [*_ranks_of(beside), *(r for r in e.access.ranks if r not in _ranks_of(beside))]
+        inputs = [(e.factor, e.access), (beside, AccessMap.of(_ranks_of(beside)))]
+        block = Block(arg_types=[compute_type(v.type.element_type) for v, _ in inputs])  # pyright: ignore
+        writer = self._writer(block, {})
+        block.add_op(YieldOp(writer.op("mul", *map(writer.real, block.args))))
+        out = AccessMap.of([r for r in ranks if r != e.rank])
+        space = RankSpace(tuple((r, extents[r]) for r in ranks))
+        new.append(EinsumOp(space, inputs, [("sum", out, writer.floating)], Region(block)))
+        new[-1].results[0].name_hint = e.accumulator.name
+        return new[-1].results[0]
 
     def _is_real(self, s: sp.Symbol) -> bool:
         """Whether a reduction adds real numbers; integers and booleans stay as written, for they would be rounded."""
@@ -199,11 +228,14 @@ class OnlineWriter:
         far = select(lt(spread, sp.Abs(c) * count / 2), c, 0)
         return write({c: (mean, row), spread: (distance, row)}, far, (MAP,))[0]
 
-    def _space(self, op: EinsumOp, inputs: Iterable[tuple[SSAValue, AccessMap]]) -> dict[str, sp.Expr]:
-        ranks = {r for _, a in inputs for r in a.ranks}
-        extents = {
+    def _all_extents(self) -> dict[str, sp.Expr]:
+        return {
             n: e for o in self.kernel.body.block.ops if isinstance(o, EinsumOp | OnlineOp) for n, e in o.extents.items()
         }
+
+    def _space(self, op: EinsumOp, inputs: Iterable[tuple[SSAValue, AccessMap]]) -> dict[str, sp.Expr]:
+        ranks = {r for _, a in inputs for r in a.ranks}
+        extents = self._all_extents()
         order = [*op.ranks.names, *(n for n in extents if n not in op.ranks.names)]
         return {r: extents[r] for r in order if r in ranks or r == self.rank}
 

@@ -255,6 +255,11 @@ def deferred_softmax(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (e / e.sum(-1, keepdim=True)) @ v
 
 
+def attention_and_query_gradient(q: Tensor, k: Tensor, v: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    out, pull = torch.func.vjp(lambda q: attention(q, k, v), q)
+    return out, pull(given)[0]
+
+
 # --- norms before a product -------------------------------------------------------------------------------------------
 
 
@@ -528,6 +533,12 @@ ATTENTION = (
         fails=fails_with("the column that cat adds makes 'bmm' needed at two ranks (passes/outline.py)"),
     ),
     Row(deferred_softmax, CPU_QKV, GPU_QKV, offset=0.0),
+    Row(
+        attention_and_query_gradient,
+        (*CPU_QKV, of(4, 1024, 64)),
+        (*GPU_QKV, of(32, 4096, 64)),
+        never_pays=("cpu",),
+    ),
 )
 
 NORMS = (
