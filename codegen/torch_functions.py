@@ -35,6 +35,8 @@ MAPS: dict[str, str] = {
     "bool_to_int": "{out}.copy_({0})",
     "widen": "{out}.copy_({0})",
     "narrow": "{out}.copy_({0}{rounded})",
+    "to_bf16": "{out}.copy_({0}{rounded})",
+    "to_f16": "{out}.copy_({0}{rounded})",
 }
 
 # Where the second operand may be a Python number; elsewhere it has to be a tensor.

@@ -144,6 +144,12 @@ def rounds_anyway(op: tile.CastOp) -> bool:
     return all(fits(use.operation) for use in op.result.uses)
 
 
+def is_alias(op: tile.MapOp) -> bool:
+    """Whether a widened tile is the tile itself: both are held in the same type."""
+    source, result = (tile.tile_type(v).element_type for v in (op.operands[0], op.result))
+    return held(source) == held(result)
+
+
 def stored_directly(kernel: tile.KernelOp, layouts: Mapping[tuple[str, ...], Layout]) -> dict[SSAValue, tile.StoreOp]:
     """The values computed where they are stored: used once, in their own type, in a buffer that is not read."""
     read = {op.buffer for op in loads_and_stores(kernel) if isinstance(op, tile.LoadOp)}
@@ -154,6 +160,8 @@ def stored_directly(kernel: tile.KernelOp, layouts: Mapping[tuple[str, ...], Lay
         value, kind = op.value, cast(tile.BufferType, op.buffer.type)
         maker = value.owner
         if not isinstance(maker, tile.MapOp | tile.ReduceOp | tile.DotOp) or maker.parent is not op.parent:
+            continue
+        if isinstance(maker, tile.MapOp) and maker.function.data == "widen" and is_alias(maker):
             continue
         total = sympy.expand(
             sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))

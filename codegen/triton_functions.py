@@ -63,6 +63,8 @@ MAPS: dict[str, str] = {
     "bool_to_int": "{0}.to({type})",
     "widen": "{0}.to({type})",
     "narrow": "{0}.to({type})",
+    "to_bf16": "{0}.to({type})",
+    "to_f16": "{0}.to({type})",
 }
 
 # Powers with a constant exponent that need no logarithm.

@@ -97,6 +97,10 @@ class Scalar:
             return self.call("bool_to_int" if here == i1 else "float_to_int", cast_to=kind)
         return self != 0
 
+    def rounded(self, name: str, element: Attribute) -> Scalar:
+        """This float rounded to a 16-bit type by the scalar function `name`, in f32 again."""
+        return self.call(name, cast_to=element).call("widen", cast_to=f32)
+
     def _arith(self, name: str, other: Any) -> Scalar:
         if self.type == i1:
             raise Opaque(f"{name} of booleans is not in the scalar table")

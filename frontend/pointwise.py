@@ -16,7 +16,8 @@ from xdsl.dialects.builtin import i1
 from xdsl.ir import Attribute
 
 from .builder import Einsum, Out, Scalar, Tensor, View
-from .sizes import Opaque, compute_dtype
+from .roundings import ROUNDINGS, is_rounding
+from .sizes import Opaque, compute_dtype, element_type
 
 aten = torch.ops.aten
 prims = torch.ops.prims
@@ -325,8 +326,11 @@ def fmin(name: str):
 def cast(t, node: fx.Node, a) -> View:
     """A cast to another dtype; to the same one, the same elements."""
     source: Tensor = a.self if hasattr(a, "self") else a.a
-    if source.dtype == t.dtype(node):
+    dtype = t.dtype(node)
+    if source.dtype == dtype:
         return source.view
+    if is_rounding(node, source.dtype, dtype):
+        return same(lambda f, _: f.raw(source).rounded(ROUNDINGS[dtype], element_type(dtype)))(t, node, a)
     return same(lambda f, _: f(source))(t, node, a)
 
 

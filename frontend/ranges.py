@@ -199,6 +199,6 @@ _RULES = {
     "xor": _bits,
     "select": lambda _, a, b: _either(a, b),
     **dict.fromkeys(("bool_to_int", "bool_to_float", "float_to_int"), lambda a: a),
-    **dict.fromkeys(("widen", "narrow", "floor", "ceil", "trunc", "round"), lambda a: a),
+    **dict.fromkeys(("widen", "narrow", "to_bf16", "to_f16", "floor", "ceil", "trunc", "round"), lambda a: a),
     "int_to_float": lambda a: a if inside(a, (-_EXACT, _EXACT)) else UNKNOWN,
 }

@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import i1, i64
 
 from . import indices
 from .builder import Einsum, Out, Scalar, Tensor, View
+from .externs import reason_of
 from .indices import ONE, Expr
 from .pointwise import Formula
 from .sizes import Opaque, compute_dtype
@@ -169,6 +170,14 @@ def _with_index(t, node: fx.Node, a, combiner: str) -> list[View]:
     ])  # fmt: skip
 
 
+def first_of_top(t, node: fx.Node, a) -> list[View]:
+    """topk of one element: the largest and a position of it.  (The least of topk passes over NaN, where min stops.)"""
+    if not (isinstance(a.k, int) and a.k == 1 and a.largest and a.self.shape):
+        raise Opaque(reason_of(node.target))  # pyright: ignore[reportArgumentType]
+    a.keepdim = True
+    return _with_index(t, node, a, "max")
+
+
 def position(combiner: str):
     """argmax, argmin; without a dimension, of the flattened tensor."""
 
@@ -293,6 +302,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.amin: extremum("min"),
     aten.max: extremum("max"),
     aten.min: extremum("min"),
+    aten.topk: first_of_top,
     aten.argmax: position("argmax"),
     aten.argmin: position("argmin"),
     aten.any: truth("any"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects import arith, math
-from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, IntegerType, i1
+from xdsl.dialects.builtin import BFloat16Type, BoolAttr, Float16Type, FloatAttr, IntegerAttr, IntegerType, i1
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from .attributes import is_float
@@ -90,11 +90,16 @@ _ROWS: tuple[Scalar, ...] = (
     Scalar("bool_to_int", 1, arith.ExtUIOp, "cast"),
     Scalar("widen", 1, arith.ExtFOp, "cast"),
     Scalar("narrow", 1, arith.TruncFOp, "cast"),
+    Scalar("to_bf16", 1, arith.TruncFOp, "cast"),  # a rounding that counts; `widen` brings it back to a compute type
+    Scalar("to_f16", 1, arith.TruncFOp, "cast"),
 )
 
 SCALARS: dict[str, Scalar] = {row.name: row for row in _ROWS}
 
-_BY_OPERATION: dict[tuple[type[Operation], int | None], Scalar] = {(r.operation, r.predicate): r for r in _ROWS}
+_BY_OPERATION: dict[tuple[type[Operation], int | None], Scalar] = {
+    (r.operation, r.predicate): r for r in _ROWS if not r.name.startswith("to_")
+}
+_ROUNDINGS: dict[Attribute, str] = {BFloat16Type(): "to_bf16", Float16Type(): "to_f16"}
 
 CONSTANT = "constant"
 
@@ -103,6 +108,8 @@ def name_of(op: Operation) -> str | None:
     """The table name of a scalar op, "constant" for a constant, None when it is not a scalar function."""
     if isinstance(op, arith.ConstantOp):
         return CONSTANT
+    if isinstance(op, arith.TruncFOp):
+        return _ROUNDINGS.get(op.result.type, "narrow")
     predicate = op.predicate.value.data if isinstance(op, arith.CmpfOp | arith.CmpiOp) else None
     row = _BY_OPERATION.get((type(op), predicate))
     return row.name if row else None

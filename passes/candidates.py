@@ -37,6 +37,7 @@ class Candidates:
             o: (frozenset(o.operands), frozenset(v.owner for v in o.operands)) for o in self.order
         }
         self.last_use: dict[SSAValue, int] = {}
+        self.reduced_by: dict[tuple[SSAValue, int], frozenset[EinsumOp]] = {}
         self.bare: dict[EinsumOp, list[tuple[SSAValue, list[str | None]]]] = {}  # the ranks at bare indices
 
     def all(self) -> list[frozenset[EinsumOp]]:
@@ -73,6 +74,12 @@ class Candidates:
             self.contraction[op] = _is_contraction(op)
         return self.contraction[op]
 
+    def reducers(self, value: SSAValue, dim: int) -> frozenset[EinsumOp]:
+        """The operations that reduce rank `dim` of a value, maps between them included in the way."""
+        if (value, dim) not in self.reduced_by:
+            self.reduced_by[value, dim] = frozenset(self._reach(value, dim)[2])
+        return self.reduced_by[value, dim]
+
     # --- cascades ------------------------------------------------------------------------------------------------
 
     def _cascades(self, value: SSAValue, dim: int) -> list[frozenset[EinsumOp]]:
@@ -90,7 +97,22 @@ class Candidates:
                 cluster = self._upstream(last, carries | between | last)
                 self._take_producers(cluster, value)
                 found.append(frozenset(cluster))
+                if self._take_outer_products(cluster):
+                    self._take_producers(cluster, value)
+                    found.append(frozenset(cluster))
         return found
+
+    def _take_outer_products(self, cluster: set[EinsumOp]) -> bool:
+        """Add contractions that only the cluster reads and that read less than they write; whether there were any."""
+        taken = {
+            v.owner
+            for o in cluster
+            for v in o.inputs
+            if isinstance(v.owner, EinsumOp) and v.owner not in cluster and self.is_contraction(v.owner)
+            if {u.operation for u in v.uses} <= cluster and self.bytes_of(v) > sum(map(self.bytes_of, v.owner.inputs))
+        }
+        cluster |= taken
+        return bool(taken)
 
     def _reach(self, value: SSAValue, dim: int) -> tuple[set[EinsumOp], set[EinsumOp], set[EinsumOp]]:
         """From a value's rank downwards: maps that carry it, k-free maps behind its reductions, the reductions.

@@ -45,6 +45,7 @@ FRESH_FROM = (
 FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
 MUCH_MORE = 1.25  # times the predicted saving
 CPU_GAIN = 0.85  # of the time of its operations apart: a tile program is many calls, which a busy machine can hold up
+NOT_COUNTED = {scalar.CONSTANT, "widen", "narrow"}  # scalars that cost a pointwise kernel nothing
 
 
 @dataclass(frozen=True)
@@ -305,11 +306,11 @@ class _Fuser:
             writes = {
                 r for o in rest for r in o.results if r in set(outputs) or any(u.operation not in rest for u in r.uses)
             }
-            moved = sum(map(self._bytes, reads | writes))
+            moved = sum(map(self._bytes, reads | writes)) + 2 * sum(map(self._bytes, self._between(rest) - writes))
             traffic += moved
-            special = self._special_seconds(rest)
+            arithmetic = self._special_seconds(rest) + self._vector_seconds(rest)
             passes = 1 + (len({r for o in rest for r in o.reduced}) > 0)
-            total += max(moved / bandwidth, special) * 1e6 + passes * target.launch_us
+            total += max(moved / bandwidth, arithmetic) * 1e6 + passes * target.launch_us
             total += self._fresh_pages(writes)
         return total, traffic
 
@@ -322,6 +323,31 @@ class _Fuser:
                     cpu = CPU_RATES.get(name, CPU_MAP_RATE) * self.target.sms
                     total += self._points(op) / (cpu if self.target.kind == "cpu" else self.target.exp_per_s)
         return total
+
+    def _vector_seconds(self, ops: Sequence[EinsumOp]) -> float:
+        """Time in the other arithmetic of pointwise and reduction kernels, each operation over all of its points.
+
+        Priced like that of a tile kernel (`cost.price`): on a GPU a map takes two instructions, a part of which is hidden.
+        """
+        cpu, done = self.target.kind == "cpu", 0.0
+        for op in ops:
+            names = [n for n in map(scalar.name_of, op.body.block.ops) if n and n not in NOT_COUNTED]
+            reduced = len(op.results) if op.reduced else 0
+            maps = len([n for n in names if n not in TRANSCENDENTAL])
+            done += self._points(op) * (maps + reduced if cpu else 0.7 * (4 * maps + 2 * reduced))
+        return done / self.target.vector_flops
+
+    def _between(self, ops: Sequence[EinsumOp]) -> set[SSAValue]:
+        """Results of reductions that another one of `ops` reduces further, along a rank of their own: no pointwise or
+        reduction kernel does both, so they are written and read."""
+        members = set(ops)
+        found: set[SSAValue] = set()
+        for op in ops:
+            if op.reduced and op not in self.candidates.inner:
+                for r in op.results:
+                    if any(self.candidates.reducers(r, d) & members for d, e in enumerate(r.type.dims) if e != 1):  # pyright: ignore
+                        found.add(r)
+        return found
 
     def _fresh_pages(self, results: Iterable[SSAValue]) -> float:
         """Microseconds that a CPU spends on the first touch of large results."""

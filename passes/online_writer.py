@@ -24,6 +24,7 @@ from .algebra.settle import settle
 from .algebra.transport import transport_exponent
 from .canonicalise import erase_dead
 from .contraction import argument_ranks, scalar_ranks
+from .exchange_sums import Exchanged, exchange_sums
 from .first_elements import FirstElements
 from .row_algebra import Leaf, RowAlgebra
 from .scalar_region import Inexpressible, RegionWriter
@@ -50,6 +51,7 @@ class OnlineWriter:
         settled = settle(cascade, levels, algebra.size(_extent(ops, rank)))
         self.forms, self.anchors, self.near = settled.forms, settled.anchors, settled.near
         self.certificates: list[str] = []
+        self.exchanged: dict[sp.Symbol, Exchanged] = {}
 
     def run(self) -> None:
         """Rewrite every reduction of the levels that has a form worth writing."""
@@ -74,6 +76,7 @@ class OnlineWriter:
             self.anchors,
             self.levels.reasons,
             self.near,
+            {s: e.text() for s, e in self.exchanged.items()},
         )
         self.note("derivation", [*lines, *self._legend()])
 
@@ -103,11 +106,13 @@ class OnlineWriter:
         plain: list[tuple[sp.Symbol, Accumulator]] = []
         same: dict[tuple, sp.Symbol] = {}
         shared: dict[sp.Symbol, sp.Symbol] = {}
+        exchanged = self._exchanged(forms)
+        self.exchanged |= exchanged
         for s, form in forms:
             for a in form.accumulators:
                 key = (a.combiner, a.psi, a.gauge)
                 shared[a.symbol] = same.setdefault(key, a.symbol)
-                if shared[a.symbol] != a.symbol:
+                if shared[a.symbol] != a.symbol or a.symbol in exchanged:
                     continue
                 moving = a.psi.free_symbols | (a.gauge.free_symbols if a.gauge is not None else set())
                 running = {n for n in moving & set(self.result) if self.levels.level.get(n) == self.levels.level[s]}
@@ -119,10 +124,34 @@ class OnlineWriter:
         if gauged:
             moved = [(s, a if a.moves is None else replace(a, moves=a.moves.xreplace(shared))) for s, a in gauged]
             self._online(moved, new, folded)
+        for e in exchanged.values():
+            folded[e.accumulator] = self._sum_of_folded(e, folded[shared[e.beside]], new)
         for symbol, first in shared.items():
             folded[symbol] = folded[first]
         _insert_after(last, new)
         self._read_out(forms, folded, new[-1] if new else last)
+
+    def _exchanged(self, forms: Sequence[tuple[sp.Symbol, OnlineForm]]) -> dict[sp.Symbol, Exchanged]:
+        """What need not be folded in this level, because another accumulator that is folded holds it."""
+        distinct = {(a.combiner, a.psi, a.gauge): a for _, f in reversed(forms) for a in reversed(f.accumulators)}
+        found = exchange_sums(list(distinct.values()), self.algebra.meaning, frozenset(self.algebra.carried), self.rank)
+        for e in found.values():
+            self.certificates.append(f"{e.accumulator} = {e.text()}: sums commute")
+        return found
+
+    def _sum_of_folded(self, e: Exchanged, beside: SSAValue, new: list[Operation]) -> SSAValue:
+        """Σ over e.rank of a factor and a folded value."""
+        extents = self._all_extents()
+        ranks = [*_ranks_of(beside), *(r for r in e.access.ranks if r not in _ranks_of(beside))]
+        inputs = [(e.factor, e.access), (beside, AccessMap.of(_ranks_of(beside)))]
+        block = Block(arg_types=[compute_type(v.type.element_type) for v, _ in inputs])  # pyright: ignore
+        writer = self._writer(block, {})
+        block.add_op(YieldOp(writer.op("mul", *map(writer.real, block.args))))
+        out = AccessMap.of([r for r in ranks if r != e.rank])
+        space = RankSpace(tuple((r, extents[r]) for r in ranks))
+        new.append(EinsumOp(space, inputs, [("sum", out, writer.floating)], Region(block)))
+        new[-1].results[0].name_hint = e.accumulator.name
+        return new[-1].results[0]
 
     def _is_real(self, s: sp.Symbol) -> bool:
         """Whether a reduction adds real numbers; integers and booleans stay as written, for they would be rounded."""
@@ -164,37 +193,49 @@ class OnlineWriter:
 
     def _anchor(self, z: sp.Expr, new: list[Operation]) -> SSAValue:
         """The mean of z over the row's first elements, without the largest and the smallest, so that no single stray value
-        decides it; what is not finite counts as 0."""
+        decides it; what is not finite counts as 0.
+
+        A mean that is not far from zero, compared with how far the elements are from it, is replaced by 0: raw moments lose
+        nothing there, and each measured difference would be rounded once for nothing.
+        """
         leaves = self._inputs(z.free_symbols, new)
         extents = {n: e for o in self.algebra.reductions for n, e in o.extents.items()}
         first = FirstElements(self.rank, extents[self.rank], new)
         inputs = {s: first.at(value, access) for s, (value, access) in leaves.items()}
         rows = [r for r in self._space(self.algebra.reductions[0], leaves.values()) if r != self.rank]
         extents |= self._space(self.algebra.reductions[0], leaves.values())
-        space = RankSpace((*((r, extents[r]) for r in rows), (first.name, first.extent)))
-        block = Block(arg_types=[compute_type(v.type.element_type) for v, _ in inputs.values()])  # pyright: ignore
-        writer = self._writer(block, dict(zip(inputs, block.args, strict=True)))
-        near = writer.r(select(lt(sp.Abs(z), sp.oo), z, 0))
-        trimmed = int(first.extent) > 2
-        block.add_op(YieldOp(*[near] * (3 if trimmed else 1)))
-        combiners = ("sum", "max", "min") if trimmed else ("sum",)
-        outs = [(c, AccessMap.of(rows), writer.floating) for c in combiners]
-        folded = EinsumOp(space, list(inputs.values()), outs, Region(block))
-        block = Block(arg_types=[writer.floating] * len(outs))
-        total, *extremes = (sp.Symbol(c, real=True) for c in combiners)
-        mean = self._writer(block, dict(zip((total, *extremes), block.args, strict=True)))
-        block.add_op(YieldOp(mean.r((total - sum(extremes)) / (int(first.extent) - len(extremes)))))
-        space = RankSpace(tuple((r, extents[r]) for r in rows))
         row = AccessMap.of(rows)
-        new.append(folded)
-        new.append(EinsumOp(space, [(r, row) for r in folded.results], [(MAP, row, writer.floating)], Region(block)))
-        return new[-1].results[0]
+        near = select(lt(sp.Abs(z), sp.oo), z, 0)
+        count = int(first.extent)
+
+        def write(inputs: dict, e: sp.Expr, combiners: Sequence[str]) -> list[SSAValue]:
+            """`e` over the first elements (or over the rows, for a map), combined in each of the ways."""
+            short = [(first.name, first.extent)] if MAP not in combiners else []
+            block = Block(arg_types=[compute_type(v.type.element_type) for v, _ in inputs.values()])  # pyright: ignore
+            writer = self._writer(block, dict(zip(inputs, block.args, strict=True)))
+            block.add_op(YieldOp(*[writer.r(e)] * len(combiners)))
+            outs = [(c, row, writer.floating) for c in combiners]
+            space = RankSpace((*((r, extents[r]) for r in rows), *short))
+            new.append(EinsumOp(space, list(inputs.values()), outs, Region(block)))
+            return list(new[-1].results)
+
+        combiners = ("sum", "max", "min") if count > 2 else ("sum",)
+        total, *extremes = (sp.Symbol(c, real=True) for c in combiners)
+        folded = zip((total, *extremes), write(inputs, near, combiners), strict=True)
+        (mean,) = write({s: (v, row) for s, v in folded}, (total - sum(extremes)) / (count - len(extremes)), (MAP,))
+        c, spread = sp.Symbol("mean", real=True), sp.Symbol("spread", real=True)
+        (distance,) = write({**inputs, c: (mean, row)}, sp.Min(sp.Abs(near - c), sp.Abs(c)), ("sum",))
+        far = select(lt(spread, sp.Abs(c) * count / 2), c, 0)
+        return write({c: (mean, row), spread: (distance, row)}, far, (MAP,))[0]
+
+    def _all_extents(self) -> dict[str, sp.Expr]:
+        return {
+            n: e for o in self.kernel.body.block.ops if isinstance(o, EinsumOp | OnlineOp) for n, e in o.extents.items()
+        }
 
     def _space(self, op: EinsumOp, inputs: Iterable[tuple[SSAValue, AccessMap]]) -> dict[str, sp.Expr]:
         ranks = {r for _, a in inputs for r in a.ranks}
-        extents = {
-            n: e for o in self.kernel.body.block.ops if isinstance(o, EinsumOp | OnlineOp) for n, e in o.extents.items()
-        }
+        extents = self._all_extents()
         order = [*op.ranks.names, *(n for n in extents if n not in op.ranks.names)]
         return {r: extents[r] for r in order if r in ranks or r == self.rank}
 

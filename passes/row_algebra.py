@@ -78,6 +78,8 @@ _SYMPY = {
     "bool_to_int": lambda x: x,
     "widen": lambda x: x,
     "narrow": lambda x: x,
+    "to_bf16": ex.to_bf16,
+    "to_f16": ex.to_f16,
 }
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import sympy as sp
-from xdsl.dialects.builtin import f32, f64, i1, i64
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, f64, i1, i64
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from ..ir import scalar
@@ -17,6 +17,7 @@ _UNARY = {
     "rsqrt": "rsqrt", "trunc": "trunc", "round_": "round",
 }  # fmt: skip
 _COMPARE = ("lt", "le", "gt", "ge", "eq", "ne")
+_ROUNDED: dict[str, Attribute] = {"to_bf16": BFloat16Type(), "to_f16": Float16Type()}
 _LOGIC = {"land": "and", "lor": "or", "lxor": "xor"}
 
 
@@ -125,11 +126,16 @@ class RegionWriter:
             x, zero = self.r(e.args[0]), self.number(0.0)
             up = self.real(self.op("gt", x, zero))
             return self.op("sub", up, self.real(self.op("lt", x, zero)))
+        if name in _ROUNDED:
+            return self.op("widen", self.op(name, self.r(e.args[0]), cast_to=_ROUNDED[name]), cast_to=self.floating)
         if name == "cast_int":
             return self.op("trunc", self.r(e.args[0]))
         raise Inexpressible(f"no scalar operation for {name} in {e}")
 
     def _sum(self, e: sp.Add) -> SSAValue:
+        factor, e = self._common_factor(e)
+        if factor != 1:
+            return self.op("mul", self.r(e), self.r(factor))
         terms = sorted(e.args, key=lambda t: (t.could_extract_minus_sign(), sp.default_sort_key(t)))
         total: SSAValue | None = None
         for a, b in self.close:
@@ -150,6 +156,17 @@ class RegionWriter:
                 total = value if total is None else self.op("add", total, value)
         assert total is not None
         return total
+
+    def _common_factor(self, e: sp.Add) -> tuple[sp.Expr, sp.Expr]:
+        """(c, rest) with e = c * rest for a number c that all terms share up to sign.
+
+        sympy distributes c (x - m) as c x - c m, where each product is rounded at the size of x; x - m is exact for close x, m.
+        """
+        numbers = [t.as_independent(*(t.free_symbols - set(self.lazy)), as_Add=False)[0] for t in e.args]
+        size = abs(numbers[0])
+        if size == 1 or any(abs(n) != size for n in numbers):
+            return sp.S.One, e
+        return size, sp.Add(*[t / size for t in e.args])
 
     def _product(self, e: sp.Mul) -> SSAValue:
         top, bottom, negative = [], [], False

@@ -48,6 +48,8 @@ def torch_function(name: str) -> Callable:
         "bool_to_int": lambda x: x.to(torch.int64),
         "widen": lambda x: x,
         "narrow": lambda x: x,
+        "to_bf16": lambda x: x.to(torch.bfloat16).to(x.dtype),
+        "to_f16": lambda x: x.to(torch.float16).to(x.dtype),
     }
     return table.get(name) or getattr(torch, name)
 

@@ -19,12 +19,23 @@ from dataclasses import replace
 from functools import lru_cache
 
 import sympy as sp
-from sympy import Add, Expr, Symbol
+from sympy import Add, Expr, Mul, Symbol
 
 from .context import Context
 from .derive import derive
 from .exponentials import exponent
 from .forms import OnlineForm, Reduction, Refused
+
+
+def _common_factors(e: Expr) -> tuple[list[Expr], Expr]:
+    """The factors that all terms of a sum share, and the sum of what is left: p x - p m is p (x - m)."""
+    terms = [list(Mul.make_args(t)) for t in e.args]
+    common = [f for f in terms[0] if not f.is_Number and all(f in t for t in terms)]
+    for t in terms:
+        for f in common:
+            t.remove(f)
+    content, rest = Add(*[Mul(*t) for t in terms]).as_content_primitive() if common else (sp.S.One, e)
+    return common + [content] * (content != 1), rest
 
 
 @lru_cache(maxsize=4096)
@@ -52,7 +63,10 @@ def derive_anchored(
         stable = exponent(e, context) is not None and reduction.combiner == "sum"  # Π exp(z) is exp(Σ z)
         if not context.mixed(e) or stable or isinstance(e, sp.Piecewise):
             return e
-        if e.is_Add and not any(context.mixed(a) for a in e.args):
+        if e.is_Add and any(context.mixed(a) for a in e.args):
+            common, e = _common_factors(e)
+            return Mul(*[visit(f) for f in common], visit(e)) if common else e.func(*[visit(a) for a in e.args])
+        if e.is_Add:
             leafy = [a for a in e.args if context.carries_leaf(a)]
             away, anchor = symbols_for(Add(*leafy))
             return Add(away, anchor, *[a for a in e.args if not context.carries_leaf(a)])

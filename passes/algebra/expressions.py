@@ -153,6 +153,18 @@ class trunc(_Rounding):
     """Drop the fraction."""
 
 
+class to_bf16(_Real):
+    """Round to 8 significant bits; only where a program asks for it."""
+
+    nargs = 1
+
+
+class to_f16(_Real):
+    """Round to 11 significant bits and the range of a half; only where a program asks for it."""
+
+    nargs = 1
+
+
 class floordiv(_Real):
     """Integer division, rounded down."""
 
@@ -285,6 +297,8 @@ INCREASING: dict[type, bool] = {
     round_: False,
     cast_int: False,
     trunc: False,
+    to_bf16: False,
+    to_f16: False,
 }
 """Nondecreasing on all reals -> whether strictly, in floating point too: a function with a bound reaches it, and what was
 apart is equal then (tanh(50) is 1, so that argmax tanh(x) is the first large x, not the largest)."""

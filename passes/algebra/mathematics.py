@@ -67,27 +67,31 @@ def derivation(
     anchors: Mapping[Symbol, Expr],
     reasons: Mapping[Symbol, str],
     close: Sequence[tuple[Expr, Expr]] = (),
+    exchanged: Mapping[Symbol, str] | None = None,
 ) -> list[str]:
     """The lines of a kernel's derivation along `rank`.
 
     forms: how each reduction is folded; without one, it is folded as written.  anchors: what the constants that moments are
-    measured from are near.  reasons: why a reduction waits for the pass before.
+    measured from are near.  reasons: why a reduction waits for the pass before.  exchanged: accumulators that are not folded,
+    and what they are instead.
     """
     lines: list[str] = []
     for n in sorted(set(level.values())):
         members = [r for r in reductions if level[r.name] == n]
         lines.append(f"pass {n} over {rank}")
         lines += [f"  because  {reasons[r.name]}" for r in members if r.name in reasons]
-        lines += _pass(rank, members, forms, anchors, close)
+        lines += _pass(rank, members, set(level), forms, anchors, close, exchanged or {})
     return lines
 
 
 def _pass(
     rank: str,
     members: Sequence[Reduction],
+    names: set[Symbol],
     forms: Mapping[Symbol, OnlineForm],
     anchors: Mapping[Symbol, Expr],
     close: Sequence[tuple[Expr, Expr]],
+    exchanged: Mapping[Symbol, str],
 ) -> list[str]:
     state: dict[tuple, Accumulator] = {}
     same: dict[Symbol, Symbol] = {}
@@ -103,15 +107,16 @@ def _pass(
             first = state.setdefault((a.combiner, a.psi, a.gauge), a)
             same[a.symbol] = first.symbol
         readouts.append((str(r.name), formula(form.readout.xreplace(same))))
-    held = list(state.values())
+    readouts[:0] = [(str(a.symbol), exchanged[a.symbol]) for a in state.values() if a.symbol in exchanged]
+    held = [a for a in state.values() if a.symbol not in exchanged]
     rows = _column("state", [(str(a.symbol), f"{_sign(a.combiner, rank)} {_summand(a.psi, close)}") for a in held])
     what = "about the mean of {} over the first elements; any finite value is exact"
     near = [(str(c), what.format(formula(z))) for c, z in anchors.items() if any(c in a.psi.free_symbols for a in held)]
     rows += _column("anchor", near)
-    gauges = sorted({g for a in held if a.gauge is not None for g in a.gauge.free_symbols}, key=str)
+    gauges = sorted({g for a in held if a.gauge is not None for g in a.gauge.free_symbols & names}, key=str)
     moving = [a for a in held if a.gauge is not None]
     for a in moving:
-        new = {g: Symbol(f"{g}'", real=True) for g in a.gauge.free_symbols}
+        new = {g: Symbol(f"{g}'", real=True) for g in a.gauge.free_symbols & names}
         factor = sp.exp(a.gauge.xreplace(new) - a.gauge)
         text = f"{a.symbol}*{formula(factor)}"
         if a.moves is not None:

@@ -23,6 +23,12 @@ def _power(b: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.power(np.asarray(b), p)
 
 
+def _to_bits(x: np.ndarray, bits: int) -> np.ndarray:
+    """x rounded to so many significant bits, ties to even."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(mantissa * 2.0**bits) * 2.0**-bits, exponent)
+
+
 FUNCTIONS: dict[type, Callable] = {
     sp.Add: lambda *a: functools.reduce(np.add, a),
     sp.Mul: lambda *a: functools.reduce(np.multiply, a),
@@ -57,6 +63,8 @@ FUNCTIONS: dict[type, Callable] = {
     ex.round_: np.rint,
     ex.cast_int: np.trunc,
     ex.trunc: np.trunc,
+    ex.to_bf16: lambda x: _to_bits(x, 8),
+    ex.to_f16: lambda x: np.asarray(x, np.float16),
     ex.floordiv: np.floor_divide,
     ex.irem: np.fmod,
     ex.exp2: np.exp2,

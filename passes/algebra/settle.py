@@ -18,7 +18,7 @@ from sympy import Expr, Symbol
 from .centred import centre
 from .exponentials import above
 from .expressions import eq, select
-from .forms import Cascade, OnlineForm, as_written
+from .forms import Accumulator, Cascade, OnlineForm, as_written
 from .levels import Levels
 
 
@@ -114,8 +114,12 @@ class _Settler:
             for a in f.accumulators
             if a.combiner == "sum" and a.psi == 1 and a.gauge is None and self.size is not None
         }
-        plain = {f.readout: s for s, f in forms.items() if f.J == 1 and f.readout == f.accumulators[0].symbol}
-        counts |= {a: s for a, s in plain.items() if a not in {x.symbol for x in form.accumulators}}
+        order = list(self.map)
+        earlier = {s: forms[s] for s in order[: order.index(form.reduction)] if s in forms}
+        plain = {
+            _key(f.accumulators[0]): s for s, f in earlier.items() if f.J == 1 and f.readout == f.accumulators[0].symbol
+        }
+        counts |= {a.symbol: plain[_key(a)] for f in forms.values() for a in f.accumulators if _key(a) in plain}
         measured = {
             s: f.readout.xreplace(counts)
             for s, f in forms.items()
@@ -138,7 +142,8 @@ class _Settler:
             readout = min(readout, sp.expand(readout), key=lambda e: e.count_ops())
         held = {a.symbol for a in form.accumulators}
         beside = [a for f in forms.values() for a in f.accumulators if a.symbol in readout.free_symbols - held]
-        kept = [a for a in (*form.accumulators, *dict.fromkeys(beside)) if a.symbol in readout.free_symbols]
+        read = readout.free_symbols.union(*(a.moves.free_symbols for a in form.accumulators if a.moves is not None))
+        kept = [a for a in (*form.accumulators, *dict.fromkeys(beside)) if a.symbol in read]
         return replace(form, readout=readout, accumulators=tuple(kept))
 
     def _gauged_by_maximum(self, form: OnlineForm) -> OnlineForm:
@@ -183,3 +188,8 @@ class _Settler:
             return form
         note = "; a row whose maximum is oo sums to oo"
         return replace(form, accumulators=tuple(accumulators), readout=readout, certificate=form.certificate + note)
+
+
+def _key(a: Accumulator) -> tuple:
+    """Accumulators that are equal here are one sum."""
+    return a.combiner, a.psi, a.gauge

@@ -222,6 +222,7 @@ REDUCTIONS = {
     "min_dim": lambda x: tuple(x.min(-1, keepdim=True)),
     "argmax": lambda x: x.argmax(),
     "argmax_dim": lambda x: x.argmax(1),
+    "topk_of_one": lambda x: tuple(x.topk(1, 1)),
     "argmin_keep": lambda x: x.argmin(-1, keepdim=True),
     "any": lambda x: (x > 2).any(),
     "any_dim": lambda x: (x > 1).any(-1),

@@ -47,6 +47,8 @@ MEANING = {
     "bool_to_int": lambda a: a.to(torch.int64),
     "widen": lambda a: a,
     "narrow": lambda a: a,
+    "to_bf16": lambda a: a.to(torch.bfloat16).to(a.dtype),
+    "to_f16": lambda a: a.to(torch.float16).to(a.dtype),
     "select": torch.where,
 }
 CASTS = {
@@ -56,6 +58,8 @@ CASTS = {
     "bool_to_int": (i1, i64),
     "widen": (f32, f64),
     "narrow": (f64, f32),
+    "to_bf16": (f32, bf16),
+    "to_f16": (f32, f16),
 }
 
 
