@@ -319,7 +319,7 @@ class _Fuser:
         return sum(b for b in map(self._bytes, results) if b >= FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
 
     def _absorb(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
-        """Grow a cluster by the maps that are the only readers of its results."""
+        """Grow a cluster by the maps that are the only readers of its results, and by maps that lie between."""
         grown = set(cluster)
         changed = True
         while changed:
@@ -338,22 +338,44 @@ class _Fuser:
                 ):
                     grown.add(op)
                     changed = True
+            if changed:
+                grown |= self._maps_between(frozenset(grown))
         return frozenset(grown)
+
+    def _maps_between(self, cluster: frozenset[EinsumOp]) -> set[EinsumOp]:
+        """What lies on paths that leave the cluster and come back, if it is maps no larger than what they read, else none.
+
+        exp(sink - m) in o / (l + exp(sink - m)) is one: its maximum m and the division belong to the cluster.
+        """
+        between: set[EinsumOp] = set()
+        for op in self._on_the_way_back(cluster):
+            if not (isinstance(op, EinsumOp) and op.is_map) or op in self.taken:
+                return set()
+            if sum(map(self._bytes, op.results)) > 2 * max(map(self._bytes, op.inputs)):
+                return set()
+            between.add(op)
+        return between
 
     def _convex(self, cluster: frozenset[EinsumOp]) -> bool:
         """No path from the cluster leaves it and comes back."""
+        return next(self._on_the_way_back(cluster), None) is None
+
+    def _on_the_way_back(self, cluster: frozenset[EinsumOp]) -> Iterator[Operation]:
+        """The operations outside of the cluster that read from it, perhaps through others, and that it reads likewise."""
         last = max(self.position[o] for o in cluster)
-        pending = [u.operation for o in cluster for r in o.results for u in r.uses if u.operation not in cluster]
-        seen: set[Operation] = set()
+        after: set[Operation] = set()
+        pending = [u.operation for o in cluster for r in o.results for u in r.uses]
         while pending:
             op = pending.pop()
-            if op in cluster:
-                return False
-            if op in seen or self.position.get(op, last + 1) > last:
+            if op in cluster or op in after or self.position.get(op, last + 1) > last:
                 continue
-            seen.add(op)
+            after.add(op)
             pending.extend(u.operation for r in op.results for u in r.uses)
-        return True
+        needed: set[Operation] = set(cluster)
+        for op in sorted(after, key=lambda o: self.position[o], reverse=True):
+            if any(u.operation in needed for r in op.results for u in r.uses):
+                needed.add(op)
+                yield op
 
     def _place(self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> None:
         self.block.insert_op_after(kernel, ops[-1])

@@ -414,7 +414,6 @@ IN_CACHE = ("cpu",)  # a sweep over rows is as fast in one pointwise kernel ther
 
 # Why rows fail, where it is the same for several.
 SCATTERED = "the winners are scattered with index tensors, which are opaque (frontend/externs.py)"
-SINK = "one kernel; the last division is refused: the exponential of the sink lies between (passes/candidates.py)"
 MEAN = "the mean over rows is a kernel of its own, and the count of its rows is refused (passes/candidates.py)"
 SPILLS = "registers spill: the register estimate is too low for this tile (passes/schedule.py, passes/cost.py)"
 ANCHORED = "a mean that needs no moments is taken from an anchor as well (passes/derive_online.py)"
@@ -505,7 +504,7 @@ ATTENTION = (
     Row(attention_causal, CPU_QKV, GPU_QKV),
     Row(attention_fully_masked, (*CPU_QKV, flags(1024, 1)), (*GPU_QKV, flags(4096, 1))),
     Row(softmax_fully_masked, (*CPU_QKV, flags(1024, 1)), (*GPU_QKV, flags(4096, 1))),
-    Row(attention_sink, (*CPU_QKV, of(4)), (*GPU_QKV, of(32)), fails=fails_with(SINK)),
+    Row(attention_sink, (*CPU_QKV, of(4)), (*GPU_QKV, of(32))),
     Row(
         attention_sink_column,
         (*CPU_QKV, of(4)),
