@@ -37,6 +37,7 @@ from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.plan_memory import MemoryPlan, plan_memory
 from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
+from .passes.split_segments import split_segments
 
 if TYPE_CHECKING:
     from torch import fx
@@ -192,6 +193,10 @@ class _Pipeline:
 
         canonicalise_program(program)
         self._show("canonicalise")
+
+        split = split_segments(program)
+        self.plan.rewrites.extend(("split-segments", what, identity) for what, identity in split)
+        self._show("split-segments")
 
         fused = fuse_program(program, self.target, self.hints, self._exists)
         self.plan.refusals = fused.refusals

@@ -505,12 +505,7 @@ ATTENTION = (
     Row(attention_fully_masked, (*CPU_QKV, flags(1024, 1)), (*GPU_QKV, flags(4096, 1))),
     Row(softmax_fully_masked, (*CPU_QKV, flags(1024, 1)), (*GPU_QKV, flags(4096, 1))),
     Row(attention_sink, (*CPU_QKV, of(4)), (*GPU_QKV, of(32))),
-    Row(
-        attention_sink_column,
-        (*CPU_QKV, of(4)),
-        (*GPU_QKV, of(32)),
-        fails=fails_with("the column that cat adds makes 'bmm' needed at two ranks (passes/outline.py)"),
-    ),
+    Row(attention_sink_column, (*CPU_QKV, of(4)), (*GPU_QKV, of(32))),
     Row(deferred_softmax, CPU_QKV, GPU_QKV, offset=0.0),
 )
 
