@@ -240,6 +240,7 @@ CASES: dict[str, Case] = {
     # reductions of a row
     "logsumexp": Case(lambda x: torch.logsumexp(x, -1), [ROWS]),
     "logsumexp_and_one": Case(lambda x: torch.logsumexp(F.pad(x, (0, 1)), -1), [ROWS]),
+    "logsumexp_and_another": Case(lambda x, s: torch.logsumexp(torch.cat([x, s], -1), -1), [ROWS, _r(5, 1, seed=6)]),
     "entropy": Case(entropy, [ROWS]),
     "kl": Case(kl, [ROWS, _r(5, 11, seed=6)]),
     "variance": Case(lambda x: x.var(-1), [ROWS]),
