@@ -13,6 +13,7 @@ the end of a row enters once, and what is read at the row's own length and at a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -160,7 +161,9 @@ class _Family:
                     return None
                 if reader.is_map and not known:
                     pending.extend((r, reader.out_ranks(n).index(e.name)) for n, r in enumerate(reader.results))
-                elif not reader.is_map and not (e.name in reader.reduced and set(reader.combiner_names) <= set(COMBINE)):
+                elif not reader.is_map and not (
+                    e.name in reader.reduced and set(reader.combiner_names) <= set(COMBINE)
+                ):
                     return None
         return family if family._walks_straight() else None
 
@@ -182,7 +185,7 @@ class _Family:
         order = sorted(ends, key=lambda e: sum(bool((e - other).is_nonnegative) for other in ends))
         found: list[Segment] = []
         long = 0
-        for start, end in zip(order, order[1:], strict=False):
+        for start, end in itertools.pairwise(order):
             n = sympy.expand(end - start)
             if not n.is_nonnegative:
                 return None

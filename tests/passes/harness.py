@@ -1,10 +1,10 @@
 """Every stage of the pipeline against the one before it, in float64.
 
 `check(fn, tensors)` imports `fn` and compares what the interpreter makes of: the function itself, the program as
-imported, canonicalised, with its segments apart, with kernels in place, with the kernels repaired, and the kernels lowered to tiles: under the
-scheduler's walk and under walks of our own (every role that a rank may have, small ragged tiles).  Tile kernels run
-with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond the extent hold what a GPU
-would hold there (`run_lanes`).
+imported, canonicalised, with its segments apart, with kernels in place, with the kernels repaired, and the kernels
+lowered to tiles: under the scheduler's walk and under walks of our own (every role that a rank may have, small ragged
+tiles).  Tile kernels run with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond
+the extent hold what a GPU would hold there (`run_lanes`).
 """
 
 from __future__ import annotations
