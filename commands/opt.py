@@ -28,6 +28,7 @@ from ..passes.canonicalise import Canonicalise
 from ..passes.count_passes import CountPasses
 from ..passes.derive_online import DeriveOnline
 from ..passes.fuse import contiguous, fuse_program
+from ..passes.one_hot import OneHot
 from ..passes.plan_memory import plan_memory
 from ..passes.reassociate import Reassociate
 from ..passes.repair import repair_kernel
@@ -105,6 +106,7 @@ PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
         Canonicalise,
+        OneHot,
         Reassociate,
         SplitSegments,
         CountPasses,

@@ -29,6 +29,7 @@ from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
+from .copy_maps import copy_maps, merge
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
 from .fingerprint import Fingerprints
 from .nest_reductions import nest_reductions, restore
@@ -110,6 +111,7 @@ class _Fuser:
     def __init__(self, program: ProgramOp, target: Target, sizes: dict[str, int], exists: Callable[[SSAValue], bool]):
         self.program, self.target, self.sizes = program, target, sizes
         self.block: Block = program.body.block
+        self.copied = copy_maps(self.block, self._bytes)
         self.nested = nest_reductions(self.block)
         self.candidates = Candidates(self.block, self._bytes, self.nested)
         between = {v for n in self.nested for v in n.between}
@@ -123,13 +125,16 @@ class _Fuser:
 
     def run(self) -> Fused:
         clusters = self.candidates.all()
-        gain = {c: g for c in clusters if (g := self._gain(c)) > 0}
+        gain = {c: g for c in clusters if (g := self._gain(c)) is not None}
         # In the order of what is kept from being written, but behind what crosses it and saves much more time.
-        later = {c for c, g in gain.items() if any(h > MUCH_MORE * g and _cross(c, d) for d, h in gain.items())}
+        much = {c: g + (MUCH_MORE - 1) * abs(g) for c, g in gain.items()}
+        later = {c for c in gain if any(h > much[c] and _cross(c, d) for d, h in gain.items())}
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
         restore(self.nested)
+        if self.copied:
+            merge(self.block)
         sort_block(self.block)
         return self.result
 
@@ -149,15 +154,15 @@ class _Fuser:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
-    def _gain(self, cluster: frozenset[EinsumOp]) -> float:
-        """Predicted microseconds that the kernel for a cluster would save; 0 when there is none."""
+    def _gain(self, cluster: frozenset[EinsumOp]) -> float | None:
+        """Predicted microseconds that the kernel for a cluster would save; None when there is none."""
         for ops, outputs in self._forms(cluster):
             verdict = self._judge(ops, outputs)
             if not isinstance(verdict, Refused):
                 kernel, trial = verdict
                 kernel.erase()
                 return trial.gain_us
-        return 0.0
+        return None
 
     def _forms(self, cluster: frozenset[EinsumOp]) -> Iterator[tuple[list[EinsumOp], list[SSAValue]]]:
         """What a cluster may be taken as, with the results that leave: with the maps behind it, or as it is."""
@@ -371,15 +376,18 @@ class _Fuser:
                 continue
             after.add(op)
             pending.extend(u.operation for r in op.results for u in r.uses)
-        needed: set[Operation] = set(cluster)
-        for op in sorted(after, key=lambda o: self.position[o], reverse=True):
-            if any(u.operation in needed for r in op.results for u in r.uses):
-                needed.add(op)
+        found: set[Operation] = set()
+        before = [v.owner for o in cluster for v in o.operands]
+        while before:
+            op = before.pop()
+            if isinstance(op, Operation) and op in after and op not in found:
+                found.add(op)
                 yield op
+                before.extend(v.owner for v in op.operands)
 
     def _place(self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> None:
         self.block.insert_op_after(kernel, ops[-1])
-        self.position[kernel] = self.position[ops[-1]]
+        self.position[kernel] = self.position[ops[0]]  # what reads it may stand anywhere behind its first operation
         for old, new in zip(outputs, kernel.results, strict=True):
             new.name_hint = old.name_hint
             self.result.origin[new] = old

@@ -413,7 +413,6 @@ CPU_WEIGHT, GPU_WEIGHT = of(64, 4096), of(128, 4096)
 IN_CACHE = ("cpu",)  # a sweep over rows is as fast in one pointwise kernel there
 
 # Why rows fail, where it is the same for several.
-SCATTERED = "the winners are scattered with index tensors, which are opaque (frontend/externs.py)"
 MEAN = "the mean over rows is a kernel of its own, and the count of its rows is refused (passes/candidates.py)"
 SPILLS = "registers spill: the register estimate is too low for this tile (passes/schedule.py, passes/cost.py)"
 ANCHORED = "a mean that needs no moments is taken from an anchor as well (passes/derive_online.py)"
@@ -568,7 +567,9 @@ ORDER = (
         lm_head_winners_backward,
         pooled(4, 256, 64, 8192, of(4, 8192)),
         pooled(32, 512, 256, 30522, of(32, 30522)),
-        fails=fails_with(SCATTERED),
+        kernels=4,
+        never_pays=("cpu", "sm_90"),
+        fails=fails_with(SPILLS, "sm_90"),
     ),
     Row(kmeans, points(16384, 1024, 64), points(1 << 20, 1024, 128), scores=squared_distances, largest=False),
     Row(
