@@ -38,6 +38,7 @@ from .passes.in_place import in_place
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
+from .passes.split_segments import split_segments
 
 if TYPE_CHECKING:
     from torch import fx
@@ -200,6 +201,10 @@ class _Pipeline:
 
         canonicalise_program(program)
         self._show("canonicalise")
+
+        split = split_segments(program)
+        self.plan.rewrites.extend(("split-segments", what, identity) for what, identity in split)
+        self._show("split-segments")
 
         fused = fuse_program(program, self.target, self.hints, self._exists, always=self.options.fuse == "always")
         self.plan.refusals = fused.refusals

@@ -1,4 +1,4 @@
-"""The pass `reassociate` on a graph: its new values become nodes, and the graph is imported again."""
+"""The passes `one-hot` and `reassociate` on a graph: their new values become nodes, and the graph is imported again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..frontend.importer import Imported, import_graph
 from ..frontend.realise import realise, trial_of
 from ..ir.target import Target
 from ..passes.canonicalise import canonicalise_program
+from ..passes.one_hot import one_hot
 from ..passes.reassociate import reassociate_program
 
 
@@ -36,16 +37,18 @@ def reassociated(
     hints: Mapping[str, int] | None = None,
     size_names: Mapping[str, str] | None = None,
 ) -> Reassociated:
-    """`gm` imported, with its sums of products in the cheapest order on `target`."""
+    """`gm` imported, with one-hot maps in short, and its sums of products in the cheapest order on `target`."""
     imported = import_graph(gm, size_names=size_names)
     unchanged = Reassociated(gm, imported, None, [], imported.externs)
     program, places = trial_of(imported)
     canonicalise_program(program)
-    rewrites = reassociate_program(program, target, hints, lambda value: value in places)
+    rewrites = one_hot(program)
+    once = len(rewrites)
+    rewrites += reassociate_program(program, target, hints, lambda value: value in places)
     if not rewrites:
         return unchanged
     edited, edit, done = realise(gm, imported, places, [(r.old, r.ops) for r in rewrites], size_names)
     if not done:
         return unchanged
-    texts = [("reassociate", rewrites[n].name, rewrites[n].certificate) for n in done]
+    texts = [("one-hot" if n < once else "reassociate", rewrites[n].name, rewrites[n].certificate) for n in done]
     return Reassociated(edited, import_graph(edited, size_names=size_names), edit, texts, unchanged.externs)

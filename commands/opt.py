@@ -33,11 +33,13 @@ from ..passes.fuse import contiguous, fuse_program
 from ..passes.hoist_monotone import HoistMonotone
 from ..passes.inline_maps import InlineMaps
 from ..passes.nest_reductions import NestReductions
+from ..passes.one_hot import OneHot
 from ..passes.plan_memory import plan_memory
 from ..passes.reassociate import Reassociate
 from ..passes.release_scales import ReleaseScales
 from ..passes.repair import repair_kernel
 from ..passes.schedule import schedule_kernel
+from ..passes.split_segments import SplitSegments
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class PlanMemory(ModulePass):
 PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
-        Canonicalise, Reassociate, NestReductions, CountPasses, Fuse, ReleaseScales, InlineMaps, DeriveOnline, HoistMonotone,
-        Exp2Units, AbsorbScales, Repair, Schedule, PlanMemory,
+        Canonicalise, OneHot, Reassociate, SplitSegments, NestReductions, CountPasses, Fuse,
+        ReleaseScales, InlineMaps, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, Schedule, PlanMemory,
     )
 }  # fmt: skip
 

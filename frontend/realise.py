@@ -218,9 +218,9 @@ class _Realiser:
             raise Unrealisable("a constant")
         if self._expressions(result.meta["val"].shape) != shape:
             result = self._call(aten.expand.default, result, [self._size(n) for n in shape])
-        if op.combiner_names[0] == "sum" and op.reduced:
+        if op.combiner_names[0] in _REDUCTIONS and op.reduced:
             kept = len(op.out_ranks(0))
-            result = self._call(aten.sum.dim_IntList, result, list(range(kept, len(names))))
+            result = self._call(_REDUCTIONS[op.combiner_names[0]], result, list(range(kept, len(names))))
         elif op.combiner_names[0] != "map":
             raise Unrealisable(f"the combiner {op.combiner_names[0]}")
         return result
@@ -244,11 +244,19 @@ class _Realiser:
             return args[0]
         if name == "select" and args[2] == 0.0 and isinstance(args[0], fx.Node) and isinstance(args[1], fx.Node):
             return self._call(aten.masked_fill.Scalar, args[1], self._call(aten.logical_not.default, args[0]), 0.0)
+        if name == "select" and args[1] == 0.0 and isinstance(args[0], fx.Node) and isinstance(args[2], fx.Node):
+            return self._call(aten.masked_fill.Scalar, args[2], args[0], 0.0)
+        if name == "bool_to_float" and isinstance(args[0], fx.Node):
+            if all(_scales(u.operation, value) for u in value.uses):
+                return args[0]
+            return self._call(aten._to_copy.default, args[0], dtype=self.before.meta["val"].dtype)
         target = _FUNCTIONS.get(name or "")
         if target is None or not args or not isinstance(args[0], fx.Node):
             if name in ("add", "mul") and len(args) == 2 and isinstance(args[1], fx.Node):
                 return self._call(_FUNCTIONS[name], args[1], args[0])
             raise Unrealisable(f"the function {name}")
+        if len(args) == 2 and not isinstance(args[1], fx.Node):
+            target = target.overloadpacket.Scalar
         return self._call(target, *args)
 
     def _positions(self, e: Expr, op: EinsumOp, names: Sequence[str]) -> fx.Node:
@@ -308,11 +316,29 @@ _FUNCTIONS: dict[str, Any] = {
     "mul": aten.mul.Tensor,
     "div": aten.div.Tensor,
     "neg": aten.neg.default,
+    "lt": aten.lt.Tensor,
+    "le": aten.le.Tensor,
+    "gt": aten.gt.Tensor,
+    "ge": aten.ge.Tensor,
+    "ieq": aten.eq.Tensor,
+    "ine": aten.ne.Tensor,
     "ile": aten.le.Tensor,
     "ilt": aten.lt.Tensor,
     "ige": aten.ge.Tensor,
     "igt": aten.gt.Tensor,
 }
+
+_REDUCTIONS: dict[str, Any] = {"sum": aten.sum.dim_IntList, "max": aten.amax.default, "min": aten.amin.default}
+
+
+def _scales(op: Operation, value: SSAValue) -> bool:
+    """Whether `op` multiplies a number by `value`, which may then be a boolean as well."""
+    others = [o for o in op.operands if o is not value]
+    return (
+        scalar.name_of(op) == "mul"
+        and not any(scalar.name_of(o.owner) == "bool_to_float" for o in others)
+        and bool(others)
+    )  # pyright: ignore
 
 
 def _two_factors(op: EinsumOp) -> tuple[int, int] | None:

@@ -87,6 +87,23 @@ def _known_choice(op: Operation) -> SSAValue | None:
     return None if chosen is None else op.operands[1] if chosen else op.operands[2]
 
 
+def _known_and(op: Operation) -> SSAValue | None:
+    return _by_constant(op, {True: 1, False: 0})
+
+
+def _known_or(op: Operation) -> SSAValue | None:
+    return _by_constant(op, {True: 0, False: 1})
+
+
+def _by_constant(op: Operation, keeps: dict[bool, int]) -> SSAValue | None:
+    """keeps: 0 where a constant of this value is the result, 1 where the other operand is."""
+    for constant, other in (op.operands, op.operands[::-1]):
+        known = _constant(constant)
+        if isinstance(known, bool):
+            return other if keeps[known] else constant
+    return None
+
+
 def _narrow_after_widen(op: Operation) -> SSAValue | None:
     inner = op.operands[0].owner
     if (
@@ -106,6 +123,8 @@ RULES: dict[str, tuple[Callable[[Operation], SSAValue | None], ...]] = {
     "isub": (_minus_zero,),
     "neg": (_twice_negated,),  # -(-x) -> x
     "select": (_known_choice, _same_branches),  # c ? x : x -> x
+    "and": (_known_and,),  # x and true -> x, x and false -> false   (of booleans)
+    "or": (_known_or,),
     "narrow": (_narrow_after_widen,),  # narrow(widen(x)) -> x
 }
 

@@ -30,6 +30,7 @@ from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
+from .copy_maps import copy_maps, merge
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
 from .fingerprint import Fingerprints
 from .nest_reductions import nest_reductions, restore
@@ -120,6 +121,7 @@ class _Fuser:
     ):
         self.program, self.target, self.sizes, self.always = program, target, sizes, always
         self.block: Block = program.body.block
+        self.copied = copy_maps(self.block, self._bytes)
         self.nested = nest_reductions(self.block)
         self.candidates = Candidates(self.block, self._bytes, self.nested)
         between = {v for n in self.nested for v in n.between}
@@ -133,13 +135,16 @@ class _Fuser:
 
     def run(self) -> Fused:
         clusters = self.candidates.all()
-        gain = {c: g for c in clusters if (g := self._gain(c)) > 0}
+        gain = {c: g for c in clusters if (g := self._gain(c)) is not None}
         # In the order of what is kept from being written, but behind what crosses it and saves much more time.
-        later = {c for c, g in gain.items() if any(h > MUCH_MORE * g and _cross(c, d) for d, h in gain.items())}
+        much = {c: g + (MUCH_MORE - 1) * abs(g) for c, g in gain.items()}
+        later = {c for c in gain if any(h > much[c] and _cross(c, d) for d, h in gain.items())}
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
         restore(self.nested)
+        if self.copied:
+            merge(self.block)
         sort_block(self.block)
         return self.result
 
@@ -159,15 +164,15 @@ class _Fuser:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
-    def _gain(self, cluster: frozenset[EinsumOp]) -> float:
-        """Predicted microseconds that the kernel for a cluster would save; 0 when there is none."""
+    def _gain(self, cluster: frozenset[EinsumOp]) -> float | None:
+        """Predicted microseconds that the kernel for a cluster would save; None when there is none."""
         for ops, outputs in self._forms(cluster):
             verdict = self._judge(ops, outputs)
             if not isinstance(verdict, Refused):
                 kernel, trial = verdict
                 kernel.erase()
                 return trial.gain_us
-        return 0.0
+        return None
 
     def _forms(self, cluster: frozenset[EinsumOp]) -> Iterator[tuple[list[EinsumOp], list[SSAValue]]]:
         """What a cluster may be taken as, with the results that leave: with the maps behind it, or as it is."""
@@ -356,7 +361,7 @@ class _Fuser:
         return sum(b for b in map(self._bytes, results) if b >= FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
 
     def _absorb(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
-        """Grow a cluster by the maps that are the only readers of its results."""
+        """Grow a cluster by the maps that are the only readers of its results, and by maps that lie between."""
         grown = set(cluster)
         changed = True
         while changed:
@@ -375,26 +380,51 @@ class _Fuser:
                 ):
                     grown.add(op)
                     changed = True
+            if changed:
+                grown |= self._maps_between(frozenset(grown))
         return frozenset(grown)
+
+    def _maps_between(self, cluster: frozenset[EinsumOp]) -> set[EinsumOp]:
+        """What lies on paths that leave the cluster and come back, if it is maps no larger than what they read, else none.
+
+        exp(sink - m) in o / (l + exp(sink - m)) is one: its maximum m and the division belong to the cluster.
+        """
+        between: set[EinsumOp] = set()
+        for op in self._on_the_way_back(cluster):
+            if not (isinstance(op, EinsumOp) and op.is_map) or op in self.taken:
+                return set()
+            if sum(map(self._bytes, op.results)) > 2 * max(map(self._bytes, op.inputs)):
+                return set()
+            between.add(op)
+        return between
 
     def _convex(self, cluster: frozenset[EinsumOp]) -> bool:
         """No path from the cluster leaves it and comes back."""
+        return next(self._on_the_way_back(cluster), None) is None
+
+    def _on_the_way_back(self, cluster: frozenset[EinsumOp]) -> Iterator[Operation]:
+        """The operations outside of the cluster that read from it, perhaps through others, and that it reads likewise."""
         last = max(self.position[o] for o in cluster)
-        pending = [u.operation for o in cluster for r in o.results for u in r.uses if u.operation not in cluster]
-        seen: set[Operation] = set()
+        after: set[Operation] = set()
+        pending = [u.operation for o in cluster for r in o.results for u in r.uses]
         while pending:
             op = pending.pop()
-            if op in cluster:
-                return False
-            if op in seen or self.position.get(op, last + 1) > last:
+            if op in cluster or op in after or self.position.get(op, last + 1) > last:
                 continue
-            seen.add(op)
+            after.add(op)
             pending.extend(u.operation for r in op.results for u in r.uses)
-        return True
+        found: set[Operation] = set()
+        before = [v.owner for o in cluster for v in o.operands]
+        while before:
+            op = before.pop()
+            if isinstance(op, Operation) and op in after and op not in found:
+                found.add(op)
+                yield op
+                before.extend(v.owner for v in op.operands)
 
     def _place(self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> None:
         self.block.insert_op_after(kernel, ops[-1])
-        self.position[kernel] = self.position[ops[-1]]
+        self.position[kernel] = self.position[ops[0]]  # what reads it may stand anywhere behind its first operation
         for old, new in zip(outputs, kernel.results, strict=True):
             new.name_hint = old.name_hint
             self.result.origin[new] = old

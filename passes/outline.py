@@ -9,7 +9,8 @@ ranks it was written at.  Two ranks are made one
     then serve both.
 
 Two ranks of one operation are never made one, whatever their extents (the rows of x against the rows of x).  A map read
-at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.
+at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.  Of an operation
+with several results, those that nobody reads are not made.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from xdsl.ir import Block, Region, SSAValue
 
 from ..ir import symbols
 from ..ir.attributes import AccessMap, RankSpace
-from ..ir.cascade import EinsumOp, IndexOp, KernelOp, ReturnOp
+from ..ir.cascade import EinsumOp, IndexOp, KernelOp, ReturnOp, YieldOp
 from .algebra.forms import Refused
+from .canonicalise import simplify_region
 
 __all__ = ["Refused", "label", "outline"]
 
@@ -278,18 +280,26 @@ def _place_copy(op, instance, space, extents, block, argument, by_op, inside) ->
             ranks_out = _copied_ranks(bound, extents)
             inputs.append((producer.copies[value.index], AccessMap.of(ranks_out)))
     outs = []
+    read = [n for n, result in enumerate(op.results) if result.first_use]
     for n, result in enumerate(op.results):
+        if n not in read:
+            continue
         bound = [binding[r] for r in op.out_ranks(n)]
         outs.append((op.combiner_names[n], AccessMap.of(_copied_ranks(bound, extents)), result.type.element_type))
     body = op.body.clone()
+    if len(read) < len(op.results):
+        last = body.block.last_op
+        assert isinstance(last, YieldOp)
+        last.operands = [last.values[n] for n in read]
+        simplify_region(body.block)
     for inner in body.block.ops:
         if isinstance(inner, IndexOp):
             inner.expression = inner.expression.substitute(binding)
     kept = {n for _, out, _ in outs for n in out.bare()}
     used = [n for n in names if n in kept or _is_reduced(op, binding, n)]
     copy = EinsumOp(RankSpace(tuple((n, extents[n]) for n in used)), inputs, outs, body, dict(op.attributes))
-    for n, (old, new) in enumerate(zip(op.results, copy.results, strict=True)):
-        new.name_hint = old.name_hint
+    for n, new in zip(read, copy.results, strict=True):
+        new.name_hint = op.results[n].name_hint
         instance.copies[n] = new
     block.add_op(copy)
 

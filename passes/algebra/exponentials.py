@@ -55,6 +55,18 @@ def unguarded(e: Expr, context: Context) -> Expr:
     return e.xreplace(swaps)
 
 
+def finite(e: Expr) -> Expr | None:
+    """m when e is m with 0 in the place of an infinity, or of both; else None."""
+    if not isinstance(e, select):
+        return None
+    condition, a, b = e.args
+    m, other = (b, a) if isinstance(condition, ex.eq) else (a, b)
+    if not isinstance(condition, ex.eq | ex.ne) or other != 0:
+        return None
+    compared = set(condition.args) - {m, sp.Abs(m)}
+    return m if compared in ({S.Infinity}, {S.NegativeInfinity}) else None
+
+
 def above(m: Expr) -> Expr:
     """m, and 0 in the place of +oo."""
     return select(ex.eq(m, S.Infinity), 0, m)

@@ -16,7 +16,7 @@ import sympy as sp
 from sympy import Expr, Symbol
 
 from .centred import centre
-from .exponentials import above
+from .exponentials import above, finite
 from .expressions import eq, select
 from .forms import Accumulator, Cascade, OnlineForm, as_written
 from .levels import Levels
@@ -149,20 +149,26 @@ class _Settler:
     def _gauged_by_maximum(self, form: OnlineForm) -> OnlineForm:
         """Σ exp(x - Max(m, c)) with m = max x and a constant c of the row is Σ exp(x - m), times exp(m - Max(m, c)) at the end.
 
-        The factor is at most 1, and the running sum is that of every other softmax of x.
+        The factor is at most 1, and the running sum is that of every other softmax of x.  A guard that puts 0 in the place of
+        an infinite Max(m, c) stays in the factor; the sum is oo where m is.
         """
         accumulators, readout = [], form.readout
         for a in form.accumulators:
             for m in (a.gauge.free_symbols if a.gauge is not None else set()) & self.names:
                 over = -a.gauge  # pyright: ignore[reportOptionalOperand]
-                bounded = isinstance(over, sp.Max) and m in over.args and a.gauge.free_symbols - {m}
+                largest = finite(over) or over
+                bounded = isinstance(largest, sp.Max) and m in largest.args and largest.free_symbols - {m}
                 if bounded and not over.free_symbols & (self.names - {m}) and self.combiner[m] == "max":
                     exponentials = [e for e in a.psi.atoms(sp.exp) if -over in sp.Add.make_args(e.args[0])]
                     if len(exponentials) != 1:  # a product holds one
                         continue
+                    guarded = largest != over and over.has(sp.oo)
+                    if guarded and a.psi != sp.exp(self.map[m] - over):
+                        continue  # where m is oo, the guarded sum is known for exp(x) alone
                     moved = {e: sp.exp(e.args[0] + over - m) for e in exponentials}
                     a = replace(a, psi=a.psi.xreplace(moved), gauge=-m)
-                    readout = readout.xreplace({a.symbol: a.symbol * sp.exp(m - over)})
+                    total = a.symbol * sp.exp(m - over)
+                    readout = readout.xreplace({a.symbol: select(eq(m, sp.oo), sp.oo, total) if guarded else total})
             accumulators.append(a)
         if tuple(accumulators) == form.accumulators:
             return form

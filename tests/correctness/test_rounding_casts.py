@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import fusecade
-from fusecade.passes import fuse
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -48,18 +47,17 @@ def inputs(dtype: torch.dtype = F32) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(*shape, generator=generator).to(dtype) for shape in ((64, 384), (384, 32)))  # pyright: ignore
 
 
-def compiled(fn: Callable, args: tuple[Tensor, ...], monkeypatch: pytest.MonkeyPatch) -> fusecade.CompiledFunction:
-    monkeypatch.setattr(fuse, "GAIN", 1e9)
-    found = fusecade.compile(fn, args, target="cpu", remainder="eager")
+def compiled(fn: Callable, args: tuple[Tensor, ...]) -> fusecade.CompiledFunction:
+    found = fusecade.compile(fn, args, target="cpu", fuse="always", remainder="eager")
     assert found.report.externs == ()
     assert len(found.report.kernels) == 1
     return found
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=["bf16", "f16"])
-def test_a_rounding_after_a_statistic_is_a_second_pass(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rounding_after_a_statistic_is_a_second_pass(dtype: torch.dtype) -> None:
     args, fn = inputs(), absmax_rounded(dtype)
-    found = compiled(fn, args, monkeypatch)
+    found = compiled(fn, args)
     (kernel,) = found.report.kernels
     assert max(kernel.passes.values()) == 2
     name = {BF16: "to_bf16", F16: "to_f16"}[dtype]
@@ -67,16 +65,16 @@ def test_a_rounding_after_a_statistic_is_a_second_pass(dtype: torch.dtype, monke
     torch.testing.assert_close(found(*args), fn(*args), rtol=1e-5, atol=1e-5)  # far below half a unit of 16 bits
 
 
-def test_a_rounding_is_seen_through_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rounding_is_seen_through_views() -> None:
     args = inputs()
-    found = compiled(softmax_rounded, args, monkeypatch)
+    found = compiled(softmax_rounded, args)
     assert max(found.report.kernels[0].passes.values()) == 2
     torch.testing.assert_close(found(*args), softmax_rounded(*args), rtol=1e-5, atol=1e-5)
 
 
-def test_a_rounding_is_monotone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rounding_is_monotone() -> None:
     args = inputs()
-    found = compiled(largest_rounded, args, monkeypatch)
+    found = compiled(largest_rounded, args)
     assert max(found.report.kernels[0].passes.values()) == 1
     result = found(*args)
     assert torch.equal(result, result.to(BF16).float())
@@ -89,10 +87,10 @@ def test_a_rounding_is_monotone(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["autocast", "softmax_bf16", "softmax_f16", "norm_bf16"],
 )
 def test_a_cast_that_only_stores_costs_no_pass(
-    fn: Callable, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    fn: Callable, dtype: torch.dtype
 ) -> None:
     args = inputs(dtype)
-    found = compiled(fn, args, monkeypatch)
+    found = compiled(fn, args)
     assert max(found.report.kernels[0].passes.values()) == 1
     s, v = (a.double() for a in args)
     exact = torch.softmax(s, -1) @ v if fn is softmax_stored else fn(s, v)

@@ -433,8 +433,6 @@ CPU_WEIGHT, GPU_WEIGHT = of(64, 4096), of(128, 4096)
 IN_CACHE = ("cpu",)  # a sweep over rows is as fast in one pointwise kernel there
 
 # Why rows fail, where it is the same for several.
-SCATTERED = "the winners are scattered with index tensors, which are opaque (frontend/externs.py)"
-SINK = "one kernel; the last division is refused: the exponential of the sink lies between (passes/candidates.py)"
 MEAN = "the mean over rows is a kernel of its own, and the count of its rows is refused (passes/candidates.py)"
 SPILLS = "registers spill: the register estimate is too low for this tile (passes/schedule.py, passes/cost.py)"
 
@@ -525,13 +523,8 @@ ATTENTION = (
     Row(attention_causal, CPU_QKV, GPU_QKV),
     Row(attention_fully_masked, (*CPU_QKV, flags(1024, 1)), (*GPU_QKV, flags(4096, 1))),
     Row(softmax_fully_masked, (*CPU_QKV, flags(1024, 1)), (*GPU_QKV, flags(4096, 1))),
-    Row(attention_sink, (*CPU_QKV, of(4)), (*GPU_QKV, of(32)), fails=fails_with(SINK)),
-    Row(
-        attention_sink_column,
-        (*CPU_QKV, of(4)),
-        (*GPU_QKV, of(32)),
-        fails=fails_with("the column that cat adds makes 'bmm' needed at two ranks (passes/outline.py)"),
-    ),
+    Row(attention_sink, (*CPU_QKV, of(4)), (*GPU_QKV, of(32))),
+    Row(attention_sink_column, (*CPU_QKV, of(4)), (*GPU_QKV, of(32))),
     Row(deferred_softmax, CPU_QKV, GPU_QKV, offset=0.0),
     Row(
         attention_and_query_gradient,
@@ -599,7 +592,9 @@ ORDER = (
         lm_head_winners_backward,
         pooled(4, 256, 64, 8192, of(4, 8192)),
         pooled(32, 512, 256, 30522, of(32, 30522)),
-        fails=fails_with(SCATTERED),
+        kernels=4,
+        never_pays=("cpu", "sm_90"),
+        fails=fails_with(SPILLS, "sm_90"),
     ),
     Row(kmeans, points(16384, 1024, 64), points(1 << 20, 1024, 128), scores=squared_distances, largest=False),
     Row(

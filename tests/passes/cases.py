@@ -97,6 +97,18 @@ def attention_sink(q, k, v, sink):
     return e @ v / (e.sum(-1, keepdim=True) + torch.exp(sink - m))
 
 
+def attention_sink_column(q, k, v, sink):
+    """The sink as one more column of the scores, dropped after the softmax."""
+    s = q @ k.transpose(-1, -2)
+    s = torch.cat([s, sink.expand(*s.shape[:-1], 1)], -1)
+    return torch.softmax(s, -1)[..., :-1] @ v
+
+
+def attention_padded(q, k, v):
+    """A key of score 0 on either side, without values."""
+    return torch.softmax(F.pad(q @ k.transpose(-1, -2), (1, 1)), -1)[..., 1:-1] @ v
+
+
 def attention_and_lse(q, k, v):
     s = q @ k.transpose(-1, -2)
     return torch.softmax(s, -1) @ v, torch.logsumexp(s, -1)
@@ -187,6 +199,8 @@ CASES: dict[str, Case] = {
     "attention_window": Case(attention_window, [Q, K, V]),
     "attention_softcap": Case(attention_softcap, [Q, K, V]),
     "attention_sink": Case(attention_sink, [Q, K, V, _r(2, 1, 1)]),
+    "attention_sink_column": Case(attention_sink_column, [Q, K, V, _r(2, 1, 1)]),
+    "attention_padded": Case(attention_padded, [Q, K, V]),
     "attention_and_lse": Case(attention_and_lse, [Q, K, V]),
     "attention_and_probabilities": Case(attention_and_probabilities, [Q, K, V]),
     "attention_into_projection": Case(attention_into_projection, [Q, K, V, _r(3, 4)], None),
@@ -225,6 +239,8 @@ CASES: dict[str, Case] = {
     "log_softmax": Case(lambda x: torch.log_softmax(x, -1), [ROWS]),
     # reductions of a row
     "logsumexp": Case(lambda x: torch.logsumexp(x, -1), [ROWS]),
+    "logsumexp_and_one": Case(lambda x: torch.logsumexp(F.pad(x, (0, 1)), -1), [ROWS]),
+    "logsumexp_and_another": Case(lambda x, s: torch.logsumexp(torch.cat([x, s], -1), -1), [ROWS, _r(5, 1, seed=6)]),
     "entropy": Case(entropy, [ROWS]),
     "kl": Case(kl, [ROWS, _r(5, 11, seed=6)]),
     "variance": Case(lambda x: x.var(-1), [ROWS]),

@@ -1,10 +1,10 @@
 """Every stage of the pipeline against the one before it, in float64.
 
 `check(fn, tensors)` imports `fn` and compares what the interpreter makes of: the function itself, the program as
-imported, canonicalised, with kernels in place, with the kernels repaired, and the kernels lowered to tiles: under the
-scheduler's walk and under walks of our own (every role that a rank may have, small ragged tiles).  Tile kernels run
-with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond the extent hold what a GPU
-would hold there (`run_lanes`).
+imported, canonicalised, with its segments apart, with kernels in place, with the kernels repaired, and the kernels
+lowered to tiles: under the scheduler's walk and under walks of our own (every role that a rank may have, small ragged
+tiles).  Tile kernels run with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond
+the extent hold what a GPU would hold there (`run_lanes`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import contiguous, fuse_program
 from fusecade.passes.repair import repair_kernel
 from fusecade.passes.schedule import Scheduled, schedule_kernel
+from fusecade.passes.split_segments import split_segments
 from fusecade.passes.walk import Walk
 
 RTOL = 2e-6  # constants of a map region are rounded to f32: log2(e) is off by 1e-8
@@ -140,6 +141,9 @@ def check(
     canonicalise_program(program)
     verify(program)
     agree(run_program(program, tensors, sizes), expected, "canonicalised")
+    if split_segments(program):
+        verify(program)
+        agree(run_program(program, tensors, sizes), expected, "segments apart")
     machine = get_target(target)
     start = time.perf_counter()
     fused = fuse_program(program, machine, dict(sizes or {}), always=always_fuse)

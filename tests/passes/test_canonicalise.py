@@ -77,11 +77,24 @@ def rejected(r, x):
     return r.select(r.number(False, i1), r.number(2.0), x)
 
 
+def chosen_by_both(r, x):
+    known, some = r.number(True, i1), r.lt(x, r.number(0.5))
+    return r.select(r.or_(some, r.and_(known, r.and_(known, known))), x, r.number(2.0))
+
+
+def rejected_by_one(r, x):
+    known, some = r.number(False, i1), r.lt(x, r.number(0.5))
+    return r.select(r.and_(r.or_(known, some), known), r.number(2.0), x)
+
+
 def chained(r, x):
     return r.sub(r.mul(r.neg(r.neg(x)), r.number(1.0)), r.number(0.0))
 
 
-IDENTITIES = [times_one, one_times, over_one, minus_zero, twice_negated, same_branches, chosen, rejected, chained]
+IDENTITIES = [
+    times_one, one_times, over_one, minus_zero, twice_negated, same_branches, chosen, rejected, chosen_by_both,
+    rejected_by_one, chained,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("build", IDENTITIES)

@@ -24,6 +24,7 @@ from fusecade.passes.walk import Walk
 ROWWISE = [
     "attention", "attention_boolean", "attention_additive", "attention_causal", "attention_window", "attention_and_lse",
     "attention_softcap", "attention_repeated", "sdpa", "sdpa_mask", "sdpa_causal", "self_attention",
+    "attention_sink_column", "attention_padded", "logsumexp_and_one", "logsumexp_and_another",
     "logsumexp_of_linear", "kmeans", "max_pooled_head", "argmax_of_linear", "topmost_and_where", "softmax",
     "log_softmax", "logsumexp", "argmin_ties", "minmax", "any_all", "count", "linear_gelu", "mlp", "rms_norm",
     "rms_norm_linear", "layer_norm", "variance", "mean_deviation", "quantised",
