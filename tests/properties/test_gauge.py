@@ -106,7 +106,7 @@ def test_bounded_logits_need_no_maximum(name: str, dtype: type):
     assert free_gauge(cascade, levels, m).constant is None  # nothing is known
     free = free_gauge(cascade, levels, m, BOUNDED[name])
     assert (free.constant, max(map(abs, free.exponent))) == (0, {"softcap": 30, "cosine": 20}[name])
-    assert "without m" in free.certificate
+    assert f"with m = {free.constant}: no maximum is needed" in free.certificate
     forms = free.forms
     assert m not in forms and all(
         a.gauge is None and m not in a.psi.free_symbols for f in forms.values() for a in f.accumulators
@@ -145,9 +145,11 @@ def test_what_depends_on_the_maximum_is_refused(cascade: Cascade, words: str):
 def test_a_cap_beyond_what_float32_holds_keeps_its_maximum():
     cascade = FREE["softcap"]
     levels = count(cascade)
-    assert free_gauge(cascade, levels, m, {cap: (64.0, 64.0)}).constant == 0
-    assert free_gauge(cascade, levels, m, {cap: (65.0, 65.0)}).constant is None
-    assert free_gauge(cascade, levels, m, {cap: (65.0, 65.0)}, "fp64").constant == 0
+    assert free_gauge(cascade, levels, m, {cap: (50.0, 50.0)}).constant == 0
+    assert free_gauge(cascade, levels, m, {cap: (51.0, 51.0)}).constant is None
+    assert free_gauge(cascade, levels, m, {cap: (51.0, 51.0)}, "fp64").constant == 0
+    assert free_gauge(cascade, levels, m, {cap: (10.0, 10.0)}, "fp16").constant is None
+    assert free_gauge(cascade, levels, m, {cap: (9.0, 9.0)}, "fp16").constant == 0
 
 
 @pytest.mark.parametrize(
