@@ -110,28 +110,37 @@ class _Leaves:
 
     def __init__(self, algebra: RowAlgebra):
         self.inner = RowAlgebra(algebra.kernel, algebra.rank, opaque=False)
+        self.renamed: dict[sp.Symbol, sp.Symbol] = {}  # both algebras count their symbols from 0
         self.made_of = {s: e for s, leaf in algebra.meaning.items() if (e := self._expression(leaf)) is not None}
         meaning = {**algebra.meaning, **self.inner.meaning}
         self.known: dict[sp.Symbol, Interval] = {}
         for s, leaf in meaning.items():
-            if leaf.access is None and leaf.op is None:  # a constant that has no short fraction
+            if _is_number(leaf):
                 number = abs(float(scalar.constant_value(leaf.value.owner)))  # pyright: ignore
                 self.known[s] = (number, number)
 
     def _expression(self, leaf: Leaf) -> sp.Expr | None:
-        if leaf.access is None and leaf.op is None:
+        if _is_number(leaf):
             return None
         try:
-            if leaf.access is None:
-                return self.inner.scalar(leaf.value)
-            return self.inner.tensor(leaf.value, leaf.access)
+            inner = self.inner
+            e = inner.scalar(leaf.value) if leaf.access is None else inner.tensor(leaf.value, leaf.access)
         except Unreachable:
             return None
+        for s in e.free_symbols - set(self.renamed):
+            constant = s in inner.meaning and _is_number(inner.meaning[s])
+            self.renamed[s] = s if constant else sp.Dummy(s.name, **s.assumptions0)
+        return e.xreplace(self.renamed)
 
     def bounded(self, e: sp.Expr) -> bool:
         """Whether it is worth looking closer: elements that are not masked lie between two numbers."""
         low, high = bounds(e.xreplace(self.made_of), self.known, masked=True)
         return abs(low) < float("inf") and abs(high) < float("inf")
+
+
+def _is_number(leaf: Leaf) -> bool:
+    """Whether a symbol stands for a constant that has no short fraction."""
+    return leaf.access is None and leaf.op is None
 
 
 def _finals(algebra: RowAlgebra) -> list[sp.Expr] | None:

@@ -112,7 +112,7 @@ def _swapped(e: Expr, reference: Expr, s: Expr) -> Expr:
         return s
     if isinstance(e, select):
         condition, a, b = e.args
-        if isinstance(condition, eq | ne) and reference in condition.args:
+        if isinstance(condition, eq | ne) and {reference, sp.Abs(reference)} & set(condition.args):
             guarded, other = (b, a) if isinstance(condition, eq) else (a, b)
             if guarded == reference and other == 0:
                 return s
@@ -263,7 +263,8 @@ def _found(
     asked = any(
         name in n.args[0].free_symbols for e in (*folded, *read) for n in _swapped(e, reference, s).atoms(select)
     )
-    if asked or any(f.anchors for f in forms.values()):  # moments are measured from the maximum, or it may be infinite
+    centred = any(f.anchors and any(a.gauge is not None for a in f.accumulators) for f in forms.values())
+    if asked or centred:  # it matters whether the maximum is infinite; or moments are measured from it
         constant = None
     text = f"d/d{s} of {', '.join(map(str, finals))} is 0 when " + ", ".join(
         f"d{a}/d{s} = {r}*{a}" for a, r in rates.items()
