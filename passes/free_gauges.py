@@ -11,6 +11,9 @@ is.  Elements masked by -inf add nothing, with a maximum or without; NaN stays N
 Why cheaper: no maximum, and nothing is rescaled when it moves.
 """
 
+# sympy's annotations call every argument a Basic.
+# pyright: reportArgumentType=false, reportReturnType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ threshold of an older maximum, or bounds of the exponents, are for.
 """
 
 # sympy's annotations call every argument a Basic.
-# pyright: reportArgumentType=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 
 from __future__ import annotations
 

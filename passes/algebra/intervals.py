@@ -1,7 +1,7 @@
 """Interval analysis: between which numbers a map expression lies, whatever its leaves are."""
 
 # sympy's annotations call every argument a Basic.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from __future__ import annotations
 
