@@ -22,6 +22,7 @@ from xdsl.passes import ModulePass
 
 from ..ir.cascade import KernelOp
 from .algebra.levels import Levels, count
+from .free_gauges import free_gauges, put_numbers
 from .hoist_monotone import free_extremes, hoist_monotone
 from .online_writer import OnlineWriter
 from .order import sort_block
@@ -47,7 +48,12 @@ def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
     algebra = RowAlgebra(kernel, rank)
     cascade, ops = algebra.cascade()
     levels = count(cascade, "full", anchored=True)
-    OnlineWriter(kernel, rank, algebra, cascade, levels, ops).run()
+    freed = free_gauges(algebra, cascade, levels, ops)
+    writer = OnlineWriter(kernel, rank, algebra, freed.cascade, freed.levels, ops)
+    writer.note("certificates", freed.certificates)
+    writer.run()
+    writer.note("derivation", freed.derivation)
+    put_numbers(algebra, freed)
     hoist_monotone(kernel, rank)
     sort_block(kernel.body.block)
     return levels

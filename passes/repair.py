@@ -10,6 +10,7 @@ from .derive_online import derive_kernel
 from .exp2_units import use_exp2_units
 from .inline_maps import inline_maps
 from .release_scales import release_scales
+from .shared_exponentials import share_exponentials
 
 
 def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, ...]:
@@ -23,6 +24,7 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, .
     inline_maps(kernel)
     if stream:
         derive_kernel(kernel, stream)
+        share_exponentials(kernel, target)
     use_exp2_units(kernel)
     erase_dead(kernel.body.block)
     if target.kind == "cpu":  # operands are multiplied in full precision there

@@ -1,7 +1,7 @@
 """Interval analysis: between which numbers a map expression lies, whatever its leaves are."""
 
 # sympy's annotations call every argument a Basic.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ _RISING: dict[type, Callable[[float], float]] = {
     ex.relu: lambda a: max(a, 0.0),
     sp.exp: lambda a: math.exp(a) if a < 700 else math.inf,
     ex.exp2: lambda a: 2.0**a if a < 1000 else math.inf,
+    sp.log: lambda a: math.log(a) if a > 0 else -math.inf,
+    ex.log2: lambda a: math.log2(a) if a > 0 else -math.inf,
+    ex.log1p: lambda a: math.log1p(a) if a > -1 else -math.inf,
 }
 
 
@@ -41,6 +44,7 @@ def bounds(e: Expr, known: Mapping[Symbol, Interval] | None = None, masked: bool
 
     known: bounds of symbols (an inner product of unit vectors is within -1 and 1, a constant is what it is).
     masked: leave infinite branches of a select out, as elements that are not there.
+    NaN lies between no numbers: bounds are those of the values that are not NaN.
     """
     known = known or {}
     f, within = e.func, lambda a: bounds(a, known, masked)
@@ -69,10 +73,10 @@ def bounds(e: Expr, known: Mapping[Symbol, Interval] | None = None, masked: bool
     if f in _RISING:
         a, b = within(e.args[0])
         return _RISING[f](a), _RISING[f](b)
-    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
-        a, b = within(e.base)
-        ends = [float(a) ** int(e.exp), float(b) ** int(e.exp)]
-        return (0.0 if e.exp.is_even and a <= 0 <= b else min(ends)), max(ends)
+    if isinstance(e, ex.rsqrt):
+        return _power(within(e.args[0]), sp.Rational(-1, 2))
+    if e.is_Pow and e.exp.is_Rational:
+        return _power(within(e.base), e.exp)
     return _RANGES.get(f, (0.0, math.inf) if e.is_nonnegative else ANY)
 
 
@@ -83,6 +87,25 @@ def _numbers(low: float, high: float) -> Interval:
 def _product(a: Interval, b: Interval) -> Interval:
     ends = [0.0 if 0.0 in (p, q) else p * q for p in a for q in b]
     return min(ends), max(ends)
+
+
+def _power(base: Interval, exponent: sp.Rational) -> Interval:
+    a, b = base
+    if exponent.is_Integer and exponent > 0:
+        ends = [_raised(a, int(exponent)), _raised(b, int(exponent))]
+        return (0.0 if exponent.is_even and a <= 0 <= b else min(ends)), max(ends)
+    if exponent.is_Integer and a < 0:
+        return ANY
+    # elsewhere a negative base gives NaN
+    ends = [(math.inf if exponent < 0 else 0.0) if v <= 0 else _raised(v, float(exponent)) for v in base]
+    return min(ends), max(ends)
+
+
+def _raised(v: float, exponent: float) -> float:
+    try:
+        return float(v) ** exponent
+    except OverflowError:
+        return -math.inf if v < 0 and exponent % 2 else math.inf
 
 
 def _hull(parts: list[Interval]) -> Interval:

@@ -115,7 +115,7 @@ def test_nothing_spills_and_the_inner_loop_is_pipelined(case: str, target: str):
     """What the inner loop loads has a place in shared memory for each stage; matrix units multiply."""
     fn, shapes = OFFLINE[case]
     inputs = [torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes]
-    report = fusecade.explain(fn, *inputs, target=target)
+    report = fusecade.explain(fn, *inputs, target=target, fuse="always")
     (kernel,) = report.kernels
     assert loops(kernel) == 2
     assert kernel.not_compiled is None

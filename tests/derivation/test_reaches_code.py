@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from derivation.functions import ROWS, TWO_PASSES, Row
+from derivation.functions import ROWS, TWO_PASSES, Row, attention_softcap
 from torch import Tensor
 
 import fusecade
@@ -80,6 +80,18 @@ def test_kernels_and_passes_on_sm_90(row: Row) -> None:
         assert kernel.binary is not None
         assert kernel.binary[:4] == b"\x7fELF"
         assert kernel.spills == 0
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_bounded_logits_need_no_maximum(target: str) -> None:
+    row = next(r for r in ROWS if r.fn is attention_softcap)
+    report = explained(row, target)
+    check_kernels(row, report)
+    (kernel,) = report.kernels
+    assert 'tile.reduce "sum"' in kernel.tile
+    assert 'tile.reduce "max"' not in kernel.tile
+    assert "maximum" not in kernel.tile
+    assert any("0 in the place of _softmax_max" in line for line in kernel.derivation)
 
 
 @pytest.mark.parametrize("target", ["cpu", "sm_90"])

@@ -129,7 +129,7 @@ def wide_head() -> Scheduled:
     tensors = [torch.empty(s, dtype=torch.bfloat16, device="meta") for s in shapes]
     program = program_of(lambda h, e, mask: ((h @ e.T) * mask).amax(1), tensors)
     canonicalise_program(program)
-    fused = fuse.fuse_program(program, get_target("sm_90"), {})
+    fused = fuse_program(program, get_target("sm_90"), {})
     (kernel,) = fused.kernels
     return fused.trials[kernel].scheduled
 

@@ -14,7 +14,7 @@ import sympy as sp
 from sympy import Max, S, Symbol, exp, log, tanh
 
 from fusecade.passes.algebra import Cascade, Reduction, Refused
-from fusecade.passes.algebra.expressions import eq, select, sigmoid
+from fusecade.passes.algebra.expressions import eq, lt, rsqrt, select, sigmoid
 from fusecade.passes.algebra.gauge import STALE, FreeGauge, free_gauge
 from fusecade.passes.algebra.intervals import ANY, bounds
 from fusecade.passes.algebra.levels import Levels, count
@@ -106,7 +106,7 @@ def test_bounded_logits_need_no_maximum(name: str, dtype: type):
     assert free_gauge(cascade, levels, m).constant is None  # nothing is known
     free = free_gauge(cascade, levels, m, BOUNDED[name])
     assert (free.constant, max(map(abs, free.exponent))) == (0, {"softcap": 30, "cosine": 20}[name])
-    assert "without m" in free.certificate
+    assert f"with m = {free.constant}: no maximum is needed" in free.certificate
     forms = free.forms
     assert m not in forms and all(
         a.gauge is None and m not in a.psi.free_symbols for f in forms.values() for a in f.accumulators
@@ -132,8 +132,10 @@ def test_bounded_logits_need_no_maximum(name: str, dtype: type):
         (softmax(x, outputs=(o / total, m)), "m depends on m: it changes by 1"),
         (softmax(x, outputs=(o / (total + 1),)), "depends on m"),
         (softmax(x, outputs=()), "no final value"),
+        (softmax(x, outputs=(select(lt(total, 2), o / total, 0),)), "it asks for lt(l_a0, 2)"),
+        (softmax(x, outputs=(select(lt(m, 2), o / total, 0),)), "it asks for lt(m, 2)"),
     ],
-    ids=["sum itself", "maximum itself", "one too many", "no output"],
+    ids=["sum itself", "maximum itself", "one too many", "no output", "sum compared", "maximum compared"],
 )
 def test_what_depends_on_the_maximum_is_refused(cascade: Cascade, words: str):
     refused = free_gauge(cascade, count(cascade), m)
@@ -142,12 +144,57 @@ def test_what_depends_on_the_maximum_is_refused(cascade: Cascade, words: str):
     assert free_gauge(cascade, count(cascade), total).reason == "l moves no accumulator"
 
 
+def test_conditions_that_turn_out_the_same():
+    """An empty row has no sum, from wherever it is measured; and a guard is nothing but its reference."""
+    empty = select(eq(total, 0), 0, o / total)
+    guarded = select(eq(sp.Abs(m), S.Infinity), 0, m) + log(total)
+    cascade = softmax(softcap, select(eq(sp.Abs(m), S.Infinity), 0, m), outputs=(empty, guarded))
+    free = free_gauge(cascade, count(cascade), m, BOUNDED["softcap"])
+    assert isinstance(free, FreeGauge), free.reason
+    assert free.constant == 0
+
+
+def test_a_maximum_that_may_be_infinite_is_kept_for_who_asks():
+    cascade = softmax(softcap, outputs=(select(eq(m, -S.Infinity), 0, o / total),))
+    free = free_gauge(cascade, count(cascade), m, BOUNDED["softcap"])
+    assert isinstance(free, FreeGauge), free.reason
+    assert free.constant is None
+
+
+def test_the_constant_is_in_the_middle_of_the_exponents():
+    """What the leaf is made of: numbers between 1000 and 1090, halved."""
+    cascade = softmax(x / 2, m / 2)
+    cascade = dataclasses.replace(cascade, reductions=(Reduction(m, "max", x), *cascade.reductions[1:]))
+    made_of = {x: Max(1000, sp.Min(v, 1090))}
+    free = free_gauge(cascade, count(cascade), m, made_of=made_of)
+    assert isinstance(free, FreeGauge), free.reason
+    assert (free.constant, free.exponent) == (1045, (-22.5, 22.5))
+
+
+def test_what_else_is_exponentiated_has_to_be_bounded_too():
+    sunk = FREE["sink"]
+    cascade = dataclasses.replace(sunk, reductions=softmax(softcap, Max(m, sink)).reductions)
+    levels = count(cascade)
+    assert free_gauge(cascade, levels, m, BOUNDED["softcap"]).constant is None
+    free = free_gauge(cascade, levels, m, BOUNDED["softcap"], made_of={sink: 5 * tanh(sink)})
+    assert (free.constant, free.exponent) == (0, (-35.0, 30.0))
+
+
+def test_elements_masked_by_plus_infinity_are_there():
+    cascade = softmax(select(t, softcap, S.Infinity))
+    assert free_gauge(cascade, count(cascade), m, BOUNDED["softcap"]).constant is None
+    cascade = softmax(select(t, softcap, -S.Infinity))
+    assert free_gauge(cascade, count(cascade), m, BOUNDED["softcap"]).constant == 0
+
+
 def test_a_cap_beyond_what_float32_holds_keeps_its_maximum():
     cascade = FREE["softcap"]
     levels = count(cascade)
-    assert free_gauge(cascade, levels, m, {cap: (64.0, 64.0)}).constant == 0
-    assert free_gauge(cascade, levels, m, {cap: (65.0, 65.0)}).constant is None
-    assert free_gauge(cascade, levels, m, {cap: (65.0, 65.0)}, "fp64").constant == 0
+    assert free_gauge(cascade, levels, m, {cap: (50.0, 50.0)}).constant == 0
+    assert free_gauge(cascade, levels, m, {cap: (51.0, 51.0)}).constant is None
+    assert free_gauge(cascade, levels, m, {cap: (51.0, 51.0)}, "fp64").constant == 0
+    assert free_gauge(cascade, levels, m, {cap: (10.0, 10.0)}, "fp16").constant is None
+    assert free_gauge(cascade, levels, m, {cap: (9.0, 9.0)}, "fp16").constant == 0
 
 
 @pytest.mark.parametrize(
@@ -162,6 +209,13 @@ def test_a_cap_beyond_what_float32_holds_keeps_its_maximum():
         (select(t, tanh(x), 4), (-1.0, 4.0)),
         (x * tanh(x), ANY),
         (exp(tanh(x)), (math.exp(-1), math.e)),
+        (1 / (1 + exp(-x)), (0.0, 1.0)),
+        (1 / (2 + tanh(x)), (1 / 3, 1.0)),
+        (1 / tanh(x), ANY),
+        (rsqrt(1 + x**2), (0.0, 1.0)),
+        (sp.sqrt(sigmoid(x)), (0.0, 1.0)),
+        (log(2 + sp.cos(x)), (0.0, math.log(3))),
+        (sp.tanh(x) ** 3, (-1.0, 1.0)),
     ],
     ids=str,
 )
