@@ -385,7 +385,7 @@ class _Emitter:
                     yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, state))
         self.stack.pop()
         body.block.add_op(tile.YieldOp(*yielded))
-        loop = tile.ForOp(rank, inits, Region(body.block), 0, self.extents[rank])
+        loop = tile.ForOp(rank, inits, Region(body.block), *self.walk.loop_bounds(rank))
         outer.block.add_op(loop)
         position = 0
         for op, n, combiner, start in states:
