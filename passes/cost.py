@@ -127,7 +127,8 @@ def work(
     kernel: tile.KernelOp, params: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None
 ) -> Work:
     """Count what `kernel` does with these parameters (default: its own) and these sizes (for symbolic extents)."""
-    return Census(kernel, sizes or {}).count({**kernel.parameters, **(params or {})})
+    bound = {**kernel.parameters, **(params or {})}
+    return Census(kernel, {**bound, **(sizes or {})}).count(bound)
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ class _Fuser:
         if isinstance(scheduled, Refused):
             trial.erase()
             return Unwalkable(scheduled.reason)
-        fused = scheduled.price.us + self._fresh_pages(outputs)
+        fused = scheduled.us + self._fresh_pages(outputs)
         if fused >= limit:
             trial.erase()
             return Refused(f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart")
@@ -438,4 +438,5 @@ def _ranks(kernel: KernelOp) -> set[str]:
 
 
 def _why(s: Scheduled) -> str:
-    return f"{s.price.bound_by}, {s.work.programs} programs"
+    parts = f" over {s.merge.parts} parts, and a merge" if s.merge is not None else ""
+    return f"{s.price.bound_by}, {s.work.programs} programs{parts}"
