@@ -83,6 +83,11 @@ class Merge:
     parts: int
     scheduled: Scheduled
 
+    @property
+    def text(self) -> str:
+        """A line for a derivation."""
+        return f"  {'split':8} {self.split.rank} over {self.parts} parts, merged by a second kernel"
+
 
 def schedule_kernel(
     kernel: KernelOp,
