@@ -32,6 +32,7 @@ from ..passes.plan_memory import plan_memory
 from ..passes.reassociate import Reassociate
 from ..passes.repair import repair_kernel
 from ..passes.schedule import schedule_kernel
+from ..passes.split_reduction import SplitReduction
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ class PlanMemory(ModulePass):
 
 
 PASSES: dict[str, type[ModulePass]] = {
-    row.name: row for row in (Canonicalise, Reassociate, CountPasses, Fuse, DeriveOnline, Repair, Schedule, PlanMemory)
+    row.name: row
+    for row in (
+        Canonicalise, Reassociate, CountPasses, Fuse, DeriveOnline, Repair, SplitReduction, Schedule, PlanMemory,
+    )  # fmt: skip
 }
 
 
