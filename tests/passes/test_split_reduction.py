@@ -117,7 +117,7 @@ def check_parts(fn: Callable, tensors: Sequence[Tensor], parts: Sequence[int], t
     for n, count in enumerate(parts):
         run = InParts(interpret.infer_from(shapes, tensors, None), None, "fold")
         run.of = {k.body.block: split_of(k, count) for k in kernels}
-        run.parts, run.choose, run.lanes = count, random.Random(count), n % 2 == 0
+        run.parts, run.choose, run.lanes = count, random.Random(count), n == 0
         found = run.block(program.body.block, [interpret.to_reference(t) for t in tensors])
         agree(found, expected, f"{count} parts")
 
@@ -125,9 +125,9 @@ def check_parts(fn: Callable, tensors: Sequence[Tensor], parts: Sequence[int], t
 @pytest.mark.parametrize("target", ["cpu", "sm_90"])
 @pytest.mark.parametrize("name", SPLIT)
 def test_parts_that_are_merged_are_the_whole(name: str, target: str):
-    """64 parts of 5 to 11 elements: most of them are empty."""
+    """16 parts of 5 to 11 elements: most of them are empty."""
     case = CASES[name]
-    check_parts(case.fn, case.tensors, (3, 2, 7, 1, 64) if target == "sm_90" else (2,), target)
+    check_parts(case.fn, case.tensors, (3, 2, 1, 16) if target == "sm_90" else (2,), target)
 
 
 @pytest.mark.parametrize("name", SPLIT)
