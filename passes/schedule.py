@@ -274,6 +274,7 @@ def _price_bindings(shape: _Shape, roles: Mapping[str, str], census: Census) -> 
                 counted[sizes] = census.count(params)
             w = counted[sizes]
             p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+            p = replace(p, us=p.us * shape.unevenness(params))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
@@ -337,6 +338,14 @@ class _Shape:
     def value(self, rank: str) -> int:
         return symbols.evaluate(self.extents[rank], self.sizes)
 
+    def unevenness(self, params: Mapping[str, int]) -> float:
+        """How much longer the longest part takes than a part of equal share."""
+        if self.parts is None:
+            return 1.0
+        extent, count = self.value(self.parts.rank), params[self.parts.count]
+        step = params[_parameter(self.parts.rank)]
+        return -(-extent // (step * count)) * step * count / max(1, extent)
+
     def static(self, rank: str) -> bool:
         return self.extents[rank].is_Integer is True
 
@@ -384,7 +393,8 @@ class _Shape:
         """Which output ranks get tiles: the largest on each side of the contractions; without any, the innermost."""
         candidates = [r for r in self.out if r not in self.reduced and not self._batch(r)]
         if not self.dots:
-            return set(candidates[-1:]) if self.reduced else set(candidates[-2:])
+            streams = bool(self.reduced) and self.stream is not None  # else what is reduced is held whole: a merge
+            return set(candidates[-1:]) if streams else set(candidates[-2:])
         tiled: set[str] = set()
         for d in self.dots:
             for side in (d.lhs - d.rhs, d.rhs - d.lhs):
