@@ -32,8 +32,9 @@ def bind(
 ) -> tile.KernelOp:
     """A clone of `kernel` with parameters and sizes bound, without guards and pads where no lane is beyond an extent.
 
-    `sizes` become literals everywhere, and so do parameters that are extents.  `multiples` says of sizes that stay symbols what they are multiples of; the
-    caller answers for it when the kernel runs.  Unknown parameters are an InternalCompilerError.
+    `sizes` become literals everywhere, and so do parameters that are extents.  `multiples` says of sizes that stay symbols
+    what they are multiples of; the caller answers for it when the kernel runs.  Unknown parameters are an
+    InternalCompilerError.
     """
     unknown = sorted(set(params or {}) - set(kernel.parameters) - {"num_warps", "num_stages"})
     if unknown:

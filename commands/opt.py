@@ -101,12 +101,10 @@ class PlanMemory(ModulePass):
             program.attributes["arena_bound"] = IntegerAttr(plan.bound, i64)
 
 
-PASSES: dict[str, type[ModulePass]] = {
-    row.name: row
-    for row in (
-        Canonicalise, Reassociate, CountPasses, Fuse, DeriveOnline, Repair, SplitReduction, Schedule, PlanMemory,
-    )  # fmt: skip
-}
+_ALL = (
+    Canonicalise, Reassociate, CountPasses, Fuse, DeriveOnline, Repair, SplitReduction, Schedule, PlanMemory,
+)  # fmt: skip
+PASSES: dict[str, type[ModulePass]] = {row.name: row for row in _ALL}
 
 
 def read_pipeline(text: str) -> tuple[ModulePass, ...]:

@@ -157,9 +157,7 @@ def _schedule_parts(
         (_state(v, symbols.symbol(parts.count)), AccessMap.of([parts.part, *v.owner.out_ranks(v.index)]))  # pyright: ignore
         for v in split.partial.returned
     ]
-    first = _schedule_whole(
-        split.partial, target, [inputs[n] for n in split.reads], written, sizes, (parts, count)
-    )
+    first = _schedule_whole(split.partial, target, [inputs[n] for n in split.reads], written, sizes, (parts, count))
     if isinstance(first, Refused):
         return first
     merge_inputs = [*(inputs[n] for n in split.merge_reads), *states]
@@ -245,12 +243,8 @@ def _parts_laid_out(
     outputs: Sequence[tuple[tile.BufferType, AccessMap]],
 ) -> Scheduled | Refused | None:
     split = merge.split
-    first = laid_out(
-        replace(scheduled, merge=None), split.partial, [inputs[n] for n in split.reads], scheduled.outputs
-    )
-    second = laid_out(
-        merge.scheduled, split.merge, [*(inputs[n] for n in split.merge_reads), *merge.states], outputs
-    )
+    first = laid_out(replace(scheduled, merge=None), split.partial, [inputs[n] for n in split.reads], scheduled.outputs)
+    second = laid_out(merge.scheduled, split.merge, [*(inputs[n] for n in split.merge_reads), *merge.states], outputs)
     if not isinstance(first, Scheduled) or not isinstance(second, Scheduled):
         return first if not isinstance(first, Scheduled) else second
     return replace(first, merge=replace(merge, scheduled=second))
@@ -301,9 +295,7 @@ def _params(values: dict[str, int]):
 class _Shape:
     """What the choice of a walk depends on: ranks, contractions, extents, target."""
 
-    def __init__(
-        self, kernel: KernelOp, target: Target, sizes: dict[str, int], parts: tuple[Parts, int] | None = None
-    ):
+    def __init__(self, kernel: KernelOp, target: Target, sizes: dict[str, int], parts: tuple[Parts, int] | None = None):
         self.kernel, self.target = kernel, target
         self.parts = parts[0] if parts is not None else None
         self.counts = {parts[0].count: parts[1]} if parts is not None else {}

@@ -197,7 +197,11 @@ class _Merger:
         body.block.add_op(YieldOp(value))
         for n, g in enumerate(gauges):
             _keep_finite(body.block, len(gauges) + n, op.combiner_names[g.n])
-        inputs = [*((self.states[g], self._at(g)) for g in gauges), *new, *((self.states[o], self._at(o)) for o in others)]
+        inputs = [
+            *((self.states[g], self._at(g)) for g in gauges),
+            *new,
+            *((self.states[o], self._at(o)) for o in others),
+        ]
         _erase_dead(body.block)
         read = [n for n, a in enumerate(body.block.args) if a.first_use]
         for n in reversed(range(len(inputs))):

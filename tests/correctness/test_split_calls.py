@@ -104,7 +104,7 @@ def test_on_torch(name: str, parts: int, monkeypatch, tmp_path):
     close(compiled(fn, args, parts, "cpu", monkeypatch, tmp_path)(*args), fn, args)
 
 
-@pytest.mark.parametrize("parts, dtype", [(1, torch.float32), (3, torch.float16), (7, torch.float32)])
+@pytest.mark.parametrize(("parts", "dtype"), [(1, torch.float32), (3, torch.float16), (7, torch.float32)])
 @pytest.mark.parametrize("name", CASES)
 def test_on_triton(name: str, parts: int, dtype: torch.dtype, monkeypatch, tmp_path):
     fn, make = CASES[name]
@@ -128,7 +128,9 @@ def test_the_counted_bytes_are_the_predicted_ones(monkeypatch, tmp_path):
         for parts in (2, 3, 64):
             kernel = compiled(fn, args, parts, "sm_90", monkeypatch, tmp_path / name / str(parts))
             count = count_io(kernel, *args)
-            found = [(sum(x.loads_by_pointer_arg.values()), sum(x.stores_by_pointer_arg.values())) for x in count.launches]
+            found = [
+                (sum(x.loads_by_pointer_arg.values()), sum(x.stores_by_pointer_arg.values())) for x in count.launches
+            ]
             rows = kernel.report.kernels
             assert found == [(k.sram_load_bytes, k.sram_store_bytes) for k in rows]
             assert rows[1].workspace_bytes == rows[0].sram_store_bytes
@@ -155,7 +157,9 @@ def test_a_call_of_two_kernels_is_kept(monkeypatch, tmp_path):
     again = read_artifact(json.loads(json.dumps(artifact.to_json())))
     assert again == artifact and again.fingerprint == artifact.fingerprint
     assert [k.name for k in artifact.kernels] == ["k0", "k0_merge"] and len(artifact.workspaces) == 3
-    second = fusecade.compile(fn, tuple(args), target="cpu", remainder="eager", strict=True)  # nothing forced: from the cache
+    second = fusecade.compile(
+        fn, tuple(args), target="cpu", remainder="eager", strict=True
+    )  # nothing forced: from the cache
     assert [k.source for k in second.report.kernels] == [k.source for k in first.report.kernels]
     assert torch.equal(second(*args), first(*args))
 

@@ -173,7 +173,9 @@ def refusal(fn: Callable, tensors: Sequence[Tensor]) -> str:
 
 
 def test_two_passes_are_not_split():
-    assert "needs what is reduced over" in refusal(lambda x: (x - x.mean(-1, keepdim=True)).abs().sum(-1), [torch.randn(5, 9)])
+    assert "needs what is reduced over" in refusal(
+        lambda x: (x - x.mean(-1, keepdim=True)).abs().sum(-1), [torch.randn(5, 9)]
+    )
 
 
 def test_a_result_that_carries_the_rank_is_not_split():

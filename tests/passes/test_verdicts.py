@@ -151,7 +151,8 @@ def test_a_head_of_few_rows_streams_the_vocabulary(name: str, shape: tuple[int, 
 @pytest.mark.parametrize("rows", [1, 16])
 def test_a_few_queries_read_the_keys_and_values_once_from_many_programs(rows: int):
     found = verdict_of(
-        lambda q, k, v: torch.softmax(q @ k.transpose(-1, -2), -1) @ v, [(4, rows, 128), (4, 65536, 128), (4, 65536, 128)]
+        lambda q, k, v: torch.softmax(q @ k.transpose(-1, -2), -1) @ v,
+        [(4, rows, 128), (4, 65536, 128), (4, 65536, 128)],
     )
     (s,) = found.scheduled
     assert s.merge is not None and s.work.programs >= 128
