@@ -298,7 +298,8 @@ class _Fuser:
             moved = sum(map(self._bytes, reads | writes))
             traffic += moved
             special = self._special_seconds(rest)
-            total += max(moved / bandwidth, special) * 1e6 + self._launches(rest) * target.launch_us
+            passes = self._launches(rest)
+            total += max(moved / bandwidth, special) * 1e6 + passes * target.launch_us
             total += self._fresh_pages(writes)
         return total, traffic
 

@@ -122,18 +122,22 @@ def schedule_kernel(
 
 
 def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
-    """Into how many parts the streamed rank is worth cutting: powers of two around what fills the target twice."""
-    streamed = [r for r in whole.walk.table.data if r.role == "loop"]
+    """Into how many parts the streamed rank is worth cutting: powers of two around what fills the target twice.
+
+    On a CPU not fewer: the workers take programs only where there are two for each.
+    """
     stream = kernel.attributes.get("stream")
-    if whole.work.programs >= 2 * target.sms or not isinstance(stream, StringAttr):
+    least = 2 * target.launch_us + whole.price.hbm_bytes / target.hbm_bytes_per_s * 1e6
+    if whole.work.programs >= 2 * target.sms or whole.us <= least or not isinstance(stream, StringAttr):
         return []
-    rank = next((r for r in streamed if r.name == stream.data), None)
+    rank = next((r for r in whole.walk.table.data if r.role == "loop" and r.name == stream.data), None)
     if rank is None:
         return []
     shape = _Shape(kernel, target, dict(sizes or {}))
     longest = min(MOST_PARTS, shape.value(rank.name) // SHORTEST_PART)
     wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, whole.work.programs))))
-    return [p for p in (wanted // 2, wanted, 2 * wanted) if 2 <= p <= longest]
+    fewest = wanted if target.kind == "cpu" else max(2, wanted // 2)
+    return [p for p in (wanted // 2, wanted, 2 * wanted) if fewest <= p <= longest]
 
 
 def _schedule_parts(

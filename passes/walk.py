@@ -21,14 +21,16 @@ class Parts:
     part: str
     count: str
 
-    def bounds(self, extent: sympy.Expr, tile: str) -> tuple[sympy.Expr, sympy.Expr]:
-        """Where a part begins and ends, over the part and the parameters: whole tiles, equally many but for the last parts.
+    def cut(self, lower: sympy.Expr, upper: sympy.Expr, extent: sympy.Expr, tile: str) -> tuple[sympy.Expr, sympy.Expr]:
+        """What a loop from `lower` to `upper` walks of a part, over the part and the parameters.
 
-        Parts behind the last element begin where they end, or later: they have no elements.
+        Parts have whole tiles, equally many but for the last parts.  Parts behind the last element begin where they end,
+        or later: they have no elements.
         """
         length = symbols.symbol(tile) * symbols.ceildiv(extent, symbols.symbol(tile) * symbols.symbol(self.count))
         first = symbols.symbol(self.part) * length
-        return first, sympy.Min(extent, first + length, evaluate=False)
+        last = sympy.Min(upper, first + length)
+        return (first if lower == 0 else sympy.Max(lower, first)), last
 
 
 @dataclass(frozen=True)
@@ -49,5 +51,5 @@ class Walk:
         """Where a program's loop over a rank begins and ends."""
         of = self.table[rank]
         if self.parts is not None and self.parts.rank == rank and of.tile is not None:
-            return self.parts.bounds(of.extent, of.tile)
+            return self.parts.cut(sympy.Integer(0), of.extent, of.extent, of.tile)
         return sympy.Integer(0), of.extent
