@@ -422,8 +422,11 @@ class _Emitter:
                 )
         for r in reversed(reduced):
             padded = self._pad(contribution, r, neutral)
-            extreme = list(
-                self._emit(("reduce", combiner, r), [padded], lambda p=padded, r=r: tile.ReduceOp(combiner, p, r))
+            beside = self._scope_for([padded]).known.get(("reduce", f"arg{combiner}", r, padded))
+            extreme = list(  # where the index of an extreme is found, the extreme is there as well
+                beside[:1]
+                if beside is not None
+                else self._emit(("reduce", combiner, r), [padded], lambda p=padded, r=r: tile.ReduceOp(combiner, p, r))
             )
             contribution = extreme[0]
         if state is None:

@@ -45,6 +45,7 @@ from .walk import Parts, Walk
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
+SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
 MOST_PARTS = 256  # that a program of the merge holds whole
 
 
@@ -102,23 +103,19 @@ def schedule_kernel(
     sizes: values (or guesses) of symbolic sizes, for pricing only.  parts: into how many its streamed rank is cut, where
     that is not to be decided (0: it is left in one).  Refused when no walk fits the target.
     """
-    best = _schedule_whole(kernel, target, inputs, outputs, sizes)
-    if parts is None:
-        counts = _part_counts(kernel, target, best, sizes) if isinstance(best, Scheduled) else []
-    else:
-        counts = [parts] if parts else []
-    for count in counts:
-        found = _schedule_parts(kernel, target, inputs, outputs, sizes, count)
-        if isinstance(found, Refused):
-            if parts is not None:
-                return found
-            break
-        if isinstance(best, Scheduled) and parts is None:
-            space = tuple(sorted([*best.space, *found.space], key=lambda row: (row[1], row[0])))
-            best = replace(found if found.us < best.us else best, space=space)
-        else:
-            best = found
-    return best
+    if parts:
+        return _schedule_parts(kernel, target, inputs, outputs, sizes, parts)
+    whole = _schedule_whole(kernel, target, inputs, outputs, sizes)
+    if isinstance(whole, Refused) or parts == 0:
+        return whole
+    counts = _part_counts(kernel, target, whole, sizes)
+    split = [_schedule_parts(kernel, target, inputs, outputs, sizes, count) for count in counts]
+    found = [s for s in split if isinstance(s, Scheduled)]
+    best = min(found, key=lambda s: s.us, default=whole)
+    if best.us > SPLIT_GAIN * whole.us:
+        best = whole
+    space = sorted((row for s in (whole, *found) for row in s.space), key=lambda row: (row[1], row[0]))
+    return replace(best, space=tuple(space))
 
 
 def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
