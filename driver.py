@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from .assembly.reassociated import reassociated
-from .codegen.artifact import KernelArtifact, Layout
+from .codegen.artifact import KernelArtifact, Layout, two_stages
 from .codegen.emit import NotPrintable, emit
 from .errors import InvalidArgument
 from .frontend.edit import Edit
@@ -38,6 +38,7 @@ from .passes.in_place import in_place
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
+from .passes.split_reduction import as_program
 from .passes.split_segments import split_segments
 
 if TYPE_CHECKING:
@@ -289,19 +290,51 @@ class _Pipeline:
             scheduled = schedule_kernel(kernel, self.target, inputs, outputs, self.hints)
         if isinstance(scheduled, Refused):
             return scheduled
-        verify(scheduled.kernel)
-        key = print_module(_anonymous(scheduled.kernel))
+        steps = [scheduled, scheduled.merge.scheduled] if scheduled.merge is not None else [scheduled]
+        for step in steps:
+            verify(step.kernel)
+        key = "\n".join(print_module(_anonymous(step.kernel)) for step in steps)
         if key not in self.printed:
-            scheduled.kernel.sym_name = StringAttr(_attribute(kernel, "name") or f"k{len(self.printed)}")
+            name = _attribute(kernel, "name") or f"k{len(self.printed)}"
             try:
-                artifact = emit(scheduled.kernel, self.target)
+                self.printed[key] = self._emitted(name, kernel, scheduled, counted)
             except NotPrintable as stop:
                 return Refused(str(stop))
-            self.printed[key] = self._with_facts(artifact, kernel, scheduled, counted)
         return self.printed[key]
 
-    def _with_facts(self, artifact: KernelArtifact, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
-        facts: dict[str, Any] = {
+    def _emitted(self, name: str, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
+        """The kernel printed; where it walks parts of a rank, a call of two."""
+        s.kernel.sym_name = StringAttr(name)
+        first = emit(s.kernel, self.target)
+        merge = s.merge
+        if merge is None:
+            return replace(first, facts=self._facts(kernel, s, counted))
+        merge.scheduled.kernel.sym_name = StringAttr(f"{name}_merge")
+        second = emit(merge.scheduled.kernel, self.target)
+        part = {merge.split.part: 1}
+        facts = [
+            self._facts(kernel, s, counted)
+            | {
+                "cascade": print_module(as_program(merge.split.partial.clone())),
+                "derivation": [*_lines(kernel, "derivation"), merge.text],
+            },
+            self._facts(kernel, merge.scheduled, Counted(part, part, {}))
+            | {
+                "cascade": print_module(as_program(merge.split.merge.clone())),
+                "certificates": _lines(merge.split.merge, "certificates"),
+                "derivation": [],
+                "workspace_bytes": sum(t.distinct for t in s.work.stores),
+            },
+        ]
+        first, second = (replace(a, facts=f) for a, f in zip((first, second), facts, strict=True))
+        both = {
+            "hbm_bytes": sum(f["hbm_bytes"] for f in facts),
+            "certificates": [c for f in facts for c in f["certificates"]],
+        }
+        return two_stages(name, first, second, merge.split.reads, merge.split.merge_reads, both)
+
+    def _facts(self, kernel: KernelOp, s: Scheduled, counted: Counted) -> dict[str, Any]:
+        return {
             "passes": counted.passes,
             "passes_as_written": counted.as_written,
             "pass_reasons": counted.reasons,
@@ -323,7 +356,6 @@ class _Pipeline:
             "tile": print_module(s.kernel),
             "space": [[dict(params), us] for params, us in s.space[:64]],
         }
-        return replace(artifact, facts=facts)
 
     # --- the graph around a kernel -------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class KernelReport:
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
     the same.  footprint_bytes: of one program, on chip.
+    workspace_bytes: of the states of parts that it merges, computed by the kernel before it in the same call.
     registers, spills, shared_bytes, tensor_cores: of the compiled binary; None where there is none, `not_compiled` says
     why.  spills: bytes of stack a thread.  tensor_cores: matrix instructions by name.
     """
@@ -58,6 +59,7 @@ class KernelReport:
     bound_by: str
     certificates: tuple[str, ...] = ()
     derivation: tuple[str, ...] = ()
+    workspace_bytes: int = 0
     cascade: str = field(default="", repr=False)
     tile: str = field(default="", repr=False)
     registers: int | None = None
@@ -146,10 +148,10 @@ def report_of(
     """The report of a plan.  compiled: binaries by the fingerprint of their kernel."""
     calls: dict[str, int] = {}
     artifacts: dict[str, KernelArtifact] = {}
-    for call in plan.calls:
-        print_ = call.artifact.fingerprint
+    for artifact in (kernel for call in plan.calls for kernel in call.artifact.kernels):
+        print_ = artifact.fingerprint
         calls[print_] = calls.get(print_, 0) + 1
-        artifacts[print_] = call.artifact
+        artifacts[print_] = artifact
     kernels = tuple(
         _kernel_report(artifact, calls[print_], (compiled or {}).get(print_)) for print_, artifact in artifacts.items()
     )

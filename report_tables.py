@@ -92,6 +92,8 @@ def _work(report: Report) -> Table:
     for k in report.kernels:
         sizes = (k.hbm_bytes, k.hbm_bytes_bound, k.footprint_bytes, k.sram_load_bytes, k.sram_store_bytes)
         table.add_row(k.name, *map(amount, sizes), f"{k.flops / 1e9:,.2f} G", time(k.predicted_us), k.bound_by)
+    if workspaces := [f"{k.name} merges {amount(k.workspace_bytes)}" for k in report.kernels if k.workspace_bytes]:
+        table.caption, table.caption_justify = f"workspaces: {', '.join(workspaces)}", "left"
     return table
 
 

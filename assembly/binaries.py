@@ -21,7 +21,7 @@ def compile_binaries(
     plan: Plan, folder: Path, jobs: int = 2, on_progress: Callable[[int, int], object] = lambda done, total: None
 ) -> dict[str, Compiled | CompileFailure]:
     """Each kernel's binary, or why there is none, by the kernel's fingerprint.  `on_progress(done, total)` is told."""
-    artifacts = {call.artifact.fingerprint: call.artifact for call in plan.calls}
+    artifacts = {kernel.fingerprint: kernel for call in plan.calls for kernel in call.artifact.kernels}
     found: dict[str, Compiled | CompileFailure] = {}
     private_folder(folder)
     with CompilerPool(cache_dir=folder, jobs=jobs) as pool:

@@ -1,4 +1,7 @@
-"""What code generation hands over: one printed kernel with everything needed to run, report and package it.
+"""What code generation hands over: a printed kernel with everything needed to run, report and package it.
+
+A call may take several kernels, run one after the other: then it has *stages*, each a printed kernel, and *workspaces*
+that lie between them, and no text of its own.
 
 Plain data: it goes to JSON and back, so that caches and packages hold no code but the printed text.
 """
@@ -7,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +38,8 @@ class KernelArtifact:
     launch: for Triton, `grid` (Python expression over sizes), `signature`, `constexprs`, `divisible`, `num_warps`,
             `num_stages`; for torch, `programs` (Python expression: size of the flattened grid).
     facts: what the report shows (passes, bytes, flops, footprint, predicted time, certificates, the tile program's text).
+    stages: the kernels of a call that takes several, in order; it has no source, function and launch of its own then.
+    workspaces: the memory between them, allocated for the call.
     """
 
     name: str
@@ -47,12 +53,20 @@ class KernelArtifact:
     params: dict[str, int] = field(default_factory=dict)
     launch: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    workspaces: tuple[Layout, ...] = ()
+
+    @property
+    def kernels(self) -> tuple[KernelArtifact, ...]:
+        """The printed kernels: itself, or its stages."""
+        return tuple(s.kernel for s in self.stages) or (self,)
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what runs (facts excluded)."""
         data = asdict(self)
-        data.pop("facts")
+        for part in (data, *(s["kernel"] for s in data["stages"])):
+            part.pop("facts")
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +77,56 @@ class KernelArtifact:
         """Rebuild from `to_json`.  Raises KeyError or TypeError on data of another shape."""
         layouts: dict[str, Any] = {
             side: tuple(Layout(tuple(x["shape"]), tuple(x["strides"]), x["dtype"]) for x in data[side])
-            for side in ("inputs", "outputs")
+            for side in ("inputs", "outputs", "workspaces")
         }
         plain = {k: data[k] for k in ("name", "kind", "target", "source", "function", "params", "launch", "facts")}
-        return KernelArtifact(**plain, **layouts, sizes=tuple(data["sizes"]))
+        stages = tuple(
+            Stage(KernelArtifact.from_json(s["kernel"]), tuple(s["reads"]), tuple(s["writes"])) for s in data["stages"]
+        )
+        return KernelArtifact(**plain, **layouts, sizes=tuple(data["sizes"]), stages=stages)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kernel of a call.
+
+    reads, writes: which tensors it is given, in the order of its arguments: positions among the call's inputs, its
+    workspaces and its outputs, counted through.
+    """
+
+    kernel: KernelArtifact
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+def two_stages(
+    name: str,
+    first: KernelArtifact,
+    second: KernelArtifact,
+    first_reads: Sequence[int],
+    second_reads: Sequence[int],
+    facts: dict[str, Any],
+) -> KernelArtifact:
+    """A call of two kernels: all that the first writes is read by the second, behind inputs of the call.
+
+    first_reads, second_reads: which inputs of the call each reads.
+    """
+    inputs = dict(zip(first_reads, first.inputs, strict=True))
+    inputs |= dict(zip(second_reads, second.inputs, strict=False))
+    count, between = len(inputs), len(first.outputs)
+    states = tuple(range(count, count + between))
+    results = tuple(range(count + between, count + between + len(second.outputs)))
+    return KernelArtifact(
+        name=name,
+        kind=first.kind,
+        target=first.target,
+        source="",
+        function="",
+        inputs=tuple(inputs[n] for n in range(count)),
+        outputs=second.outputs,
+        sizes=tuple(sorted({*first.sizes, *second.sizes})),
+        params=first.params,
+        facts=facts,
+        stages=(Stage(first, tuple(first_reads), states), Stage(second, (*second_reads, *states), results)),
+        workspaces=first.outputs,
+    )

@@ -32,22 +32,29 @@ def bind(
 ) -> tile.KernelOp:
     """A clone of `kernel` with parameters and sizes bound, without guards and pads where no lane is beyond an extent.
 
-    `sizes` become literals everywhere.  `multiples` says of sizes that stay symbols what they are multiples of; the
-    caller answers for it when the kernel runs.  Unknown parameters are an InternalCompilerError.
+    `sizes` become literals everywhere, and so do parameters that are extents.  `multiples` says of sizes that stay symbols
+    what they are multiples of; the caller answers for it when the kernel runs.  Unknown parameters are an
+    InternalCompilerError.
     """
     unknown = sorted(set(params or {}) - set(kernel.parameters) - {"num_warps", "num_stages"})
     if unknown:
         raise InternalCompilerError(f"kernel {kernel.sym_name.data} has no parameters {unknown}")
     bound = kernel.clone()
     values = {**kernel.parameters, **(params or {})}
+    counts = {n: values.pop(n) for n in sorted(_counts(kernel))}
     bound.properties["params"] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(values.items())})
-    _bind_sizes(bound, {k: v for k, v in (sizes or {}).items() if k not in kernel.ranks.names})
+    _bind_sizes(bound, {k: v for k, v in {**(sizes or {}), **counts}.items() if k not in kernel.ranks.names})
     known = {**text.multiples(kernel), **(multiples or {})}
     if known:
         bound.attributes[text.MULTIPLES] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(known.items())})
     _drop_edges(bound)
     verify(bound)
     return bound
+
+
+def _counts(kernel: tile.KernelOp) -> set[str]:
+    """The parameters that are extents of ranks: how many parts there are."""
+    return {n for r in kernel.ranks.data for n in symbols.names(r.extent)} & set(kernel.parameters)
 
 
 def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:

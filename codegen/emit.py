@@ -60,7 +60,7 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
         inputs=inputs,
         outputs=outputs,
         sizes=tuple(printed.sizes),
-        params=bound.parameters,
+        params=dict(kernel.parameters),
         launch=launch,
     )
 

@@ -39,6 +39,7 @@ from ..passes.reassociate import Reassociate
 from ..passes.release_scales import ReleaseScales
 from ..passes.repair import repair_kernel
 from ..passes.schedule import schedule_kernel
+from ..passes.split_reduction import SplitReduction
 from ..passes.split_segments import SplitSegments
 
 
@@ -113,7 +114,8 @@ PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
         Canonicalise, OneHot, Reassociate, SplitSegments, NestReductions, CountPasses, Fuse,
-        ReleaseScales, InlineMaps, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, Schedule, PlanMemory,
+        ReleaseScales, InlineMaps, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
+        Schedule, PlanMemory,
     )
 }  # fmt: skip
 

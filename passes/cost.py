@@ -6,17 +6,19 @@ and loop step that executes it, tiles cut at their extents.  `fusecade.testing.c
     bytes(load) = element size x product of the extents of the ranks it reads
                   x product of the trip counts of the loops and grid ranks around it that it does not read
 
+and where a loop has bounds, the sum of that over the programs (`trips.py`).
+
 Main-memory traffic follows from it: an operand is read once as long as what runs at the same time shares it in cache.
 An operation that the model does not know raises; nothing is free by default.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import sympy
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -25,6 +27,7 @@ from ..errors import InternalCompilerError
 from ..ir import symbols, tile
 from ..ir.attributes import element_bits
 from ..ir.target import Target
+from .trips import Bounds, Points, Trips, evaluated
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
@@ -146,7 +149,8 @@ def work(
     kernel: tile.KernelOp, params: Mapping[str, int] | None = None, sizes: Mapping[str, int] | None = None
 ) -> Work:
     """Count what `kernel` does with these parameters (default: its own) and these sizes (for symbolic extents)."""
-    return Census(kernel, sizes or {}).count({**kernel.parameters, **(params or {})})
+    bound = {**kernel.parameters, **(params or {})}
+    return Census(kernel, {**bound, **(sizes or {})}).count(bound)
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,10 @@ class _Entry:
     over: str = ""
     batched: bool = False
     in_place: bool = False  # of a dot: into a tile that is carried anyway
+    access: tuple[sympy.Expr, ...] = ()  # of a transfer
+    bounds: tuple[Bounds, ...] = ()  # of the loops around that do not walk all of their rank
+    inside: tuple[Points, ...] = ()  # of a checked load in such a loop
+    continues: bool = False  # in a loop that goes on where another one over its rank has stopped
 
 
 class Census:
@@ -179,6 +187,7 @@ class Census:
         self.ranks = kernel.ranks.data
         self.extent = {r.name: symbols.evaluate(r.extent, sizes) for r in self.ranks}
         self.grid = kernel.grid_ranks
+        self.all_of = {r.name: Bounds(r.name, sympy.Integer(0), r.extent) for r in self.ranks}
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
         self.columns: dict[
@@ -190,8 +199,23 @@ class Census:
     # --- listing -------------------------------------------------------------------------------------------------
 
     def _block(self, block: Block, loops: tuple[str, ...]) -> None:
+        stopped: dict[str, sympy.Expr] = {}  # where the last loop over a rank has
         for op in block.ops:
+            first = len(self.entries)
             self._operation(op, loops)
+            if isinstance(op, tile.ForOp):
+                self._bounded(op, first, stopped)
+
+    def _bounded(self, op: tile.ForOp, first: int, stopped: dict[str, sympy.Expr]) -> None:
+        """Note on the entries of a loop, from the first, what its bounds are, and which loop it continues."""
+        rank = op.rank.data
+        bounds = Bounds(rank, *op.bounds)
+        continues = stopped.get(rank) == bounds.lower
+        stopped[rank] = bounds.upper
+        if continues:
+            self.entries[first:] = [replace(e, continues=True) for e in self.entries[first:]]
+        if bounds != self.all_of[rank]:
+            self.entries[first:] = [replace(e, bounds=(bounds, *e.bounds)) for e in self.entries[first:]]
 
     def _operation(self, op: Operation, loops: tuple[str, ...]) -> None:
         add = self.entries.append
@@ -253,13 +277,19 @@ class Census:
         width = element_bits(kind.element_type) // 8
         read = tuple(r for r in op.access.ranks if r in self.extent)
         points = math.prod(self.extent[r] for r in read)
+        inside: tuple[Points, ...] = ()
         if isinstance(op, tile.LoadOp) and op.checked is not None:
-            points = self._valid_points(op, list(read))
+            inside = self._valid_points(op, list(read))
+            apart = set(read) - {r for p in inside for r in p.ranks}
+            points = math.prod(int(p.inside.sum()) for p in inside) * math.prod(self.extent[r] for r in apart)
         distinct = min(points, math.prod(symbols.evaluate(d, self.sizes) for d in kind.shape.data))
         word = "load" if isinstance(op, tile.LoadOp) else "store"
-        return _Entry(word, word, read, swept, loops, width, "", self.names[op.buffer], points, distinct)
+        return _Entry(
+            word, word, read, swept, loops, width, "", self.names[op.buffer], points, distinct,
+            access=op.access.data, inside=inside,
+        )  # fmt: skip
 
-    def _valid_points(self, op: tile.LoadOp, ranks: list[str]) -> int:
+    def _valid_points(self, op: tile.LoadOp, ranks: list[str]) -> tuple[Points, ...]:
         """Points whose access stays in bounds: groups of dimensions that share no rank are counted apart."""
         dims = [symbols.evaluate(d, self.sizes) for d in op.buffer.type.shape.data]  # pyright: ignore
         groups: list[tuple[set[str], list[tuple[sympy.Expr, int]]]] = []
@@ -269,18 +299,19 @@ class Census:
                 groups.remove(g)
                 merged = (merged[0] | g[0], merged[1] + g[1])
             groups.append(merged)
-        total = math.prod(self._count_valid(sorted(used), checks) for used, checks in groups)
-        return total * math.prod(self.extent[r] for r in set(ranks) - set().union(*(g[0] for g in groups)))
+        return tuple(p for used, checks in groups if (p := self._where_valid(sorted(used), checks)) is not None)
 
-    def _count_valid(self, ranks: list[str], checks: list[tuple[sympy.Expr, int]]) -> int:
-        every = math.prod(self.extent[r] for r in ranks)
-        if not ranks or every > 4_000_000:
-            return every  # too many to count: an upper bound
-        args = [symbols.symbol(r) for r in ranks]
-        bind = {symbols.symbol(n): v for n, v in self.sizes.items()}
-        tests = [(sympy.lambdify(args, e.subs(bind), "math"), dim) for e, dim in checks]
-        points = itertools.product(*(range(self.extent[r]) for r in ranks))
-        return sum(all(0 <= f(*p) < dim for f, dim in tests) for p in points)
+    def _where_valid(self, ranks: list[str], checks: list[tuple[sympy.Expr, int]]) -> Points | None:
+        """Where the checks hold; None stands for everywhere."""
+        if not ranks or math.prod(self.extent[r] for r in ranks) > 4_000_000:
+            return None  # too many to count: an upper bound
+        at = np.ogrid[tuple(slice(self.extent[r]) for r in ranks)]
+        table = {**self.sizes, **dict(zip(ranks, at, strict=True))}
+        inside = np.ones([self.extent[r] for r in ranks], bool)
+        for e, dim in checks:
+            index = evaluated(e, table)
+            inside &= (index >= 0) & (index < dim)
+        return Points(tuple(ranks), inside)
 
     # --- counting ------------------------------------------------------------------------------------------------
 
@@ -292,6 +323,8 @@ class Census:
             (): {}
         }  # and tiles that are computed in them
         for e in self.entries:
+            if e.kind == "carry" and e.continues:
+                continue
             if e.kind == "carry":
                 self.carried.setdefault(e.loops, []).append(e.ranks)
                 continue
@@ -344,21 +377,34 @@ class Census:
         trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
         tile_of = {r: min(size[r], extent[r]) for r in extent}
         programs = _product(trips, self.grid)
-        runs_of: dict[tuple[str, ...], int] = {}
+        walk = Trips(self.grid, extent, size, {**self.sizes, **params})
+        runs_of: dict[tuple, int] = {}
         waiting: dict[tuple[str, ...], int] = {}  # by innermost loop with loads: how often a program starts it
         w = Work(programs=programs)
+        pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
         self._hold(w, tile_of)
         alone = w.nested is not None and w.nested.held_bytes > ALONE  # one program on each multiprocessor, not two
         flight = self.flight // 2 if alone else self.flight
         for e, elements, repeats in self.counted:
-            if e.loops not in runs_of:
-                runs_of[e.loops] = programs * _product(trips, e.loops)
-            w.operations += runs_of[e.loops]
+            at = (e.loops, e.bounds)
+            if at not in runs_of:
+                runs_of[at] = walk.total((), *at) if e.bounds else programs * _product(trips, e.loops)
+            w.operations += runs_of[at]
             repeated = _product(trips, repeats)
             if e.kind in ("load", "store"):
                 again = self._again(e, repeats, trips, tile_of, flight) if e.kind == "load" else ()
-                transfer = Transfer(e.buffer, e.points * repeated * e.width, e.distinct * e.width, again)
-                (w.loads if e.kind == "load" else w.stores).append(transfer)
+                points = walk.total(e.ranks, *at, e.inside) if e.bounds else e.points * repeated
+                transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again)
+                moved = w.loads if e.kind == "load" else w.stores
+                piece = (e.kind, e.buffer, e.access, e.loops)
+                if e.continues and piece in pieces:  # of the same walk: what it touches there may be the same
+                    before = moved[pieces[piece]]
+                    total = before.bytes + transfer.bytes
+                    distinct = min(total, e.distinct * e.width)
+                    moved[pieces[piece]] = replace(before, bytes=total, distinct=distinct)
+                    continue
+                pieces[piece] = len(moved)
+                moved.append(transfer)
                 if e.kind == "load":
                     held = e.width * _product(tile_of, e.swept[-1])
                     if e.loops in self.innermost:
@@ -368,7 +414,7 @@ class Census:
                         w.kept_load_bytes += held
                         w.waits += _product(trips, e.loops) if e.loops else 0
                 continue
-            total = elements * repeated
+            total = walk.total(e.ranks, *at) if e.bounds else elements * repeated
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])

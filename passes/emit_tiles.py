@@ -385,7 +385,7 @@ class _Emitter:
                     yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, state))
         self.stack.pop()
         body.block.add_op(tile.YieldOp(*yielded))
-        loop = tile.ForOp(rank, inits, Region(body.block), 0, self.extents[rank])
+        loop = tile.ForOp(rank, inits, Region(body.block), *self.walk.loop_bounds(rank))
         outer.block.add_op(loop)
         position = 0
         for op, n, combiner, start in states:
@@ -422,8 +422,11 @@ class _Emitter:
                 )
         for r in reversed(reduced):
             padded = self._pad(contribution, r, neutral)
-            extreme = list(
-                self._emit(("reduce", combiner, r), [padded], lambda p=padded, r=r: tile.ReduceOp(combiner, p, r))
+            beside = self._scope_for([padded]).known.get(("reduce", f"arg{combiner}", r, padded))
+            extreme = list(  # where the index of an extreme is found, the extreme is there as well
+                beside[:1]
+                if beside is not None
+                else self._emit(("reduce", combiner, r), [padded], lambda p=padded, r=r: tile.ReduceOp(combiner, p, r))
             )
             contribution = extreme[0]
         if state is None:

@@ -254,7 +254,7 @@ class _Fuser:
         if isinstance(scheduled, Refused):
             trial.erase()
             return Unwalkable(scheduled.reason)
-        fused = scheduled.price.us + self._fresh_pages(outputs)
+        fused = scheduled.us + self._fresh_pages(outputs)
         if fused >= limit:
             trial.erase()
             return Refused(f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart")
@@ -314,10 +314,32 @@ class _Fuser:
             moved = sum(map(self._bytes, reads | writes)) + 2 * sum(map(self._bytes, self._between(rest) - writes))
             traffic += moved
             arithmetic = self._special_seconds(rest) + self._vector_seconds(rest)
-            passes = 1 + (len({r for o in rest for r in o.reduced}) > 0)
+            passes = self._launches(rest)
             total += max(moved / bandwidth, arithmetic) * 1e6 + passes * target.launch_us
             total += self._fresh_pages(writes)
         return total, traffic
+
+    def _launches(self, ops: Sequence[EinsumOp]) -> int:
+        """How many pointwise kernels maps and reductions take: one for the maps, one for reductions over the same rows.
+
+        A reduction of other rows than those it depends on is another kernel.  On a GPU, one of fewer rows than there are
+        multiprocessors is two, the second of which takes the maps behind it along: what a library does, too.
+        """
+        reductions = [o for o in ops if o.reduced and o not in self.candidates.inner]
+        if not reductions or self.target.kind == "cpu":
+            return 1 + bool(reductions)
+        within, chosen = set(ops), set(reductions)
+        few = {o for o in reductions if math.prod(map(self._value, o.out_shape())) < self.target.sms}
+        level: dict[EinsumOp, int] = {}
+        below: dict[Operation, set[EinsumOp]] = {}  # the last reductions that an operation depends on
+        for op in sorted(ops, key=lambda o: self.position[o]):
+            before = set().union(*(below[o] for v in op.inputs if (o := v.owner) in within), set())  # pyright: ignore
+            below[op] = {op} if op in chosen else before
+            if op in chosen:
+                same = [o for o in before if op not in few and o.out_shape() == op.out_shape()]
+                level[op] = max((level[o] + (o not in same) for o in before), default=1)
+        kernels = {n: 2 if few & {o for o in reductions if level[o] == n} else 1 for n in level.values()}
+        return sum(kernels.values()) + (not few)
 
     def _special_seconds(self, ops: Sequence[EinsumOp]) -> float:
         """Time in transcendental functions, one pointwise kernel for all."""
@@ -505,4 +527,5 @@ def _ranks(kernel: KernelOp) -> set[str]:
 
 
 def _why(s: Scheduled) -> str:
-    return f"{s.price.bound_by}, {s.work.programs} programs"
+    parts = f" over {s.merge.parts} parts, and a merge" if s.merge is not None else ""
+    return f"{s.price.bound_by}, {s.work.programs} programs{parts}"

@@ -15,6 +15,9 @@ Roles come from how contractions use a rank, never from what the operations are 
 
 Why legal: a walk only orders independent work; reductions that cannot be split along a rank are never split.
 The parameter space is what the tuner searches; its order is the predicted cost.
+
+Where the programs are too few to fill the target, the streamed rank is also cut into parts, a few numbers of them, each
+with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from dataclasses import dataclass, replace
 
 import sympy
 from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import SSAValue
 
 from ..ir import symbols, tile
 from ..ir.attributes import AccessMap
@@ -35,20 +39,25 @@ from .algebra.forms import Refused
 from .contraction import Contraction, contractions
 from .cost import Census, Price, Work, price
 from .emit_tiles import emit_tiles
-from .walk import Walk
+from .split_reduction import Split, split_kernel
+from .walk import Parts, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
+SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
+SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
+MOST_PARTS = 256  # that a program of the merge holds whole
 
 
 @dataclass(frozen=True)
 class Scheduled:
     """A tile kernel with its parameters bound to the cheapest choice, what it does, what that costs.
 
-    space: every admissible binding, cheapest first, as (parameters, predicted microseconds).  walk: how its ranks are
-    walked.  outputs: the layouts and accesses of the results that it was scheduled for.
+    space: every admissible binding, cheapest first, as (parameters, predicted microseconds of the whole call).  walk: how
+    its ranks are walked.  outputs: the layouts and accesses of the results that it was scheduled for.
+    merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
     """
 
     kernel: tile.KernelOp
@@ -57,6 +66,30 @@ class Scheduled:
     space: tuple[tuple[tuple[tuple[str, int], ...], float], ...]
     walk: Walk
     outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
+    merge: Merge | None = None
+
+    @property
+    def us(self) -> float:
+        """Predicted microseconds of the whole call."""
+        return self.price.us + (self.merge.scheduled.us if self.merge is not None else 0.0)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The kernel behind one that computes the states of parts.
+
+    split: the two as cascades, and what each reads.  states: the layouts between them.  parts: how many.
+    """
+
+    split: Split
+    states: tuple[tile.BufferType, ...]
+    parts: int
+    scheduled: Scheduled
+
+    @property
+    def text(self) -> str:
+        """A line for a derivation."""
+        return f"  {'split':8} {self.split.rank} over {self.parts} parts, merged by a second kernel"
 
 
 def schedule_kernel(
@@ -65,20 +98,105 @@ def schedule_kernel(
     inputs: Sequence[tile.BufferType],
     outputs: Sequence[tuple[tile.BufferType, AccessMap]],
     sizes: Mapping[str, int] | None = None,
+    parts: int | None = None,
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel.
 
-    sizes: values (or guesses) of symbolic sizes, for pricing only.  Refused when no walk fits the target.
+    sizes: values (or guesses) of symbolic sizes, for pricing only.  parts: into how many its streamed rank is cut, where
+    that is not to be decided (0: it is left in one).  Refused when no walk fits the target.
     """
+    if parts:
+        return _schedule_parts(kernel, target, inputs, outputs, sizes, parts)
+    whole = _schedule_whole(kernel, target, inputs, outputs, sizes)
+    if isinstance(whole, Refused) or parts == 0:
+        return whole
+    counts = _part_counts(kernel, target, whole, sizes)
+    split = [_schedule_parts(kernel, target, inputs, outputs, sizes, count) for count in counts]
+    found = [s for s in split if isinstance(s, Scheduled)]
+    best = min(found, key=lambda s: s.us, default=whole)
+    if best.us > SPLIT_GAIN * whole.us:
+        best = whole
+    space = sorted((row for s in (whole, *found) for row in s.space), key=lambda row: (row[1], row[0]))
+    return replace(best, space=tuple(space))
+
+
+def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
+    """Into how many parts the streamed rank is worth cutting: powers of two around what fills the target twice.
+
+    On a CPU not fewer: the workers take programs only where there are two for each.
+    """
+    stream = kernel.attributes.get("stream")
+    least = 2 * target.launch_us + whole.price.hbm_bytes / target.hbm_bytes_per_s * 1e6
+    if whole.work.programs >= 2 * target.sms or whole.us <= least or not isinstance(stream, StringAttr):
+        return []
+    rank = next((r for r in whole.walk.table.data if r.role == "loop" and r.name == stream.data), None)
+    if rank is None:
+        return []
     shape = _Shape(kernel, target, dict(sizes or {}))
+    longest = min(MOST_PARTS, shape.value(rank.name) // SHORTEST_PART)
+    wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, whole.work.programs))))
+    fewest = wanted if target.kind == "cpu" else max(2, wanted // 2)
+    return [p for p in (wanted // 2, wanted, 2 * wanted) if fewest <= p <= longest]
+
+
+def _schedule_parts(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None,
+    count: int,
+) -> Scheduled | Refused:
+    """The cheapest schedule with the streamed rank cut into `count` parts."""
+    stream = kernel.attributes.get("stream")
+    if not isinstance(stream, StringAttr) or not stream.data:
+        return Refused("no rank is streamed")
+    split = split_kernel(kernel, stream.data, count)
+    if isinstance(split, Refused):
+        return split
+    parts = Parts(split.rank, split.part, f"SPLIT_{split.rank.upper()}")
+    states = [_state(v, sympy.Integer(count)) for v in split.partial.returned]
+    written = [
+        (_state(v, symbols.symbol(parts.count)), AccessMap.of([parts.part, *v.owner.out_ranks(v.index)]))  # pyright: ignore
+        for v in split.partial.returned
+    ]
+    first = _schedule_whole(split.partial, target, [inputs[n] for n in split.reads], written, sizes, (parts, count))
+    if isinstance(first, Refused):
+        return first
+    merge_inputs = [*(inputs[n] for n in split.merge_reads), *states]
+    second = _schedule_whole(split.merge, target, merge_inputs, outputs, sizes)
+    if isinstance(second, Refused):
+        return second
+    space = tuple((params, us + second.us) for params, us in first.space)
+    return replace(first, space=space, merge=Merge(split, tuple(states), count, second))
+
+
+def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
+    """The layout of the states of all parts: the parts outermost, so that a program writes what lies together."""
+    dims = [parts, *value.type.dims]  # pyright: ignore
+    strides = [sympy.Mul(*dims[n + 1 :]) for n in range(len(dims))]
+    return tile.BufferType.of(dims, strides, value.type.element_type)  # pyright: ignore
+
+
+def _schedule_whole(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None,
+    parts: tuple[Parts, int] | None = None,
+) -> Scheduled | Refused:
+    """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
+    shape = _Shape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
     reasons: list[str] = []
     for roles in shape.variants():
         walk = Walk(
             shape.table(roles),
             shape.grid(roles),
-            dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2},
+            dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2} | shape.counts,
             target.kind != "cpu",
+            shape.parts,
         )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):
@@ -109,6 +227,8 @@ def laid_out(
 
     None when the results are of another kind (other ranks, or more elements), so that the choice has to be made again.
     """
+    if scheduled.merge is not None:
+        return _parts_laid_out(scheduled, scheduled.merge, inputs, outputs)
     for (old, at), (new, there) in zip(scheduled.outputs, outputs, strict=True):
         if set(at.ranks) != set(there.ranks) or _elements(old) != _elements(new):
             return None
@@ -117,6 +237,20 @@ def laid_out(
         return emitted
     emitted.params = scheduled.kernel.params
     return replace(scheduled, kernel=emitted, outputs=tuple(outputs))
+
+
+def _parts_laid_out(
+    scheduled: Scheduled,
+    merge: Merge,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+) -> Scheduled | Refused | None:
+    split = merge.split
+    first = laid_out(replace(scheduled, merge=None), split.partial, [inputs[n] for n in split.reads], scheduled.outputs)
+    second = laid_out(merge.scheduled, split.merge, [*(inputs[n] for n in split.merge_reads), *merge.states], outputs)
+    if not isinstance(first, Scheduled) or not isinstance(second, Scheduled):
+        return first if not isinstance(first, Scheduled) else second
+    return replace(first, merge=replace(merge, scheduled=second))
 
 
 def _elements(kind: tile.BufferType) -> sympy.Expr:
@@ -137,6 +271,7 @@ def _price_bindings(shape: _Shape, roles: Mapping[str, str], census: Census) -> 
                 counted[sizes] = census.count(params)
             w = counted[sizes]
             p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+            p = replace(p, us=p.us * shape.unevenness(params))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
@@ -169,14 +304,18 @@ def _params(values: dict[str, int]):
 class _Shape:
     """What the choice of a walk depends on: ranks, contractions, extents, target."""
 
-    def __init__(self, kernel: KernelOp, target: Target, sizes: dict[str, int]):
+    def __init__(self, kernel: KernelOp, target: Target, sizes: dict[str, int], parts: tuple[Parts, int] | None = None):
         self.kernel, self.target = kernel, target
+        self.parts = parts[0] if parts is not None else None
+        self.counts = {parts[0].count: parts[1]} if parts is not None else {}
         self.extents: dict[str, sympy.Expr] = {}
         for op in kernel.body.block.ops:
             if isinstance(op, EinsumOp | OnlineOp):
                 for name, extent in op.extents.items():
                     self.extents.setdefault(name, extent)
-        self.sizes = dict(sizes)
+        if self.parts is not None:
+            self.extents[self.parts.part] = symbols.symbol(self.parts.count)
+        self.sizes = {**sizes, **self.counts}
         for e in self.extents.values():
             for n in symbols.names(e):
                 self.sizes.setdefault(n, LARGE)
@@ -199,6 +338,14 @@ class _Shape:
 
     def value(self, rank: str) -> int:
         return symbols.evaluate(self.extents[rank], self.sizes)
+
+    def unevenness(self, params: Mapping[str, int]) -> float:
+        """How much longer the longest part takes than a part of equal share."""
+        if self.parts is None:
+            return 1.0
+        extent, count = self.value(self.parts.rank), params[self.parts.count]
+        step = params[_parameter(self.parts.rank)]
+        return -(-extent // (step * count)) * step * count / max(1, extent)
 
     def static(self, rank: str) -> bool:
         return self.extents[rank].is_Integer is True
@@ -223,9 +370,13 @@ class _Shape:
         if rank in self.reduced or (rank == self.stream):
             limit = self.target.sram_bytes // 16 if rank not in {d.over for d in self.dots} and not self.cpu else None
             whole = self.may_be_whole(rank, limit)
+            if self.parts is not None and rank == self.parts.rank:
+                return ["loop"]
             if whole and rank != self.stream:
                 return ["whole"]
             return ["loop", "whole"] if whole else ["loop"]
+        if self.parts is not None and rank == self.parts.part:
+            return ["unit"]
         if self._batch(rank):  # on a CPU, the innermost batch rank is folded: a few dots in one call
             return ["grid"] if self.cpu and rank == [r for r in self.out if self._batch(r)][-1] else ["unit"]
         lacking = [d for d in self.dots if rank not in d.ranks]
@@ -243,7 +394,8 @@ class _Shape:
         """Which output ranks get tiles: the largest on each side of the contractions; without any, the innermost."""
         candidates = [r for r in self.out if r not in self.reduced and not self._batch(r)]
         if not self.dots:
-            return set(candidates[-1:]) if self.reduced else set(candidates[-2:])
+            streams = bool(self.reduced) and self.stream is not None  # else what is reduced is held whole: a merge
+            return set(candidates[-1:]) if streams else set(candidates[-2:])
         tiled: set[str] = set()
         for d in self.dots:
             for side in (d.lhs - d.rhs, d.rhs - d.lhs):
@@ -278,6 +430,8 @@ class _Shape:
         """Batch ranks outermost; then the ranks with more programs outside, so that the wider operand is reused inside."""
         ranks = [r for r in self.table(roles).names if roles[r] in ("unit", "grid")]
         outer = [r for r in ranks if self._batch(r)]
+        if self.parts is not None:  # programs that walk the same part run at the same time, and share it in the cache
+            outer.append(self.parts.part)
         inner = sorted((r for r in ranks if r not in outer), key=lambda r: -self.value(r))
         return (*outer, *inner)
 
@@ -295,6 +449,7 @@ class _Shape:
             for r, role in roles.items()
             if role in ("grid", "loop")
         }
+        found |= {name: [value] for name, value in self.counts.items()}
         return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:

@@ -91,6 +91,9 @@ def read_artifact(data: Any) -> KernelArtifact:
 
 def _check(artifact: KernelArtifact) -> None:
     """Types and expressions; the text of the kernel is covered by the hash of the entry."""
+    if artifact.stages:
+        _check_stages(artifact)
+        return
     texts = (artifact.name, artifact.target, artifact.source, artifact.function, *artifact.sizes)
     if artifact.kind not in KINDS or not all(isinstance(x, str) for x in texts):
         raise ValueError(f"a kernel of kind {artifact.kind!r}")
@@ -101,6 +104,23 @@ def _check(artifact: KernelArtifact) -> None:
     for layout in (*artifact.inputs, *artifact.outputs):
         _check_layout(layout, artifact.sizes)
     function_of(artifact.launch["programs" if artifact.kind == "torch" else "grid"], artifact.sizes)
+
+
+def _check_stages(artifact: KernelArtifact) -> None:
+    tensors = (*artifact.inputs, *artifact.workspaces, *artifact.outputs)
+    if artifact.kind not in KINDS or not all(isinstance(x, str) for x in (artifact.name, *artifact.sizes)):
+        raise ValueError(f"a call of kind {artifact.kind!r}")
+    for layout in tensors:
+        _check_layout(layout, artifact.sizes)
+    for stage in artifact.stages:
+        _check(stage.kernel)
+        used = (*stage.reads, *stage.writes)
+        if not all(isinstance(n, int) and 0 <= n < len(tensors) for n in used):
+            raise ValueError("a stage takes a tensor that there is not")
+        if (len(stage.reads), len(stage.writes)) != (len(stage.kernel.inputs), len(stage.kernel.outputs)):
+            raise ValueError("a stage takes another number of tensors")
+        if stage.kernel.kind != artifact.kind or not set(stage.kernel.sizes) <= set(artifact.sizes):
+            raise ValueError("a stage that does not belong to its call")
 
 
 def _check_layout(layout: Layout, names: tuple[str, ...]) -> None:

@@ -34,9 +34,13 @@ def load(artifact: KernelArtifact, folder: Path, given: Sequence[Layout] | None 
     given: how the inputs come, where that is not how the kernel reads them: the same elements in other dimensions.
     Raises InternalCompilerError when the source does not run, or the artifact is not one that this version knows.
     """
+    if artifact.stages:
+        loaded = [load(stage.kernel, folder) for stage in artifact.stages]
+        return LoadedKernel(artifact, _Stages(artifact, [k.launch for k in loaded]), loaded[0].path, given)
     path = write_source(artifact, folder)
     try:
-        return LoadedKernel(artifact, getattr(_module(artifact, path), artifact.function), path, given)
+        function = getattr(_module(artifact, path), artifact.function)
+        return LoadedKernel(artifact, _launcher(function, artifact), path, given)
     except (InternalCompilerError, MemoryError):
         raise
     except Exception as error:
@@ -74,22 +78,50 @@ def _module(artifact: KernelArtifact, path: Path) -> types.ModuleType:
     return module
 
 
+Launch = Callable[[Sequence[torch.Tensor], Sequence[int]], None]  # on inputs, then outputs, and sizes
+
+
+def _launcher(function: Callable[..., Any], artifact: KernelArtifact) -> Launch:
+    if artifact.kind == "torch":
+        return cpu.Launcher(function, artifact)
+    if artifact.kind == "triton":
+        return triton_launch.Launcher(function, artifact)
+    raise ValueError(f"{artifact.kind!r} is no kind of kernel")
+
+
+class _Stages:
+    """Launches the kernels of a call one after the other, with workspaces of that call between them.
+
+    Nothing waits for the device: the launches are ordered by its stream, and so is what frees the workspaces.
+    """
+
+    def __init__(self, artifact: KernelArtifact, launches: Sequence[Launch]) -> None:
+        self._inputs = len(artifact.inputs)
+        self._workspaces = [_Sized(x, artifact.sizes) for x in artifact.workspaces]
+        place = {name: n for n, name in enumerate(artifact.sizes)}
+        self._steps = [
+            (launch, (*stage.reads, *stage.writes), [place[name] for name in stage.kernel.sizes])
+            for launch, stage in zip(launches, artifact.stages, strict=True)
+        ]
+
+    def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+        device = tensors[-1].device
+        between = [layout.empty(sizes, device) for layout in self._workspaces]
+        given = [*tensors[: self._inputs], *between, *tensors[self._inputs :]]
+        for launch, used, named in self._steps:
+            launch([given[n] for n in used], [sizes[n] for n in named])
+
+
 class LoadedKernel:
-    """One kernel.  Called with its inputs, it returns its outputs, in tensors of their own."""
+    """One kernel call.  Called with its inputs, it returns its outputs, in tensors of their own."""
 
     def __init__(
-        self, artifact: KernelArtifact, function: Callable[..., Any], path: Path, given: Sequence[Layout] | None = None
+        self, artifact: KernelArtifact, launch: Launch, path: Path, given: Sequence[Layout] | None = None
     ) -> None:
-        self.artifact, self.path = artifact, path
+        self.artifact, self.launch, self.path = artifact, launch, path
         given = artifact.inputs if given is None else given
         self._inputs = [_Input(g, x, artifact.sizes) for g, x in zip(given, artifact.inputs, strict=True)]
         self._outputs = [_Sized(x, artifact.sizes) for x in artifact.outputs]
-        if artifact.kind == "torch":
-            self._launch = cpu.Launcher(function, artifact)
-        elif artifact.kind == "triton":
-            self._launch = triton_launch.Launcher(function, artifact)
-        else:
-            raise ValueError(f"{artifact.kind!r} is no kind of kernel")
 
     def __repr__(self) -> str:
         return f"<fusecade kernel {self.artifact.name} for {self.artifact.target}: {self.path}>"
@@ -118,7 +150,7 @@ class LoadedKernel:
         inputs = [layout.fit(t, sizes, place) for layout, t in zip(self._inputs, tensors, strict=True)]
         outputs = [layout.empty(sizes, place) for layout in self._outputs]
         if any(t.numel() for t in outputs):
-            self._launch([*inputs, *outputs], sizes)
+            self.launch([*inputs, *outputs], sizes)
         return outputs
 
     def outputs_like(self, sizes: Sequence[Any], device: torch.device) -> list[torch.Tensor]:

@@ -40,7 +40,7 @@ TABLE: dict[str, May] = {
     "ir": May.use(other="xdsl sympy"),
     "ir/interpret": May.use(other="xdsl sympy torch"),
     "frontend": May.use("ir", "xdsl sympy torch"),
-    "passes": May.use("ir", "xdsl sympy"),
+    "passes": May.use("ir", "xdsl sympy numpy"),
     "passes/algebra": May.use(other="sympy numpy"),
     "codegen": May.use("ir", "xdsl sympy"),
     "autotune": May.use("ir/target", "optuna"),

@@ -35,15 +35,15 @@ def run_kernel(
     """
     declared = [cast(tile.BufferType, v.type) for v in kernel.inputs]
     bound = infer_from([t.shape for t in declared], inputs, sizes)
+    tiles = {**kernel.parameters, **(params or {})}
     values: dict[SSAValue, Tensor] = dict(zip(kernel.inputs, [to_reference(t) for t in inputs], strict=True))
     for n, value in enumerate(kernel.written):
         kind = cast(tile.BufferType, value.type)
         dtype = reference_dtype(kind.element_type)
-        shape = [size_of(e, bound) for e in kind.shape.data]
+        shape = [size_of(e, {**tiles, **bound}) for e in kind.shape.data]
         unwritten = {torch.float64: math.nan, torch.int64: -1, torch.bool: False}[dtype]
         start = to_reference(outputs[n]).clone() if outputs is not None else torch.full(shape, unwritten, dtype=dtype)
         values[value] = start
-    tiles = {**kernel.parameters, **(params or {})}
     TileProgram.run_grid(kernel, values, {**tiles, **bound}, tiles)
     return [values[v] for v in kernel.written]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fusecade.passes import cost
+from fusecade.testing import count_io_of_launch
+
 SMALL = {"BI": 16, "BJ": 16}
 
 
@@ -33,6 +36,21 @@ def test_causal_attention(runner, random_tensor, n, m):
     [out] = runner.check(runner.kernel("causal", SMALL), [q, k, v], {"nb": 2, "n": n, "m": m})
     bias = torch.zeros(n, m).masked_fill(torch.ones(n, m).triu(1).bool(), -torch.inf)
     torch.testing.assert_close(out, attention(q, k, v, bias), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(64, 64), (50, 37), (37, 70)])
+@pytest.mark.parametrize("split", [False, True], ids=["causal", "split"])
+def test_a_loop_with_bounds_moves_what_the_cost_model_says(runner, random_tensor, n, m, split):
+    """To the byte, in Triton's interpreter: a loop that ends with the program's rows, one that a program has a part of."""
+    q, k, v = attention_inputs(random_tensor, n, m, torch.float16)
+    part = {"b = nb unit": "b = nb unit, p = 2 unit", "(b, i)": "(p, b, i)", "from 0 to min(m, i + BI)": (
+        f"from p * {-(-m // 64) * 32} to min(m, (p + 1) * {-(-m // 64) * 32})")}  # fmt: skip
+    kernel = runner.kernel("causal", SMALL, part if split else None)
+    sizes = {"nb": 2, "n": n, "m": m}
+    moved = count_io_of_launch(lambda: runner.triton(kernel, [q, k, v], sizes))
+    work = cost.work(kernel, None, sizes)
+    assert (moved.load_bytes, moved.store_bytes) == (work.load_bytes, work.store_bytes)
+    assert moved.loads_by_pointer_arg == {f"{t.buffer}_ptr": t.bytes for t in work.loads}
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "broadcast"])

@@ -86,9 +86,7 @@ def test_a_rounding_is_monotone() -> None:
     [(softmax_stored, F32), (softmax_in_f32, BF16), (softmax_in_f32, F16), (norm_there_and_back, BF16)],
     ids=["autocast", "softmax_bf16", "softmax_f16", "norm_bf16"],
 )
-def test_a_cast_that_only_stores_costs_no_pass(
-    fn: Callable, dtype: torch.dtype
-) -> None:
+def test_a_cast_that_only_stores_costs_no_pass(fn: Callable, dtype: torch.dtype) -> None:
     args = inputs(dtype)
     found = compiled(fn, args)
     assert max(found.report.kernels[0].passes.values()) == 1

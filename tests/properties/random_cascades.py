@@ -230,7 +230,9 @@ def check(cascade: Cascade, levels: Levels, seed: int, tolerance: float = 1e-8) 
             scale = _magnitude(levels.forms[r.name], r.combiner, values, env, EXTENT)
             sound = _sound(r, cascade, env)
             if r.combiner in ("max", "min"):
-                assert np.array_equal(np.isinf(expected[sound]), np.isinf(got[sound])), f"{r}: {got} instead of {expected}"
+                assert np.array_equal(np.isinf(expected[sound]), np.isinf(got[sound])), (
+                    f"{r}: {got} instead of {expected}"
+                )
             if r.combiner.startswith("arg"):  # equal keys up to rounding are equally right
                 pick = lambda i, values=values: np.take_along_axis(values, i[..., None].astype(int), -1)[..., 0]  # noqa: E731
                 expected, got = pick(expected), pick(np.where(np.isfinite(got), got, 0))
