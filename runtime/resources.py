@@ -26,6 +26,7 @@ NVIDIA_MATRIX: tuple[str, ...] = ("HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCIMMA
 AMD_MATRIX: tuple[str, ...] = ("v_mfma", "v_smfmac", "v_wmma")
 
 _SASS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?(?P<opcode>[A-Z][A-Z0-9_]*)(?P<modifiers>(?:\.\w+)*)", re.M)
+_DEPOT = re.compile(r"^\s*\.local\s+\.align\s+\d+\s+\.b8\s+__local_depot\w*\[(\d+)\];", re.M)
 _NVIDIA_MATRIX = re.compile(r"[A-Z]*MMA(_\w+)?")
 _AMD_INSTRUCTION = re.compile(r"^\s+(?P<opcode>[a-z]\w+_\w+)\b", re.M)
 _WIDTH = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
@@ -38,7 +39,7 @@ class Resources:
     shared_bytes: int
     registers: int | None = None  # 32-bit registers per thread; AMD: vector registers
     scalar_registers: int | None = None  # AMD only
-    spills_bytes: int | None = None  # stack per thread; Triton's kernels have nothing there but spilled registers
+    spills_bytes: int | None = None  # stack per thread, without what the program itself keeps there
     spill_store_bytes: int | None = None  # the bytes of all spill instructions, each counted once, as ptxas reports
     spill_load_bytes: int | None = None
     tensor_core_instructions: Mapping[str, int] = field(default_factory=dict)
@@ -72,7 +73,7 @@ def _read_cubin(compiled: Compiled, disassemble: bool) -> Resources:
         found = re.search(r"\bREG:(\d+) STACK:(\d+)\b.*?\bLOCAL:(\d+)", usage.text)
         if found:
             registers, stack, local = map(int, found.groups())
-            known |= {"registers": registers, "spills_bytes": stack + local}
+            known |= {"registers": registers, "spills_bytes": max(0, stack + local - _own_stack(compiled.assembly))}
         else:
             reasons.append(usage.reason or f"cuobjdump -res-usage names no kernel: {usage.text[:200]!r}")
         if disassemble:
@@ -82,6 +83,11 @@ def _read_cubin(compiled: Compiled, disassemble: bool) -> Resources:
             else:
                 known |= _count_sass(sass.text)
     return Resources(**known, reason="; ".join(reasons) or None)  # type: ignore[arg-type]
+
+
+def _own_stack(ptx: str) -> int:
+    """The bytes of stack that the program declares (LLVM leaves a byte where a function was inlined), in whole words."""
+    return sum(-(-int(size) // 8) * 8 for size in _DEPOT.findall(ptx))
 
 
 def _count_sass(sass: str) -> dict[str, object]:
