@@ -41,6 +41,9 @@ CPU_RATES = {
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9
 
+# What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
+FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}
+
 TRANSCENDENTAL = {
     "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "pow", "div",
 }  # fmt: skip
@@ -58,6 +61,19 @@ class Transfer:
     bytes: int
     distinct: int
     again: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A dot of a kernel: what it multiplies, floating-point operations of all its executions, (m, n, k) of one of them.
+
+    batched: whether its tiles have batch ranks.
+    """
+
+    dtype: str
+    flops: float
+    shape: tuple[int, int, int]
+    batched: bool
 
 
 @dataclass
@@ -83,8 +99,7 @@ class Work:
     held_bytes: int = 0
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
-    smallest_dot: tuple[int, int, int] | None = None
-    batched_dots: bool = False  # whether a dot has batch ranks in its tiles
+    dots: list[Dot] = field(default_factory=list)
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
 
     @property
@@ -334,12 +349,10 @@ class Census:
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
-                w.batched_dots = w.batched_dots or e.batched
+                w.dots.append(Dot(e.dtype, 2.0 * total, shape, e.batched))
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
                     w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
-                if w.smallest_dot is None or math.prod(shape) < math.prod(w.smallest_dot):
-                    w.smallest_dot = shape
                 continue
             w.elements[e.function] = w.elements.get(e.function, 0.0) + total
             if e.kind == "reduce":
@@ -411,17 +424,9 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     waves = w.programs / target.sms
     full = math.ceil(waves) / waves if w.programs else 1.0  # idle multiprocessors: in the last wave, or in the only one
     drawn = min(1.0, 2 * waves) if w.programs else 1.0  # half of the multiprocessors draw the whole bandwidth
-    efficiency = 0.75
-    if w.smallest_dot is not None and 0 not in w.smallest_dot:
-        m, n, k = w.smallest_dot
-        efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
-        efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
-    efficiency *= BATCHED if w.batched_dots else 1.0
-    on_vectors = (
-        {"f32", "f64"} if target.kind == "cuda" else set()
-    )  # no matrix unit for full precision: tiles may be small
-    dots = sum(f / (target.dot_flops(d) * (0.75 if d in on_vectors else efficiency)) for d, f in w.dot_flops.items())
-    vector = (w.map_elements * 2 + w.reduce_elements) / (target.vector_flops / 2)
+    dots = sum(d.flops / (target.dot_flops(d.dtype) * _gpu_efficiency(d, target)) for d in w.dots)
+    quick = sum(n for f, n in w.elements.items() if f in FULL_RATE)
+    vector = (w.map_elements * 2 - quick + w.reduce_elements) / (target.vector_flops / 2)
     special = w.transcendental_elements / target.exp_per_s
     times = {
         "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms) * full,
@@ -433,14 +438,32 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     return Price(us, bound_by, hbm, sram, registers, fits)
 
 
+def _gpu_efficiency(dot: Dot, target: Target) -> float:
+    """The part of the rate of dots that tiles of this shape get."""
+    if target.kind == "cuda" and dot.dtype in ("f32", "f64"):  # no matrix unit for full precision: tiles may be small
+        return 0.75
+    efficiency = 0.75 * _filled(dot, 0.5)
+    m, n, _ = dot.shape
+    if 0 not in dot.shape:
+        efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
+    return efficiency * (BATCHED if dot.batched else 1.0)
+
+
+def _filled(dot: Dot, depth: float) -> float:
+    """How well a dot's tile fills the units that multiply.  depth: the power at which a short contracted rank counts."""
+    if 0 in dot.shape:
+        return 1.0
+    m, n, k = dot.shape
+    return min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** depth
+
+
 def _price_cpu(w: Work, target: Target) -> Price:
     """A tile program as torch calls: dots, sweeps over tiles, transcendental functions, and the calls themselves."""
     hbm = hbm_bytes(w, target)
     live = w.carried_bytes + 2 * w.temporary_bytes + w.loop_load_bytes + w.kept_load_bytes
-    dots = sum(f / target.dot_flops(d if d in target.flops else "f32") for d, f in w.dot_flops.items())
-    if w.smallest_dot is not None and 0 not in w.smallest_dot:
-        m, n, k = w.smallest_dot
-        dots /= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.3
+    dots = sum(
+        d.flops / (target.dot_flops(d.dtype if d.dtype in target.flops else "f32") * _filled(d, 0.3)) for d in w.dots
+    )
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
     sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
     calls = w.operations * target.launch_us * 1e-6 / target.sms
