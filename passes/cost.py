@@ -100,6 +100,7 @@ class Work:
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     dots: list[Dot] = field(default_factory=list)
+    made_operands: list[tuple[int, int, bool]] = field(default_factory=list)  # see `_operand_bytes`
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
 
     @property
@@ -161,6 +162,7 @@ class _Entry:
     over: str = ""
     batched: bool = False
     in_place: bool = False  # of a dot: into a tile that is carried anyway
+    made: tuple[tuple[tuple[str, ...], bool], ...] = ()  # of a dot in a loop: the operands that are computed there
 
 
 class Census:
@@ -222,6 +224,7 @@ class Census:
                         over=over,
                         batched=len(op.batch) > 0,
                         in_place=op.acc is not None,
+                        made=_made(op) if loops else (),
                     )
                 )
             case tile.ForOp():
@@ -350,6 +353,7 @@ class Census:
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
                 w.dots.append(Dot(e.dtype, 2.0 * total, shape, e.batched))
+                w.made_operands += [(_product(tile_of, r), shape[0], shared) for r, shared in e.made]
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
                     w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
@@ -387,6 +391,38 @@ def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
     return n
 
 
+def _made(op: tile.DotOp) -> tuple[tuple[tuple[str, ...], bool], ...]:
+    """The ranks of the operands of a 16-bit dot that are computed beside it, and whether the value of each is read again."""
+    found = []
+    for v in (op.lhs, op.rhs):
+        names = tile.tile_type(v).names
+        maker = v.owner
+        if isinstance(maker, tile.PadOp):
+            maker = maker.value.owner
+        beside = isinstance(maker, tile.CastOp) and maker.parent_block() is op.parent_block()
+        if beside and element_bits(tile.tile_type(v).element_type) == 16:
+            found.append((names, sum(1 for _ in maker.value.uses) > 1))
+    return tuple(found)
+
+
+def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
+    """Bytes of registers that the computed operands of dots hold, beyond the two tiles that a loop holds anyway.
+
+    made: of each operand its elements, the rows of its dot, and whether what it is converted from is read again.  The
+    matrix unit reads a computed operand from registers while the rest goes on: one of them is among the two tiles, each
+    further one is held in both formats, and what it is made of as well where that is read again.  Warps that share rows
+    hold the operand once each.
+    """
+    total = 0
+    largest = max(made, default=None)
+    for operand in made:
+        elements, rows, read_again = operand
+        total += 2 * elements * (max(1, 16 * warps // max(1, rows)) - 1)
+        if operand is not largest:
+            total += (12 if read_again else 6) * elements
+    return total
+
+
 def dot_dtype(element: Attribute) -> str:
     """The rate table's name for an operand type."""
     if isinstance(element, Float16Type):
@@ -414,7 +450,7 @@ def hbm_bytes(w: Work, target: Target) -> int:
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes
-    registers = w.held_bytes
+    registers = w.held_bytes + _operand_bytes(w.made_operands, warps)
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
