@@ -22,6 +22,7 @@ from ..ir import symbols, tile
 from ..ir.attributes import is_float
 from .text import NotPrintable, hint, literal, multiples, programs, summary, whole_lanes
 from .triton_addresses import Addresses
+from .triton_comparisons import COMPARISONS, compared_only
 from .triton_functions import (
     GROWS,
     HELPERS,
@@ -83,6 +84,11 @@ def print_triton(kernel: tile.KernelOp, *, wide: bool = False) -> TritonSource:
 
 class _Printer(Addresses):
     """Operations as lines."""
+
+    def __init__(self, kernel: tile.KernelOp, wide: bool):
+        super().__init__(kernel, wide)
+        self.compared: dict[SSAValue, str] = {}  # indices that are only compared -> their ranks
+        self.near: dict[tuple[SSAValue, str], str] = {}  # what they are compared with, from a tile's first element
 
     def source(self) -> TritonSource:
         body = Lines(1)
@@ -214,6 +220,10 @@ class _Printer(Addresses):
 
     def index(self, op: tile.IndexOp, out: Lines) -> None:
         names = tile.tile_type(op.result).names
+        rank = compared_only(op, self.ranks, self.fits)
+        if rank is not None:
+            self.compared[op.result] = rank
+            return
         present = [r for r in names if r in symbols.names(op.expr)]
         narrow = self.fits(op.expr)
         if op.expr.is_Integer and not names:
@@ -230,6 +240,9 @@ class _Printer(Addresses):
     def map(self, op: tile.MapOp, out: Lines) -> None:
         function = op.function.data
         kind = tile.tile_type(op.result)
+        if function in COMPARISONS and any(o in self.compared for o in op.operands):
+            self.compare(op, out)
+            return
         values = [self.values[o] for o in op.operands]
         row = MAPS.get(function)
         if row is None:
@@ -254,6 +267,22 @@ class _Printer(Addresses):
             self.helpers.add(helper)
         text = row.format(*texts, type=dtype(kind.element_type))
         self.define(op, text, out, narrow and function in KEEPS)
+
+    def compare(self, op: tile.MapOp, out: Lines) -> None:
+        """A comparison of a loop's index: its lane, with how far the other side is from the tile's first element."""
+        names = tile.tile_type(op.result).names
+        index = next(o for o in op.operands if o in self.compared)
+        (other,) = (o for o in op.operands if o is not index)
+        rank = self.compared[index]
+        start, lane = self.part("start", rank), self.part("lane", rank)
+        if (other, rank) not in self.near:
+            text = f"tl.maximum({self.full(other)}, -1) - {start}"
+            self.near[other, rank] = self.names.fresh(f"near_{rank}")
+            held = f"tl.minimum(tl.maximum({text}, -1), {self.ranks[rank].tile}).to(tl.int32)"
+            out.add(f"{self.near[other, rank]} = {held}")
+        near = self.at(self.near[other, rank], tile.tile_type(other).names, names)
+        texts = {index: self.at(lane, [rank], names), other: near}
+        self.define(op, MAPS[op.function.data].format(*(texts[o] for o in op.operands)), out)
 
     def operand(self, operand: SSAValue, value: Value, n: int, all_: Sequence[Value], function: str) -> str:
         """An operand as an atom.  A constant stays a number where another operand says what type it is of."""
@@ -327,7 +356,9 @@ class _Printer(Addresses):
         inner = Lines(out.depth + 1)
         offs, used_before = f"offs_{rank.name}", self.used
         self.used = used_before - {offs}
+        outside, self.near = self.near, {}
         self.block(op.body.block, inner)
+        self.near = outside
         needs_offs = offs in self.used
         self.used = self.used | used_before
         yields = [self.full(v) for v in cast(tile.YieldOp, op.body.block.last_op).values]

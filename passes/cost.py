@@ -46,6 +46,9 @@ CPU_RATES = {
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9
 
+# What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
+FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}
+
 TRANSCENDENTAL = {
     "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "pow", "div",
 }  # fmt: skip
@@ -77,6 +80,19 @@ class Nested:
     points: int
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A dot of a kernel: what it multiplies, floating-point operations of all its executions, (m, n, k) of one of them.
+
+    batched: whether its tiles have batch ranks.
+    """
+
+    dtype: str
+    flops: float
+    shape: tuple[int, int, int]
+    batched: bool
+
+
 @dataclass
 class Work:
     """What one launch of a kernel does.
@@ -104,8 +120,8 @@ class Work:
     waits: float = 0.0
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
-    smallest_dot: tuple[int, int, int] | None = None
-    batched_dots: bool = False  # whether a dot has batch ranks in its tiles
+    dots: list[Dot] = field(default_factory=list)
+    made_operands: list[tuple[int, int, bool]] = field(default_factory=list)  # see `_operand_bytes`
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
 
     @property
@@ -176,6 +192,7 @@ class _Entry:
     bounds: tuple[Bounds, ...] = ()  # of the loops around that do not walk all of their rank
     inside: tuple[Points, ...] = ()  # of a checked load in such a loop
     continues: bool = False  # in a loop that goes on where another one over its rank has stopped
+    made: tuple[tuple[tuple[str, ...], bool], ...] = ()  # of a dot in a loop: the operands that are computed there
 
 
 class Census:
@@ -260,6 +277,7 @@ class Census:
                         over=over,
                         batched=len(op.batch) > 0,
                         in_place=op.acc is not None,
+                        made=_made(op) if loops else (),
                     )
                 )
             case tile.ForOp():
@@ -418,12 +436,11 @@ class Census:
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
-                w.batched_dots = w.batched_dots or e.batched
+                w.dots.append(Dot(e.dtype, 2.0 * total, shape, e.batched))
+                w.made_operands += [(_product(tile_of, r), shape[0], shared) for r, shared in e.made]
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
                     w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
-                if w.smallest_dot is None or math.prod(shape) < math.prod(w.smallest_dot):
-                    w.smallest_dot = shape
                 continue
             w.elements[e.function] = w.elements.get(e.function, 0.0) + total
             if e.kind == "reduce":
@@ -464,6 +481,38 @@ def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
     return n
 
 
+def _made(op: tile.DotOp) -> tuple[tuple[tuple[str, ...], bool], ...]:
+    """The ranks of the operands of a 16-bit dot that are computed beside it, and whether the value of each is read again."""
+    found = []
+    for v in (op.lhs, op.rhs):
+        names = tile.tile_type(v).names
+        maker = v.owner
+        if isinstance(maker, tile.PadOp):
+            maker = maker.value.owner
+        beside = isinstance(maker, tile.CastOp) and maker.parent_block() is op.parent_block()
+        if beside and element_bits(tile.tile_type(v).element_type) == 16:
+            found.append((names, sum(1 for _ in maker.value.uses) > 1))
+    return tuple(found)
+
+
+def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
+    """Bytes of registers that the computed operands of dots hold, beyond the two tiles that a loop holds anyway.
+
+    made: of each operand its elements, the rows of its dot, and whether what it is converted from is read again.  The
+    matrix unit reads a computed operand from registers while the rest goes on: one of them is among the two tiles, each
+    further one is held in both formats, and what it is made of as well where that is read again.  Warps that share rows
+    hold the operand once each.
+    """
+    total = 0
+    largest = max(made, default=None)
+    for operand in made:
+        elements, rows, read_again = operand
+        total += 2 * elements * (max(1, 16 * warps // max(1, rows)) - 1)
+        if operand is not largest:
+            total += (12 if read_again else 6) * elements
+    return total
+
+
 def dot_dtype(element: Attribute) -> str:
     """The rate table's name for an operand type."""
     if isinstance(element, Float16Type):
@@ -491,7 +540,7 @@ def hbm_bytes(w: Work, target: Target) -> int:
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes
-    registers = w.held_bytes
+    registers = w.held_bytes + _operand_bytes(w.made_operands, warps)
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
@@ -509,17 +558,9 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     waves = w.programs / target.sms
     full = math.ceil(waves) / waves if w.programs else 1.0  # idle multiprocessors: in the last wave, or in the only one
     drawn = min(1.0, 2 * waves) if w.programs else 1.0  # half of the multiprocessors draw the whole bandwidth
-    efficiency = 0.75
-    if w.smallest_dot is not None and 0 not in w.smallest_dot:
-        m, n, k = w.smallest_dot
-        efficiency *= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.5
-        efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
-    efficiency *= BATCHED if w.batched_dots else 1.0
-    on_vectors = (
-        {"f32", "f64"} if target.kind == "cuda" else set()
-    )  # no matrix unit for full precision: tiles may be small
-    dots = sum(f / (target.dot_flops(d) * (0.75 if d in on_vectors else efficiency)) for d, f in w.dot_flops.items())
-    vector = (w.map_elements * 2 + w.reduce_elements) / (target.vector_flops / 2)
+    dots = sum(d.flops / (target.dot_flops(d.dtype) * _gpu_efficiency(d, target)) for d in w.dots)
+    quick = sum(n for f, n in w.elements.items() if f in FULL_RATE)
+    vector = (w.map_elements * 2 - quick + w.reduce_elements) / (target.vector_flops / 2)
     special = w.transcendental_elements / target.exp_per_s
     waits = w.programs * w.waits * LATENCY_S / (target.sms * resident)
     l2 = target.l2_bytes_per_s * 0.8 * drawn
@@ -547,14 +588,32 @@ def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: 
     return held + 32
 
 
+def _gpu_efficiency(dot: Dot, target: Target) -> float:
+    """The part of the rate of dots that tiles of this shape get."""
+    if target.kind == "cuda" and dot.dtype in ("f32", "f64"):  # no matrix unit for full precision: tiles may be small
+        return 0.75
+    efficiency = 0.75 * _filled(dot, 0.5)
+    m, n, _ = dot.shape
+    if 0 not in dot.shape:
+        efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
+    return efficiency * (BATCHED if dot.batched else 1.0)
+
+
+def _filled(dot: Dot, depth: float) -> float:
+    """How well a dot's tile fills the units that multiply.  depth: the power at which a short contracted rank counts."""
+    if 0 in dot.shape:
+        return 1.0
+    m, n, k = dot.shape
+    return min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** depth
+
+
 def _price_cpu(w: Work, target: Target) -> Price:
     """A tile program as torch calls: dots, sweeps over tiles, transcendental functions, and the calls themselves."""
     hbm = hbm_bytes(w, target)
     live = w.carried_bytes + 2 * w.temporary_bytes + w.loop_load_bytes + w.kept_load_bytes
-    dots = sum(f / target.dot_flops(d if d in target.flops else "f32") for d, f in w.dot_flops.items())
-    if w.smallest_dot is not None and 0 not in w.smallest_dot:
-        m, n, k = w.smallest_dot
-        dots /= min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** 0.3
+    dots = sum(
+        d.flops / (target.dot_flops(d.dtype if d.dtype in target.flops else "f32") * _filled(d, 0.3)) for d in w.dots
+    )
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
     sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
     calls = w.operations * target.launch_us * 1e-6 / target.sms

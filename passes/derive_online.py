@@ -24,7 +24,8 @@ from ..ir.cascade import KernelOp
 from .algebra.levels import Levels, count
 from .free_gauges import free_gauges, put_numbers
 from .hoist_monotone import free_extremes, hoist_monotone
-from .online_writer import OnlineWriter
+from .hoist_picks import hoist_picks
+from .online_writer import OnlineWriter, note
 from .order import sort_block
 from .row_algebra import RowAlgebra
 
@@ -44,6 +45,7 @@ class DeriveOnline(ModulePass):
 
 def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
     """Rewrite one kernel in place; returns the levels that were found (passes over `rank` and the forms used)."""
+    note(kernel, "certificates", hoist_picks(kernel, rank))
     free_extremes(kernel, rank)
     algebra = RowAlgebra(kernel, rank)
     cascade, ops = algebra.cascade()

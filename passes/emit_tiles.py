@@ -22,6 +22,7 @@ from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .algebra.forms import Refused
 from .bounds import inside
 from .contraction import product_factors, split
+from .small_values import is_small
 from .walk import Walk
 
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
@@ -223,7 +224,7 @@ class _Emitter:
         for arg, (value, access) in zip(region.block.args, op.operand_accesses, strict=False):
             make[arg] = lambda value=value, access=access: self.tensor(value, access)
             ranks[arg] = frozenset(self.table.ordered(access.ranks))
-            storage[arg] = value.type.element_type  # pyright: ignore
+            storage[arg] = i1 if is_small(value) else value.type.element_type  # pyright: ignore
         return _Env(make, ranks, storage)
 
     def scalar(self, value: SSAValue, env: _Env) -> SSAValue:
@@ -562,7 +563,10 @@ class _Emitter:
         return frozenset().union(*(self._scalar_ranks(o, env) for o in op.operands)) if op.operands else frozenset()  # pyright: ignore
 
     def _dot_type(self, factors: Sequence[SSAValue], env: _Env) -> Attribute | None:
-        """The 16-bit type in which the operands were multiplied as written, or None for full precision."""
+        """The 16-bit type in which the operands were multiplied as written, or None for full precision.
+
+        Of what this kernel computes, zeros and ones are neither: every type holds them.
+        """
         if not self.walk.low_precision_dots:
             return None
         stored = [env.storage[f] for f in factors if isinstance(f, BlockArgument) and f in env.storage]

@@ -82,10 +82,7 @@ class OnlineWriter:
 
     def note(self, key: str, lines: Sequence[str]) -> None:
         """Add lines to an attribute of the kernel."""
-        old = self.kernel.attributes.get(key)
-        kept = list(old.data) if isinstance(old, ArrayAttr) else []
-        if kept or lines:
-            self.kernel.attributes[key] = ArrayAttr([*kept, *(StringAttr(line) for line in lines)])
+        note(self.kernel, key, lines)
 
     def _legend(self) -> list[str]:
         """What the symbols of a derivation stand for."""
@@ -409,6 +406,14 @@ class OnlineWriter:
             after = _insert_after(after, new)
             old.replace_all_uses_with(readout.results[0])
             self.result[s] = readout.results[0]
+
+
+def note(kernel: KernelOp, key: str, lines: Sequence[str]) -> None:
+    """Add lines to an attribute of a kernel."""
+    old = kernel.attributes.get(key)
+    kept = list(old.data) if isinstance(old, ArrayAttr) else []
+    if kept or lines:
+        kernel.attributes[key] = ArrayAttr([*kept, *(StringAttr(line) for line in lines)])
 
 
 def _extent(ops: Mapping[sp.Symbol, EinsumOp], rank: str) -> sp.Expr:

@@ -18,8 +18,8 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, .
 
     Returns which of the kernel's inputs are still read.
     """
-    if target.kind != "cpu":  # operands are multiplied in 16 bits there
-        release_scales(kernel)
+    if target.kind != "cpu":  # operands go to matrix units there, or from shared memory
+        release_scales(kernel, stream)
         erase_dead(kernel.body.block)
     inline_maps(kernel)
     if stream:

@@ -142,11 +142,8 @@ class RegionWriter:
             for sign in (1, -1):
                 if sign * a in terms and -sign * b in terms:
                     terms = [t for t in terms if t not in (sign * a, -sign * b)]
-                    value = self.op("sub", self.r(a), self.r(b))
-                    if total is None:
-                        total = value if sign == 1 else self.op("neg", value)
-                    else:
-                        total = self.op("add" if sign == 1 else "sub", total, value)
+                    value = self.op("sub", self.r(a), self.r(b)) if sign == 1 else self.op("sub", self.r(b), self.r(a))
+                    total = value if total is None else self.op("add", total, value)
         for t in terms:
             if t.could_extract_minus_sign():
                 value = self.r(-t)

@@ -38,9 +38,7 @@ class Resources:
     shared_bytes: int
     registers: int | None = None  # 32-bit registers per thread; AMD: vector registers
     scalar_registers: int | None = None  # AMD only
-    spills_bytes: int | None = (
-        None  # stack per thread that is read; Triton's kernels have nothing there but spilled registers
-    )
+    spills_bytes: int | None = None  # stack per thread, without what the program itself keeps there
     spill_store_bytes: int | None = None  # the bytes of all spill instructions, each counted once, as ptxas reports
     spill_load_bytes: int | None = None
     tensor_core_instructions: Mapping[str, int] = field(default_factory=dict)

@@ -482,3 +482,32 @@ def test_loops_after_and_inside_one_another(runner, random_tensor):
         [random_tensor(19, 40), random_tensor(37, 40)],
         {"n": 19, "m": 37, "q": 40},
     )
+
+
+@pytest.mark.parametrize("function", ["ilt", "ile", "igt", "ige", "ieq", "ine"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_loops_index_against_integers_of_64_bits(runner, function, side):
+    """How often each holds, for numbers inside and outside of the rank, and those that no difference may be taken of."""
+    operands, kinds = ["%j_1", "%t_1"], ["!tile.tile<[j], i64>", "!tile.tile<[i], i64>"]
+    if side == "right":
+        operands.reverse()
+        kinds.reverse()
+    text = f"""tile.kernel @k [i = 13 whole, j = 21 loop BJ] grid () params {{BJ = 8}} (%t : !tile.buffer<[13], [1], i64>) -> (%o : !tile.buffer<[13], [1], i64>) {{
+  %t_1 = tile.load %t<[i]> guard ["i"] : !tile.buffer<[13], [1], i64> -> !tile.tile<[i], i64>
+  %none = tile.fill 0 : i64 -> !tile.tile<[i], i64>
+  %all = tile.for j from 0 to 21 (%n = %none : !tile.tile<[i], i64>) {{
+    %j_1 = tile.index<[j]> : !tile.tile<[j], i64>
+    %hit = tile.map "{function}"({", ".join(operands)}) : ({", ".join(kinds)}) -> !tile.tile<[i, j], i1>
+    %one = tile.map "bool_to_int"(%hit) : (!tile.tile<[i, j], i1>) -> !tile.tile<[i, j], i64>
+    %some = tile.pad %one over ["j"] with 0 : i64 : !tile.tile<[i, j], i64> -> !tile.tile<[i, j], i64>
+    %sum = tile.reduce "sum" %some over "j" : (!tile.tile<[i, j], i64>) -> !tile.tile<[i], i64>
+    %more = tile.map "iadd"(%n, %sum) : (!tile.tile<[i], i64>, !tile.tile<[i], i64>) -> !tile.tile<[i], i64>
+    tile.yield %more : !tile.tile<[i], i64>
+  }}
+  tile.store %all, %o<[i]> guard ["i"] : !tile.tile<[i], i64>, !tile.buffer<[13], [1], i64>
+  tile.return
+}}"""
+    numbers = torch.tensor([-(2**63), -(2**31) - 1, -9, -1, 0, 7, 8, 13, 20, 21, 24, 2**32 + 3, 2**63 - 1])
+    runner.check(text, [numbers])
+    (kernel,) = parse_module(text).body.block.ops
+    assert "near_j = tl.minimum(" in print_triton(cast(tile.KernelOp, kernel)).text

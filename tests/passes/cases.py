@@ -186,6 +186,16 @@ def gated(x, u, g, w):
     return (F.silu(x @ g) * (x @ u)) @ w
 
 
+def picked_probability(x, w, t):
+    return torch.softmax(x @ w, -1).gather(-1, t[:, None]).squeeze(-1)
+
+
+def picked_log_probabilities(x, w, t):
+    """Of two elements of each row, and their sum with the logsumexp."""
+    z = torch.log_softmax(x @ w, -1)
+    return z.gather(-1, t).sum(-1) + torch.logsumexp(x @ w, -1)
+
+
 CASES: dict[str, Case] = {
     # attention and its like
     "attention": Case(attention, [Q, K, V]),
@@ -218,6 +228,10 @@ CASES: dict[str, Case] = {
     "sdpa_additive": Case(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m), [Q, K, V, _r(5, 7)]),
     # reductions over a contraction's output
     "logsumexp_of_linear": Case(lambda x, w: torch.logsumexp(x @ w, -1), [X, W]),
+    "picked_probability": Case(picked_probability, [X, W, torch.tensor([0, 4, 2, 1, 1, 3])]),
+    "picked_log_probabilities": Case(
+        picked_log_probabilities, [X, W, torch.tensor([[0, 4], [2, 2], [1, 0], [1, 3], [3, 3], [4, 0]])], None
+    ),
     "cross_entropy": Case(cross_entropy, [X, W, torch.tensor([0, 4, 2, 1, 1, 3])], None),
     "kmeans": Case(kmeans, [X, _r(7, 9)]),
     "max_pooled_head": Case(lambda h, e: torch.log1p(torch.relu(h @ e.T)).amax(1), [_r(2, 5, 4), _r(7, 4)]),

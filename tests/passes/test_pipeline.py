@@ -27,7 +27,8 @@ ROWWISE = [
     "attention_sink_column", "attention_padded", "logsumexp_and_one", "logsumexp_and_another",
     "logsumexp_of_linear", "kmeans", "max_pooled_head", "argmax_of_linear", "topmost_and_where", "softmax",
     "log_softmax", "logsumexp", "argmin_ties", "minmax", "any_all", "count", "linear_gelu", "mlp", "rms_norm",
-    "rms_norm_linear", "layer_norm", "variance", "mean_deviation", "quantised",
+    "rms_norm_linear", "layer_norm", "variance", "mean_deviation", "quantised", "picked_probability",
+    "picked_log_probabilities",
 ]  # fmt: skip
 
 
