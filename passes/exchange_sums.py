@@ -57,7 +57,10 @@ def exchange_sums(
         if a.symbol in used or a.symbol in held_by_moves:
             continue
         for d in sp.Mul.make_args(a.psi):
-            if d not in carried or (contraction := _contraction(meaning.get(d))) is None:
+            if not isinstance(d, sp.Symbol) or d not in carried:
+                continue
+            contraction = _contraction(meaning.get(d))
+            if contraction is None:
                 continue
             for b in sums:
                 if b.symbol == a.symbol or b.symbol in found or b.gauge != a.gauge:
