@@ -333,12 +333,9 @@ _REDUCTIONS: dict[str, Any] = {"sum": aten.sum.dim_IntList, "max": aten.amax.def
 
 def _scales(op: Operation, value: SSAValue) -> bool:
     """Whether `op` multiplies a number by `value`, which may then be a boolean as well."""
-    others = [o for o in op.operands if o is not value]
-    return (
-        scalar.name_of(op) == "mul"
-        and not any(scalar.name_of(o.owner) == "bool_to_float" for o in others)
-        and bool(others)
-    )  # pyright: ignore
+    owners = [o.owner for o in op.operands if o is not value]
+    booleans = [o for o in owners if isinstance(o, Operation) and scalar.name_of(o) == "bool_to_float"]
+    return scalar.name_of(op) == "mul" and bool(owners) and not booleans
 
 
 def _two_factors(op: EinsumOp) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import sympy
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
-from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from ..ir import scalar, symbols
@@ -271,7 +271,7 @@ class _Family:
         copied = _copied(body.block, inputs, [kind for _, _, kind in outs])
         if copied is not None and not reduces:
             return [Part(copied[0], copied[1].substitute(numbers[0]))]
-        attributes = {k: v for k, v in op.attributes.items() if isinstance(v, StringAttr)}
+        attributes: dict[str, Attribute] = {k: v for k, v in op.attributes.items() if isinstance(v, StringAttr)}
         new = EinsumOp(RankSpace.of(ranks), inputs, outs, Region(body.detach_block(body.block)), attributes)
         for old, result in zip(op.results, new.results, strict=True):
             result.name_hint = old.name_hint

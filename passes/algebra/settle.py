@@ -163,7 +163,7 @@ class _Settler:
                     if len(exponentials) != 1:  # a product holds one
                         continue
                     guarded = largest != over and over.has(sp.oo)
-                    if guarded and a.psi != sp.exp(self.map[m] - over):
+                    if guarded and a.psi != sp.exp(sp.Add(self.map[m], -over)):  # pyright: ignore[reportOperatorIssue]
                         continue  # where m is oo, the guarded sum is known for exp(x) alone
                     moved = {e: sp.exp(e.args[0] + over - m) for e in exponentials}
                     a = replace(a, psi=a.psi.xreplace(moved), gauge=-m)
