@@ -176,6 +176,9 @@ class Census:
         self.grid = kernel.grid_ranks
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
+        self.outside: dict[
+            tuple[str, ...], list[tuple[str, ...]]
+        ] = {}  # by loops: tiles from before that are read there
         self._block(kernel.body.block, ())
         self._prepare()
 
@@ -228,6 +231,7 @@ class Census:
                     )
                 )
             case tile.ForOp():
+                self.outside[(*loops, op.rank.data)] = _read_from_outside(op)
                 for arg in op.body.block.args:
                     add(_Entry("carry", "carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
                 self._block(op.body.block, (*loops, op.rank.data))
@@ -381,7 +385,40 @@ class Census:
             innermost = bool(at) and not any(len(o) > len(at) and o[: len(at)] == at for o in self.computed)
             held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))
             w.temporary_bytes = max(w.temporary_bytes, largest)
+            held += self._spread_bytes(at, tile_of) if innermost and not w.dots else 0
             w.held_bytes = max(w.held_bytes, held + (2 * largest if innermost else largest * 7 // 4))
+
+    def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
+        """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.
+
+        There a thread has a vector of neighbours from each of several rows, so that many threads hold each row's values: the
+        carried ones as they were and as they become, the others once.
+        """
+        large = max(self.computed[at], key=lambda r: _product(tile_of, r), default=())
+        vector = min(
+            (16 // e.width for e in self.transfers if e.kind == "load" and e.loops == at and e.swept), default=1
+        )
+        total = 0
+        for ranks, times in [*((r, 2) for r in self.carried.get(at, [])), *((r, 1) for r in self.outside.get(at, []))]:
+            missing = [r for r in large if r not in ranks]
+            spread = _product(tile_of, tuple(missing)) // vector if missing and ranks else 1
+            total += times * 4 * _product(tile_of, ranks) * (max(1, spread) - 1)
+        return total
+
+
+def _read_from_outside(loop: tile.ForOp) -> list[tuple[str, ...]]:
+    """The ranks of the tiles that are computed before a loop and read in it."""
+    body = loop.body.block
+    inside = {r for op in body.walk() for r in op.results} | {
+        a for op in body.walk() for g in op.regions for b in g.blocks for a in b.args
+    }
+    read = {
+        v: None
+        for op in body.walk()
+        for v in op.operands
+        if isinstance(v.type, tile.TileType) and v not in inside and v not in body.args
+    }
+    return [tile.tile_type(v).names for v in read]
 
 
 def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
@@ -455,6 +492,8 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
         limit = 108
+    elif target.kind == "cuda" and not w.dots:  # more of it, and the assembler spills to have more warps
+        limit = min(limit, 200)
     per_thread = registers / (4 * warps * target.warp_size) + 32
     fits = sram <= target.max_sram_per_program and per_thread <= limit
     waves = w.programs / target.sms

@@ -319,7 +319,7 @@ class _Fuser:
         return sum(b for b in map(self._bytes, results) if b >= FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
 
     def _absorb(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
-        """Grow a cluster by the maps that are the only readers of its results."""
+        """Grow a cluster by the maps that are the only readers of its results, and by what only those read."""
         grown = set(cluster)
         changed = True
         while changed:
@@ -335,9 +335,12 @@ class _Fuser:
                     and op not in self.taken
                     and op not in grown
                     and self._bytes(op.results[0]) <= 2 * self._bytes(output)
+                    and self._convex(frozenset({*grown, op}))
                 ):
                     grown.add(op)
                     changed = True
+        if len(grown) > len(cluster):
+            self.candidates.take_private(grown, self.taken)
         return frozenset(grown)
 
     def _convex(self, cluster: frozenset[EinsumOp]) -> bool:

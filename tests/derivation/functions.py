@@ -415,8 +415,6 @@ IN_CACHE = ("cpu",)  # a sweep over rows is as fast in one pointwise kernel ther
 # Why rows fail, where it is the same for several.
 SCATTERED = "the winners are scattered with index tensors, which are opaque (frontend/externs.py)"
 SINK = "one kernel; the last division is refused: the exponential of the sink lies between (passes/candidates.py)"
-MEAN = "the mean over rows is a kernel of its own, and the count of its rows is refused (passes/candidates.py)"
-SPILLS = "registers spill: the register estimate is too low for this tile (passes/schedule.py, passes/cost.py)"
 ANCHORED = "a mean that needs no moments is taken from an anchor as well (passes/derive_online.py)"
 EXPANDED = "the square is expanded before fusion, which also cancels far from zero (passes/reassociate.py)"
 
@@ -439,41 +437,17 @@ SOFTMAX = (
 )
 
 CROSS_ENTROPY = (
-    Row(
-        ce_logits,
-        (*CPU_ROWS, CPU_TARGETS),
-        (*GPU_ROWS, GPU_TARGETS),
-        never_pays=("cpu", "sm_90"),
-        fails=fails_with(SPILLS, "sm_90"),
-    ),
-    Row(
-        ce_logits_all,
-        (*CPU_ROWS, CPU_TARGETS),
-        (*GPU_ROWS, GPU_TARGETS),
-        never_pays=("cpu", "sm_90"),
-        fails=fails_with(SPILLS, "sm_90"),
-    ),
-    Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_mean, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(MEAN)),
-    Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_smoothing, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_z_loss, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_all, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(
-        ce_gradient,
-        labelled(2048, 16, 8192),
-        labelled(8192, 64, 32000),
-        fails=fails_with(
-            "priced at 1453 us fused, 756 us apart: the second product runs on f32 (passes/cost.py)", "sm_90"
-        ),
-    ),
-    Row(
-        ce_gradient_one_hot,
-        CPU_LABELLED,
-        labelled(8192, 64, 32000),
-        never_pays=("cpu", "sm_90"),
-    ),
-    Row(ce_gradient_by_autograd, CPU_LABELLED, labelled(8192, 64, 32000), never_pays=("cpu", "sm_90")),
+    Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=IN_CACHE),
+    Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=IN_CACHE),
+    Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, never_pays=IN_CACHE),  # the second counts the valid rows
+    Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_smoothing, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_z_loss, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_all, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_gradient, labelled(2048, 16, 8192), labelled(8192, 64, 32000)),
+    Row(ce_gradient_one_hot, CPU_LABELLED, labelled(8192, 64, 32000), never_pays=IN_CACHE),
+    Row(ce_gradient_by_autograd, CPU_LABELLED, labelled(8192, 64, 32000), never_pays=IN_CACHE),
 )
 
 STATISTICS = (
@@ -553,7 +527,7 @@ NORMS = (
 )
 
 ORDER = (
-    Row(monotone_max, CPU_HEAD, GPU_HEAD, fails=fails_with(SPILLS, "sm_90")),
+    Row(monotone_max, CPU_HEAD, GPU_HEAD),
     Row(monotone_argmax, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T),
     Row(lm_head, pooled(4, 256, 64, 8192), pooled(32, 512, 256, 30522)),
     Row(
