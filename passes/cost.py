@@ -451,11 +451,9 @@ def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
     hold the operand once each.
     """
     total = 0
-    largest = max(made, default=None)
-    for operand in made:
-        elements, rows, read_again = operand
+    for n, (elements, rows, read_again) in enumerate(sorted(made, reverse=True)):
         total += 2 * elements * (max(1, 16 * warps // max(1, rows)) - 1)
-        if operand is not largest:
+        if n:
             total += (12 if read_again else 6) * elements
     return total
 

@@ -171,6 +171,11 @@ def test_spills_are_seen(all_compiled: dict[tuple[str, str], Compiled]) -> None:
     assert used.spill_load_bytes
 
 
+def test_stack_that_the_program_declares_is_no_spill() -> None:
+    assert resources._own_stack("\t.local .align 1 .b8 \t__local_depot0[1];\n\t.reg .b64 \t%SP;\n") == 8
+    assert resources._own_stack("\t.reg .b64 \t%SP;\n") == 0
+
+
 def test_a_missing_tool_is_a_reason_not_a_crash(
     all_compiled: dict[tuple[str, str], Compiled], monkeypatch: pytest.MonkeyPatch
 ) -> None:

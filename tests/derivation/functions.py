@@ -437,8 +437,8 @@ SOFTMAX = (
 )
 
 CROSS_ENTROPY = (
-    Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=IN_CACHE),
-    Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=IN_CACHE),
+    Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
+    Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
     Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, never_pays=IN_CACHE),  # the second counts the valid rows
     Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),

@@ -116,3 +116,24 @@ def test_an_operation_without_a_rule_is_an_error():
     assert emitted
     with patch.object(tile, "MapOp", tile.DotOp), pytest.raises(InternalCompilerError, match=r"no rule for tile\.map"):
         cost.work(emitted)
+
+
+def test_a_small_dot_does_not_slow_a_large_one():
+    """Each dot has the efficiency of its own tiles."""
+    large = cost.Dot("bf16", 1e12, (128, 128, 64), False)
+    small = cost.Dot("bf16", 1e9, (64, 16, 16), False)
+    alone, both = (
+        cost.price(cost.Work(dots=dots, programs=1320), get_target("sm_90")).us for dots in ([large], [large, small])
+    )
+    assert alone < both < 1.05 * alone
+
+
+def test_computed_operands_of_dots_take_registers():
+    """One is among the tiles that a loop holds anyway; warps that share rows hold it once each."""
+    target = get_target("sm_90")
+    operand = (64 * 128, 64, False)
+    held = [
+        cost.price(cost.Work(made_operands=made, programs=1), target, warps).register_bytes
+        for made, warps in (([operand], 4), ([operand], 8), ([operand] * 2, 4), ([operand, (64 * 128, 64, True)], 4))
+    ]
+    assert held == [0, 2 * 64 * 128, 6 * 64 * 128, 6 * 64 * 128]
