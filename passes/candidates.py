@@ -8,7 +8,7 @@ may overlap; fusion takes the best of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import sympy
 from xdsl.ir import Block, Operation, SSAValue
@@ -216,16 +216,20 @@ class Candidates:
         owner = value.owner
         if isinstance(owner, EinsumOp):
             cluster.add(owner)
+        self.take_private(cluster)
+
+    def take_private(self, cluster: set[EinsumOp], but: Container[Operation] = ()) -> None:
+        """Add maps that only the cluster reads, and statistics of what it reads anyway.  but: what stays where it is."""
         changed = True
         while changed:
             changed = False
             for op in list(cluster):
                 for v in op.inputs:
                     producer = v.owner
-                    if not isinstance(producer, EinsumOp) or producer in cluster:
+                    if not isinstance(producer, EinsumOp) or producer in cluster or producer in but:
                         continue
                     uses = {u.operation for u in v.uses}
-                    cheap_input = producer.is_map and uses <= cluster and not self._widens(producer)
+                    cheap_input = producer.is_map and uses <= cluster and not self._widens(producer, cluster)
                     if producer.is_map and (cheap_input or not producer.inputs):
                         cluster.add(producer)
                         changed = True
@@ -251,9 +255,10 @@ class Candidates:
             pending.extend(owner.inputs)  # pyright: ignore
         return taken
 
-    def _widens(self, op: EinsumOp) -> bool:
-        """A map whose inputs are together larger than its result saves nothing by being recomputed per tile."""
-        return sum(self.bytes_of(v) for v in op.inputs) > 2 * sum(self.bytes_of(r) for r in op.results)
+    def _widens(self, op: EinsumOp, cluster: set[EinsumOp]) -> bool:
+        """A map that has the cluster read more than its result saves nothing by being recomputed per tile."""
+        more = {v for v in op.inputs if not any(v in o.inputs for o in cluster)}
+        return sum(self.bytes_of(v) for v in more) > 2 * sum(self.bytes_of(r) for r in op.results)
 
     def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
         """A contraction, the maps behind it as long as each is the only reader, and the maps before it."""

@@ -210,6 +210,9 @@ class Census:
         self.columns: dict[
             tuple[str, ...], dict[SSAValue, str]
         ] = {}  # by the loops around: vectors along a tile's columns
+        self.outside: dict[
+            tuple[str, ...], list[tuple[str, ...]]
+        ] = {}  # by loops: tiles from before that are read there
         self._block(kernel.body.block, ())
         self._prepare()
 
@@ -281,6 +284,7 @@ class Census:
                     )
                 )
             case tile.ForOp():
+                self.outside[(*loops, op.rank.data)] = _read_from_outside(op)
                 for arg in op.body.block.args:
                     add(_Entry("carry", "carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
                 self._block(op.body.block, (*loops, op.rank.data))
@@ -471,7 +475,40 @@ class Census:
                 found = Nested(held, columns, size // 4)
                 w.nested = max(w.nested or found, found, key=lambda n: n.held_bytes + 32 * n.column_elements)
             else:
+                held += self._spread_bytes(at, tile_of) if at and not self.multiplied else 0
                 w.held_bytes = max(w.held_bytes, held + (2 * size if at else size * 7 // 4))
+
+    def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
+        """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.
+
+        There a thread has a vector of neighbours from each of several rows, so that many threads hold each row's values: the
+        carried ones as they were and as they become, the others once.
+        """
+        large = max(self.computed[at], key=lambda r: _product(tile_of, r), default=())
+        vector = min(
+            (16 // e.width for e in self.transfers if e.kind == "load" and e.loops == at and e.swept), default=1
+        )
+        total = 0
+        for ranks, times in [*((r, 2) for r in self.carried.get(at, [])), *((r, 1) for r in self.outside.get(at, []))]:
+            missing = [r for r in large if r not in ranks]
+            spread = _product(tile_of, tuple(missing)) // vector if missing and ranks else 1
+            total += times * 4 * _product(tile_of, ranks) * (max(1, spread) - 1)
+        return total
+
+
+def _read_from_outside(loop: tile.ForOp) -> list[tuple[str, ...]]:
+    """The ranks of the tiles that are computed before a loop and read in it."""
+    body = loop.body.block
+    inside = {r for op in body.walk() for r in op.results} | {
+        a for op in body.walk() for g in op.regions for b in g.blocks for a in b.args
+    }
+    read = {
+        v: None
+        for op in body.walk()
+        for v in op.operands
+        if isinstance(v.type, tile.TileType) and v not in inside and v not in body.args
+    }
+    return [tile.tile_type(v).names for v in read]
 
 
 def _product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
@@ -504,11 +541,9 @@ def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
     hold the operand once each.
     """
     total = 0
-    largest = max(made, default=None)
-    for operand in made:
-        elements, rows, read_again = operand
+    for n, (elements, rows, read_again) in enumerate(sorted(made, reverse=True)):
         total += 2 * elements * (max(1, 16 * warps // max(1, rows)) - 1)
-        if operand is not largest:
+        if n:
             total += (12 if read_again else 6) * elements
     return total
 
@@ -545,6 +580,8 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
         limit = 108
+    elif target.kind == "cuda" and not w.dots:  # more of it, and the assembler spills to have more warps
+        limit = min(limit, 200)
     threads = warps * target.warp_size
     per_thread = registers / (4 * threads) + 32
     if w.nested is not None:

@@ -383,7 +383,8 @@ class _Fuser:
         return sum(b for b in map(self._bytes, results) if b >= FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
 
     def _absorb(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
-        """Grow a cluster by the maps that are the only readers of its results, and by maps that lie between."""
+        """Grow a cluster by the maps that are the only readers of its results, by maps that lie between, and by what only
+        those read."""
         grown = set(cluster)
         changed = True
         while changed:
@@ -400,10 +401,13 @@ class _Fuser:
                     and op not in grown
                     and self._bytes(op.results[0]) <= 2 * self._bytes(output)
                 ):
-                    grown.add(op)
-                    changed = True
-            if changed:
-                grown |= self._maps_between(frozenset(grown))
+                    taller = frozenset({*grown, op})
+                    between = self._maps_between(taller)
+                    if between or self._convex(taller):
+                        grown |= {op} | between
+                        changed = True
+        if len(grown) > len(cluster):
+            self.candidates.take_private(grown, self.taken)
         return frozenset(grown)
 
     def _maps_between(self, cluster: frozenset[EinsumOp]) -> set[EinsumOp]:

@@ -433,8 +433,6 @@ CPU_WEIGHT, GPU_WEIGHT = of(64, 4096), of(128, 4096)
 IN_CACHE = ("cpu",)  # a sweep over rows is as fast in one pointwise kernel there
 
 # Why rows fail, where it is the same for several.
-MEAN = "the mean over rows is a kernel of its own, and the count of its rows is refused (passes/candidates.py)"
-SPILLS = "registers spill: the register estimate is too low for this tile (passes/schedule.py, passes/cost.py)"
 
 
 def fails_with(reason: str, *where: str) -> dict[str, str]:
@@ -459,41 +457,17 @@ SOFTMAX = (
 )
 
 CROSS_ENTROPY = (
-    Row(
-        ce_logits,
-        (*CPU_ROWS, CPU_TARGETS),
-        (*GPU_ROWS, GPU_TARGETS),
-        never_pays=("cpu", "sm_90"),
-        fails=fails_with(SPILLS, "sm_90"),
-    ),
-    Row(
-        ce_logits_all,
-        (*CPU_ROWS, CPU_TARGETS),
-        (*GPU_ROWS, GPU_TARGETS),
-        never_pays=("cpu", "sm_90"),
-        fails=fails_with(SPILLS, "sm_90"),
-    ),
-    Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_mean, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(MEAN)),
-    Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_smoothing, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_z_loss, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(ce_head_all, CPU_LABELLED, GPU_LABELLED, never_pays=("cpu", "sm_90"), fails=fails_with(SPILLS, "sm_90")),
-    Row(
-        ce_gradient,
-        labelled(2048, 16, 8192),
-        labelled(8192, 64, 32000),
-        fails=fails_with(
-            "priced at 1453 us fused, 756 us apart: the second product runs on f32 (passes/cost.py)", "sm_90"
-        ),
-    ),
-    Row(
-        ce_gradient_one_hot,
-        CPU_LABELLED,
-        labelled(8192, 64, 32000),
-        never_pays=("cpu", "sm_90"),
-    ),
-    Row(ce_gradient_by_autograd, CPU_LABELLED, labelled(8192, 64, 32000), never_pays=("cpu", "sm_90")),
+    Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
+    Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
+    Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, never_pays=IN_CACHE),  # the second counts the valid rows
+    Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_smoothing, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_z_loss, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_head_all, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
+    Row(ce_gradient, labelled(2048, 16, 8192), labelled(8192, 64, 32000)),
+    Row(ce_gradient_one_hot, CPU_LABELLED, labelled(8192, 64, 32000), never_pays=IN_CACHE),
+    Row(ce_gradient_by_autograd, CPU_LABELLED, labelled(8192, 64, 32000), never_pays=IN_CACHE),
 )
 
 STATISTICS = (
@@ -596,7 +570,6 @@ ORDER = (
         pooled(32, 512, 256, 30522, of(32, 30522)),
         kernels=4,
         never_pays=("cpu", "sm_90"),
-        fails=fails_with(SPILLS, "sm_90"),
     ),
     Row(kmeans, points(16384, 1024, 64), points(1 << 20, 1024, 128), scores=squared_distances, largest=False),
     Row(

@@ -172,3 +172,27 @@ def test_no_more_arrives_than_was_asked_for():
     assert short.bound_by == "L2"
     assert short.us > 1.5 * deeper.us
     assert deeper.us > longer.us
+
+
+# --- dots -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_dot_does_not_slow_a_large_one():
+    """Each dot has the efficiency of its own tiles."""
+    large = cost.Dot("bf16", 1e12, (128, 128, 64), False)
+    small = cost.Dot("bf16", 1e9, (64, 16, 16), False)
+    alone, both = (
+        cost.price(cost.Work(dots=dots, programs=1320), get_target("sm_90")).us for dots in ([large], [large, small])
+    )
+    assert alone < both < 1.05 * alone
+
+
+def test_computed_operands_of_dots_take_registers():
+    """One is among the tiles that a loop holds anyway; warps that share rows hold it once each."""
+    target = get_target("sm_90")
+    operand = (64 * 128, 64, False)
+    held = [
+        cost.price(cost.Work(made_operands=made, programs=1), target, warps).register_bytes
+        for made, warps in (([operand], 4), ([operand], 8), ([operand] * 2, 4), ([operand, (64 * 128, 64, True)], 4))
+    ]
+    assert held == [0, 2 * 64 * 128, 6 * 64 * 128, 6 * 64 * 128]
