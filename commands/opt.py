@@ -76,7 +76,10 @@ class Repair(ModulePass):
 
 @dataclass(frozen=True)
 class Schedule(ModulePass):
-    """`schedule` for a target: a `tile.kernel` for each kernel is added to the module, buffers in row-major order."""
+    """`schedule` for a target: a `tile.kernel` for each kernel is added to the module, buffers in row-major order.
+
+    Two, where the streamed rank is cut into parts: that of a part, and the merge.
+    """
 
     name = "schedule"
     target: str = "cpu"
@@ -94,6 +97,8 @@ class Schedule(ModulePass):
                 kernel.attributes["refused"] = StringAttr(scheduled.reason)
             else:
                 op.body.block.add_op(scheduled.kernel)
+                if scheduled.merge is not None:
+                    op.body.block.add_op(scheduled.merge.scheduled.kernel)
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,10 @@ MOST_PARTS = 256  # that a program of the merge holds whole
 class Scheduled:
     """A tile kernel with its parameters bound to the cheapest choice, what it does, what that costs.
 
-    space: every admissible binding, cheapest first, as (parameters, predicted microseconds of the whole call).  walk: how
-    its ranks are walked.  outputs: the layouts and accesses of the results that it was scheduled for.
+    space: every admissible binding, the chosen one first, then cheapest first, as (parameters, predicted microseconds of
+    the whole call).  walk: how its ranks are walked.  outputs: the layouts and accesses of the results that it was
+    scheduled for.  filled: microseconds that some binding would take if its programs filled the target, and how many
+    programs that binding has.
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
     """
 
@@ -66,6 +68,7 @@ class Scheduled:
     space: tuple[tuple[tuple[tuple[str, int], ...], float], ...]
     walk: Walk
     outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
+    filled: tuple[float, int]
     merge: Merge | None = None
 
     @property
@@ -110,33 +113,42 @@ def schedule_kernel(
     whole = _schedule_whole(kernel, target, inputs, outputs, sizes)
     if isinstance(whole, Refused) or parts == 0:
         return whole
-    counts = _part_counts(kernel, target, whole, sizes)
-    split = [_schedule_parts(kernel, target, inputs, outputs, sizes, count) for count in counts]
-    found = [s for s in split if isinstance(s, Scheduled)]
-    best = min(found, key=lambda s: s.us, default=whole)
-    if best.us > SPLIT_GAIN * whole.us:
-        best = whole
-    space = sorted((row for s in (whole, *found) for row in s.space), key=lambda row: (row[1], row[0]))
-    return replace(best, space=tuple(space))
+    best, found = whole, []
+    for count in _part_counts(kernel, target, whole, sizes):
+        split = _schedule_parts(kernel, target, inputs, outputs, sizes, count)
+        if isinstance(split, Refused) or split.us > SPLIT_GAIN * whole.us:
+            break
+        found.append(split)
+        best = min(best, split, key=lambda s: s.us)
+    rest = [*best.space[1:], *(row for s in (whole, *found) if s is not best for row in s.space)]
+    return replace(best, space=(best.space[0], *sorted(rest, key=lambda row: (row[1], row[0]))))
 
 
 def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
-    """Into how many parts the streamed rank is worth cutting: powers of two around what fills the target twice.
+    """Into how many parts the streamed rank may be worth cutting: powers of two, that which fills the target twice first.
 
     On a CPU not fewer: the workers take programs only where there are two for each.
     """
     stream = kernel.attributes.get("stream")
-    least = 2 * target.launch_us + whole.price.hbm_bytes / target.hbm_bytes_per_s * 1e6
-    if whole.work.programs >= 2 * target.sms or whole.us <= least or not isinstance(stream, StringAttr):
+    us, programs = whole.filled
+    if us + target.launch_us > SPLIT_GAIN * whole.us or not isinstance(stream, StringAttr):
         return []
     rank = next((r for r in whole.walk.table.data if r.role == "loop" and r.name == stream.data), None)
     if rank is None:
         return []
-    shape = _Shape(kernel, target, dict(sizes or {}))
-    longest = min(MOST_PARTS, shape.value(rank.name) // SHORTEST_PART)
-    wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, whole.work.programs))))
-    fewest = wanted if target.kind == "cpu" else max(2, wanted // 2)
-    return [p for p in (wanted // 2, wanted, 2 * wanted) if fewest <= p <= longest]
+    extent = symbols.evaluate(rank.extent, dict.fromkeys(symbols.names(rank.extent), LARGE) | dict(sizes or {}))
+    longest = min(MOST_PARTS, extent // SHORTEST_PART)
+    wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, programs))))
+    fewest = wanted if target.kind == "cpu" else 2
+    first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
+    return [p for p in (first, first // 2, 2 * first) if fewest <= p <= longest]
+
+
+def _filled(us: float, programs: int, target: Target) -> float:
+    """Microseconds of a launch if none of the target stayed idle: as `price` has it, in the last wave or for want of draw."""
+    waves = max(1, programs) / target.sms
+    idle = math.ceil(waves) / waves
+    return target.launch_us + max(0.0, us - target.launch_us) / max(idle, 1 / min(1.0, 2 * waves))
 
 
 def _schedule_parts(
@@ -189,6 +201,7 @@ def _schedule_whole(
     """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
     shape = _Shape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
+    filled = math.inf, 0
     reasons: list[str] = []
     for roles in shape.variants():
         walk = Walk(
@@ -207,14 +220,15 @@ def _schedule_whole(
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
         priced.sort(key=_preference)
+        filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         us, params, w, p = priced[0]
         if best is None or us < best.price.us:
             emitted.params = _params(dict(params))
             space = tuple((params, us) for us, params, _, _ in priced)
-            best = Scheduled(emitted, w, p, space, walk, tuple(outputs))
+            best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled)
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
-    return best
+    return replace(best, filled=filled)
 
 
 def laid_out(
@@ -276,7 +290,7 @@ def _price_bindings(shape: _Shape, roles: Mapping[str, str], census: Census) -> 
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
 
-    choices = shape.choices(roles)
+    choices = shape.choices(roles) | {name: [value] for name, value in shape.counts.items()}
     if math.prod(len(choices[t]) for t in tiles) <= EXHAUSTIVE:
         for values in itertools.product(*choices.values()):
             look(dict(zip(choices, values, strict=True)))
@@ -449,7 +463,6 @@ class _Shape:
             for r, role in roles.items()
             if role in ("grid", "loop")
         }
-        found |= {name: [value] for name, value in self.counts.items()}
         return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +27,7 @@ class Bounds:
     lower: sympy.Expr
     upper: sympy.Expr
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         return symbols.names(self.lower) | symbols.names(self.upper)
 

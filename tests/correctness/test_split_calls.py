@@ -185,3 +185,29 @@ def test_the_report_has_a_row_of_its_own_for_the_merge(monkeypatch, tmp_path):
 
 def _rewrites(report) -> list[tuple[str, str]]:
     return [(k.name, c) for k in report.kernels for c in k.certificates]
+
+
+def meta(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.empty(s, dtype=torch.float16, device="meta") for s in shapes]
+
+
+@pytest.mark.parametrize(
+    ("fn", "shapes"),
+    [
+        (attention, [(32, 16, 128), (32, 65536, 128), (32, 65536, 128)]),
+        (attention, [(1, 1, 128), (1, 65536, 128), (1, 65536, 128)]),
+        (logsumexp_of_words, [(2048, 256), (30522, 256)]),
+        (best_word, [(2048, 256), (30522, 256)]),
+        (lambda x: x.logsumexp(-1), [(4, 1 << 20)]),
+    ],
+    ids=["16 queries", "1 query", "logsumexp head", "argmax head", "long rows"],
+)
+def test_what_is_split_by_its_price_compiles_without_spills(fn: Callable, shapes, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))
+    report = fusecade.explain(fn, *meta(*shapes), target="sm_90")
+    assert [k.name for k in report.kernels] == ["k0", "k0_merge"]
+    first, merge = report.kernels
+    assert first.spills == merge.spills == 0
+    assert first.hbm_bytes < 1.1 * sum(torch.Size(s).numel() * 2 for s in shapes) + 2 * merge.workspace_bytes + 65536
+    assert merge.workspace_bytes < 0.1 * first.hbm_bytes
+    assert any(name.startswith("SPLIT_") and n > 1 for name, n in first.params.items())
