@@ -109,7 +109,7 @@ def count_io_of_launch(launch: Callable[[], object], *, programs: int | None = N
     """Call `launch()`, which launches one or more interpreted Triton kernels, and count what they moved.
 
     programs: run at most so many of each grid, spread evenly over it, and scale the counts. Exact where all programs
-    move the same, or take turns of a length that divides `programs`; what the kernels compute is then incomplete.
+    move the same, close where they do not; what the kernels compute is then incomplete.
     """
     with counting_io(programs) as launches:
         launch()
@@ -230,19 +230,21 @@ class _Grid:
             x, y, z = (*(grid(args) if callable(grid) else grid), 1, 1)[:3]
             self.shape, self.size = (x, y, z), x * y * z
             self.run = self.size if self._wanted is None else min(self._wanted, self.size)
-            self._step = 1 if self.run == self.size else _spreading_step(self.size)
+            self._step = _spreading_step(self.size // self.run) if self.run else 1
             return (self.run,)
 
         return chosen
 
     def program(self, position: int) -> Program:
-        at, z = divmod(position * self._step % self.size, self.shape[2])
+        """One program of each of as many equal parts of the grid, each time elsewhere in its part."""
+        start, end = (at * self.size // self.run for at in (position, position + 1))
+        at, z = divmod(start + position * self._step % (end - start), self.shape[2])
         return (*divmod(at, self.shape[1]), z)
 
 
 def _spreading_step(size: int) -> int:
     """A step without a common factor with the size, near the golden section of it: however many of its multiples one
-    takes, they lie evenly, both over the whole and modulo the extent of an inner axis."""
+    takes, they lie evenly, also modulo the extent of an inner axis."""
     step = max(1, round(size * (5**0.5 - 1) / 2))
     while gcd(step, size) > 1:
         step += 1

@@ -6,6 +6,7 @@ takes, brings them into the layout that the package wants, and calls it. Package
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,13 +38,15 @@ def flag_gems() -> None:
     import importlib
 
     import triton
-    from triton.runtime import JITFunction, autotuner
+    from triton.runtime import autotuner
     from triton.runtime.interpreter import InterpretedFunction
 
-    with ExitStack() as patched:  # its decorators look for a compiled function, also under the interpreter
-        patched.enter_context(patch.object(triton.runtime, "JITFunction", (JITFunction, InterpretedFunction)))
-        for name, value in {"params": [], "signature": None, "cache_key": ""}.items():
-            patched.enter_context(patch.object(InterpretedFunction, name, value, create=True))
+    with ExitStack() as patched:
+        if os.environ.get("TRITON_INTERPRET") == "1":  # its decorators insist on functions that are compiled
+            for module in (triton.runtime, triton.runtime.jit):
+                patched.enter_context(patch.object(module, "JITFunction", InterpretedFunction))
+            for name, value in {"params": [], "signature": None, "cache_key": ""}.items():
+                patched.enter_context(patch.object(InterpretedFunction, name, value, create=True))
         libentry = importlib.import_module("flag_gems.utils.libentry")
     libentry.LibEntry.run = lambda entry, *args, **kwargs: entry.fn.run(*args, **kwargs)
     libentry.LibTuner.run = lambda tuner, *args, **kwargs: autotuner.Autotuner.run(tuner, *args, **kwargs)
@@ -175,7 +178,7 @@ def fla_causal(q: Tensor, k: Tensor, v: Tensor) -> Any:
 def jvp_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Any:
     from jvp_flash_attention.jvp_attention import JVPAttn
 
-    return JVPAttn.fwd(q, k, v, causal=causal, warp_specialize=False, USE_TMA=False)
+    return JVPAttn.fwd(q, k, v, causal=causal, warp_specialize=False)
 
 
 def jvp_causal(q: Tensor, k: Tensor, v: Tensor) -> Any:

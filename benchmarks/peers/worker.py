@@ -147,13 +147,15 @@ def stand_in_for_libdevice() -> None:
 
 @contextmanager
 def no_arithmetic() -> Iterator[None]:
-    """Reductions and matrix products under the interpreter give any value of the right shape, a hundred times faster.
+    """Reductions and matrix products under the interpreter give any value of the right shape, a hundred times faster,
+    and sums of integers are not checked for overflow.
 
     What the kernels of the comparison load and store depends on no value that they compute. Numbers that are passed as
     float32 become what kernels expect, which the interpreter does for integers alone.
     """
     import numpy as np
     import triton.language as tl
+    from triton.language.semantic import TritonSemantic
     from triton.runtime import interpreter
 
     convert = interpreter._implicit_cvt
@@ -175,6 +177,7 @@ def no_arithmetic() -> Iterator[None]:
 
     with (
         patch.object(interpreter, "_implicit_cvt", converted),
+        patch.object(TritonSemantic, "binary_op_sanitize_overflow_impl", lambda *_: None),
         patch.object(interpreter.ReduceOps, "apply_impl", reduced),
         patch.object(interpreter.ScanOps, "apply_impl", lambda _, inputs: list(inputs)),
         patch.object(interpreter.InterpreterBuilder, "create_dot", lambda _, a, b, d, *rest: d),
