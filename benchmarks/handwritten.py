@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Hold Fusecade's kernels against hand-written ones, without a GPU.")
     parser.add_argument("--case", action="append", choices=names, help="only this function; may be repeated")
     parser.add_argument("--arch", action="append", type=int, choices=(80, 90), help="only sm_80 or only sm_90")
-    parser.add_argument("--programs", type=int, default=32, help="programs of each grid to count bytes in (default 32)")
+    parser.add_argument("--programs", type=int, default=0, help="programs of each grid to count bytes in")
     parser.add_argument("--json", type=Path, help="where the JSON file goes (default: benchmarks/results/)")
     chosen = parser.parse_args(arguments)
     cases, architectures = chosen.case or names, sorted(set(chosen.arch or (80, 90)))

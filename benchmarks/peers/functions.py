@@ -18,13 +18,17 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One function. ``shapes``: of its inputs, by the name of the size.  indices: the last input holds indices."""
+    """One function. ``shapes``: of its inputs, by the name of the size.  indices: the last input holds indices.
+
+    programs: in how many programs of a grid bytes are counted; few where all but the last move the same.
+    """
 
     name: str
     fn: Callable[..., Any]
     shapes: dict[str, Shapes]
     peers: tuple[Peer, ...]
     indices: bool = False
+    programs: int = 8
 
     def inputs(self, size: str, device: str = "cpu") -> tuple[Tensor, ...]:
         """Zeros, float16: bytes depend on shapes alone, and memory that nobody touches costs nothing."""
@@ -95,8 +99,10 @@ def cache(length: int) -> Shapes:
 
 TUTORIAL = "from the Triton tutorial; also stores the rows' logsumexp"
 LSE = "also stores the rows' logsumexp"
-# What flag-gems and the tutorial time best at on these GPUs; their lists begin with small tiles.
-FLASH_TILES = {"BLOCK_M": 128, "BLOCK_N": 64}
+# Their lists begin with small tiles; these are the largest that the lists have for a head of this width.
+TILES_64 = {"BLOCK_M": 128, "BLOCK_N": 32}
+TILES_128 = {"BLOCK_M": 128, "BLOCK_N": 128}
+TILES_JVP = {"BLOCK_M": 128, "BLOCK_N": 64}
 
 CASES = (
     Case(
@@ -171,8 +177,9 @@ CASES = (
         attention,
         {"d=64": heads(4096, 64), "d=128": heads(4096, 128), "ragged": heads(4001, 128)},
         (
-            Peer("flag-gems", by_hand.flag_gems_attention, wanted=FLASH_TILES, also=TUTORIAL),
-            Peer("jvp-flash-attention", by_hand.jvp_attention, wanted=FLASH_TILES, also=TUTORIAL),
+            Peer("flag-gems", by_hand.flag_gems_attention, TILES_64, TUTORIAL, ("d=64",)),
+            Peer("flag-gems", by_hand.flag_gems_attention, TILES_128, TUTORIAL, ("d=128", "ragged")),
+            Peer("jvp-flash-attention", by_hand.jvp_attention, TILES_JVP, TUTORIAL),
             Peer("fasterkernels", by_hand.fasterkernels_attention),
         ),
     ),
@@ -181,10 +188,12 @@ CASES = (
         causal,
         {"d=64": heads(4096, 64), "d=128": heads(4096, 128), "ragged": heads(4001, 128)},
         (
-            Peer("flag-gems", by_hand.flag_gems_causal, wanted=FLASH_TILES, also=TUTORIAL),
-            Peer("jvp-flash-attention", by_hand.jvp_causal, wanted=FLASH_TILES, also=TUTORIAL),
+            Peer("flag-gems", by_hand.flag_gems_causal, TILES_64, TUTORIAL, ("d=64",)),
+            Peer("flag-gems", by_hand.flag_gems_causal, TILES_128, TUTORIAL, ("d=128", "ragged")),
+            Peer("jvp-flash-attention", by_hand.jvp_causal, TILES_JVP, TUTORIAL),
             Peer("fla-core", by_hand.fla_causal, also=LSE),
         ),
+        programs=32,
     ),
     Case(
         "decode",

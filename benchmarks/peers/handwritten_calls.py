@@ -23,13 +23,14 @@ class Peer:
 
     package: as it is called on PyPI.  call: the adapter.  wanted: constants of the configuration to take from an
     autotuner's list, where the first of the list is one that its authors put there for other sizes.
-    also: what these kernels do beyond, or short of, our function.
+    also: what these kernels do beyond, or short of, our function.  sizes: the names of those that it is for; () is all.
     """
 
     package: str
     call: Callable[..., Any]
     wanted: Mapping[str, int] = field(default_factory=dict)
     also: str = ""
+    sizes: tuple[str, ...] = ()
 
 
 @cache

@@ -170,9 +170,7 @@ def _compile_instead(record: Record, arch: int) -> Callable[..., None]:
         binder = jit.create_function_from_signature(function.signature, function.params, backend)
         kwargs.setdefault("debug", False)
         bound, specialization, options = binder(*args, **kwargs)
-        options, signature, constants, attributes = function._pack_args(
-            backend, kwargs, bound, specialization, options
-        )
+        options, signature, constants, attributes = function._pack_args(backend, kwargs, bound, specialization, options)
         source = ASTSource(function, signature, constants, attributes)
         made = triton.compile(source, target=target, options=vars(options))
         extents = grid(bound) if callable(grid) else grid

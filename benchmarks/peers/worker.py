@@ -1,6 +1,6 @@
 """Measure kernels in a process of their own; the answers are lines of JSON.
 
-    python -m peers.worker binaries|bytes ARCHITECTURES PROGRAMS CASE...     # from benchmarks/
+    python -m peers.worker binaries|bytes ARCHITECTURES PROGRAMS CASE...     # from benchmarks/; 0 programs: the case's own
 
 Two kinds of processes, because Triton decides at its import whether it compiles kernels or interprets them: "binaries"
 compiles every launch of ours and theirs, "bytes" (with TRITON_INTERPRET=1) runs some of the programs of each and counts.
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     for case in (case for case in CASES if case.name in names):
         for size in case.shapes:
             for arch in map(int, architectures.split(",")):
-                for answer in measure(what, case, size, arch, int(programs)):
+                for answer in measure(what, case, size, arch, int(programs) or case.programs):
                     print(json.dumps(answer, default=str), file=answers, flush=True)
     return 0
 
@@ -46,7 +46,7 @@ def measure(what: str, case: Any, size: str, arch: int, programs: int) -> Iterat
     """Of one function at one size: ours, then each package's; a failure is an answer with a "reason"."""
     ours, theirs = (our_binaries, their_binaries) if what == "binaries" else (our_bytes, their_bytes)
     head = {"what": what, "case": case.name, "size": size, "arch": arch}
-    for peer in (None, *case.peers):
+    for peer in (None, *(peer for peer in case.peers if not peer.sizes or size in peer.sizes)):
         whose = {**head, "whose": peer.package if peer else OURS}
         try:
             yield whose | (theirs(case, size, arch, peer, programs) if peer else ours(case, size, arch, programs))
