@@ -102,7 +102,6 @@ LSE = "also stores the rows' logsumexp"
 # Their lists begin with small tiles; these are the largest that the lists have for a head of this width.
 TILES_64 = {"BLOCK_M": 128, "BLOCK_N": 32}
 TILES_128 = {"BLOCK_M": 128, "BLOCK_N": 128}
-TILES_JVP = {"BLOCK_M": 128, "BLOCK_N": 64}
 
 CASES = (
     Case(
@@ -179,7 +178,6 @@ CASES = (
         (
             Peer("flag-gems", by_hand.flag_gems_attention, TILES_64, TUTORIAL, ("d=64",)),
             Peer("flag-gems", by_hand.flag_gems_attention, TILES_128, TUTORIAL, ("d=128", "ragged")),
-            Peer("jvp-flash-attention", by_hand.jvp_attention, TILES_JVP, TUTORIAL),
             Peer("fasterkernels", by_hand.fasterkernels_attention),
         ),
     ),
@@ -190,7 +188,6 @@ CASES = (
         (
             Peer("flag-gems", by_hand.flag_gems_causal, TILES_64, TUTORIAL, ("d=64",)),
             Peer("flag-gems", by_hand.flag_gems_causal, TILES_128, TUTORIAL, ("d=128", "ragged")),
-            Peer("jvp-flash-attention", by_hand.jvp_causal, TILES_JVP, TUTORIAL),
             Peer("fla-core", by_hand.fla_causal, also=LSE),
         ),
         programs=32,

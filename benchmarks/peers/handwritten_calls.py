@@ -176,16 +176,6 @@ def fla_causal(q: Tensor, k: Tensor, v: Tensor) -> Any:
     return parallel_attn_fwd(q, k, v, None, None, q.shape[-1] ** -0.5)
 
 
-def jvp_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Any:
-    from jvp_flash_attention.jvp_attention import JVPAttn
-
-    return JVPAttn.fwd(q, k, v, causal=causal, warp_specialize=False)
-
-
-def jvp_causal(q: Tensor, k: Tensor, v: Tensor) -> Any:
-    return jvp_attention(q, k, v, causal=True)
-
-
 def fasterkernels_decode(q: Tensor, k: Tensor, v: Tensor) -> Any:
     """(batch, heads of K and V, group, D) queries: theirs are flat in heads."""
     import torch
