@@ -227,7 +227,8 @@ class _Grid:
         """In place of a launch's grid: one axis with the programs that are to run."""
 
         def chosen(args: Any) -> tuple[int]:
-            x, y, z = (*(grid(args) if callable(grid) else grid), 1, 1)[:3]
+            extents: Any = grid(args) if callable(grid) else grid
+            x, y, z = (*extents, 1, 1)[:3]
             self.shape, self.size = (x, y, z), x * y * z
             self.run = self.size if self._wanted is None else min(self._wanted, self.size)
             self._step = _spreading_step(self.size // self.run) if self.run else 1

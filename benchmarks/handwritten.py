@@ -119,16 +119,18 @@ def shortfalls(ours: Row, theirs: Row) -> Iterator[str]:
         yield f"{ours.bytes / theirs.bytes:.2f} times the bytes"
     if ours.spills:
         yield f"spills {ours.spills} bytes" + (" (theirs too)" if theirs.spills else "")
-    if theirs.kernels and ours.kernels and set(theirs.tensor_cores) - set(ours.tensor_cores):
-        yield f"no {', '.join(sorted(set(theirs.tensor_cores) - set(ours.tensor_cores)))}"
+    if ours.kernels and theirs.tensor_cores and not ours.tensor_cores:
+        yield "no tensor cores"
+    elif ours.kernels and "HGMMA" in theirs.tensor_cores and "HGMMA" not in ours.tensor_cores:
+        yield "no HGMMA"
 
 
-def measure(what: str, cases: list[str], architectures: list[int], programs: int) -> Iterator[dict[str, Any]]:
-    """The answers of one process (peers/worker.py) as they come."""
+def measure(what: str, cases: list[str], arch: int, programs: int) -> Iterator[dict[str, Any]]:
+    """The answers of one process (peers/worker.py) as they come: packages keep what they once asked the device."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if what == "bytes":
         environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-m", "peers.worker", what, ",".join(map(str, architectures)), str(programs), *cases]
+    command = [sys.executable, "-m", "peers.worker", what, str(arch), str(programs), *cases]
     with subprocess.Popen(
         command, cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -229,9 +231,9 @@ def main(arguments: list[str] | None = None) -> int:
     answers: list[dict[str, Any]] = []
 
     def collect(what: str) -> None:
-        for answer in measure(what, cases, architectures, chosen.programs):
-            answers.append(answer)
-            if sys.stderr.isatty():
+        for arch in architectures:
+            for answer in measure(what, cases, arch, chosen.programs):
+                answers.append(answer)
                 print(*(answer[k] for k in ("what", "case", "size", "arch", "whose")), file=sys.stderr)
 
     with ThreadPoolExecutor(2) as pool:

@@ -99,9 +99,9 @@ def cache(length: int) -> Shapes:
 
 TUTORIAL = "from the Triton tutorial; also stores the rows' logsumexp"
 LSE = "also stores the rows' logsumexp"
-# Their lists begin with small tiles; these are the largest that the lists have for a head of this width.
+# Its list begins with small tiles; these are the largest that it has for a head of this width, and that fit.
 TILES_64 = {"BLOCK_M": 128, "BLOCK_N": 32}
-TILES_128 = {"BLOCK_M": 128, "BLOCK_N": 128}
+TILES_128 = {"BLOCK_M": 128, "BLOCK_N": 128, "num_stages": 2}
 
 CASES = (
     Case(

@@ -4,6 +4,7 @@ Nothing here knows a tile size: what a launcher picks is what is compared. An ad
 takes, brings them into the layout that the package wants, and calls it. Packages are imported when they are called.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os
@@ -51,6 +52,20 @@ def flag_gems() -> None:
         libentry = importlib.import_module("flag_gems.utils.libentry")
     libentry.LibEntry.run = lambda entry, *args, **kwargs: entry.fn.run(*args, **kwargs)
     libentry.LibTuner.run = lambda tuner, *args, **kwargs: autotuner.Autotuner.run(tuner, *args, **kwargs)
+
+
+def flash_linear_attention(name: str) -> Any:
+    """A module of fla-core. It asks for the shared memory of a tensor's device by its index: here there is but one."""
+    import importlib
+    import sys
+
+    found = importlib.import_module(name)
+    from fla.utils.hardware import check_shared_mem
+
+    for module in [module for path, module in sys.modules.items() if path.startswith("fla.ops.")]:
+        if hasattr(module, "check_shared_mem"):
+            module.check_shared_mem = lambda arch="none", *_: check_shared_mem(arch)
+    return found
 
 
 def liger_softmax(x: Tensor) -> Any:
@@ -170,10 +185,9 @@ def fasterkernels_attention(q: Tensor, k: Tensor, v: Tensor) -> Any:
 
 
 def fla_causal(q: Tensor, k: Tensor, v: Tensor) -> Any:
-    from fla.ops.attn.parallel import parallel_attn_fwd
-
+    module = flash_linear_attention("fla.ops.attn.parallel")
     q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-    return parallel_attn_fwd(q, k, v, None, None, q.shape[-1] ** -0.5)
+    return module.parallel_attn_fwd(q, k, v, None, None, q.shape[-1] ** -0.5)
 
 
 def fasterkernels_decode(q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -186,7 +200,6 @@ def fasterkernels_decode(q: Tensor, k: Tensor, v: Tensor) -> Any:
 
 
 def fla_linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Any:
-    from fla.ops.simple_gla.chunk import chunk_simple_gla_fwd
-
+    module = flash_linear_attention("fla.ops.simple_gla.chunk")
     q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-    return chunk_simple_gla_fwd(q, k, v, scale=1.0)
+    return module.chunk_simple_gla_fwd(q, k, v, scale=1.0)

@@ -173,7 +173,7 @@ def _compile_instead(record: Record, arch: int) -> Callable[..., None]:
         options, signature, constants, attributes = function._pack_args(backend, kwargs, bound, specialization, options)
         source = ASTSource(function, signature, constants, attributes)
         made = triton.compile(source, target=target, options=vars(options))
-        extents = grid(bound) if callable(grid) else grid
+        extents: Any = grid(bound) if callable(grid) else grid
         record.launches.append(
             Launch(
                 made.metadata.name,

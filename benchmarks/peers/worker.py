@@ -1,6 +1,6 @@
 """Measure kernels in a process of their own; the answers are lines of JSON.
 
-    python -m peers.worker binaries|bytes ARCHITECTURES PROGRAMS CASE...     # from benchmarks/; 0 programs: the case's own
+    python -m peers.worker binaries|bytes ARCHITECTURE PROGRAMS CASE...     # from benchmarks/; 0 programs: the case's own
 
 Two kinds of processes, because Triton decides at its import whether it compiles kernels or interprets them: "binaries"
 compiles every launch of ours and theirs, "bytes" (with TRITON_INTERPRET=1) runs some of the programs of each and counts.
@@ -22,7 +22,7 @@ OURS = "fusecade"
 
 
 def main(arguments: list[str]) -> int:
-    what, architectures, programs, *names = arguments
+    what, arch, programs, *names = arguments
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # launchers and packages may print
     os.environ["GEMS_VENDOR"] = "nvidia"  # flag-gems looks for the tools of every vendor otherwise
@@ -36,9 +36,8 @@ def main(arguments: list[str]) -> int:
     torch.set_grad_enabled(False)
     for case in (case for case in CASES if case.name in names):
         for size in case.shapes:
-            for arch in map(int, architectures.split(",")):
-                for answer in measure(what, case, size, arch, int(programs) or case.programs):
-                    print(json.dumps(answer, default=str), file=answers, flush=True)
+            for answer in measure(what, case, size, int(arch), int(programs) or case.programs):
+                print(json.dumps(answer, default=str), file=answers, flush=True)
     return 0
 
 

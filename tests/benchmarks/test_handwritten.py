@@ -57,7 +57,7 @@ print(json.dumps([answers, *(a for a in worker.measure(sys.argv[1], case, "tiny"
 @pytest.fixture
 def handwritten(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import handwritten
+    import handwritten  # pyright: ignore[reportMissingImports]
 
     yield handwritten
     for name in ("handwritten", "run", *(name for name in sys.modules if name.split(".")[0] == "peers")):
