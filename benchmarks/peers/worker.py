@@ -90,7 +90,7 @@ def _nothing_made(report: Any) -> str:
 
 def their_binaries(case: Any, size: str, arch: int, peer: Any, _: int) -> dict[str, Any]:
     importlib.metadata.version(peer.package)
-    from .paper_gpu import paper_gpu
+    from .paper_gpu import DEVICES, paper_gpu
 
     with paper_gpu(arch, peer.wanted, interpreted=False) as record:
         peer.call(*case.inputs(size))
@@ -106,7 +106,12 @@ def their_binaries(case: Any, size: str, arch: int, peer: Any, _: int) -> dict[s
         }
         for launch in record.launches
     ]
-    return {"launches": launches, "chosen": record.chosen} | ({} if launches else {"reason": "launched no kernel"})
+    found = {"launches": launches, "chosen": record.chosen}
+    if not launches:
+        return {"reason": "launched no kernel"}
+    if any(launch["shared"] > DEVICES[arch].shared for launch in launches):
+        return found | {"reason": f"does not fit: there are {DEVICES[arch].shared} bytes of shared memory"}
+    return found
 
 
 def our_bytes(case: Any, size: str, arch: int, programs: int) -> dict[str, Any]:
