@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu goldens bench bench-gpu bench-memory lint format clean
+.PHONY: help demo test test-slow test-gpu goldens bench bench-gpu bench-memory bench-handwritten lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -34,6 +34,9 @@ bench-gpu: $(VENV)/.demo ## the same on a CUDA device, with predictions and achi
 
 bench-memory: $(VENV)/.demo ## arenas for the intermediates of BERT, GPT-2 and Llama, beside published heuristics
 	$(BIN)/python benchmarks/memory.py $(ARGS)
+
+bench-handwritten: $(VENV)/.bench-handwritten ## hold the kernels against hand-written ones from PyPI; needs no GPU
+	$(BIN)/python benchmarks/handwritten.py $(ARGS)
 
 lint: $(VENV)/.test $(VENV)/.lint build/typing/fusecade ## check style and types
 	$(BIN)/ruff check .

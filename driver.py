@@ -220,7 +220,7 @@ class _Pipeline:
                 self.plan.refusals.append(Refusal(names, call.reason))
             else:
                 self.plan.calls.append(call)
-                uses[kernel] = Uses(in_place=tuple(map(tuple, call.artifact.facts["in_place"])))
+                uses[kernel] = _uses(call.artifact)
 
         self.plan.memory = plan_memory(program, self.hints, uses)
         return self.plan
@@ -330,6 +330,8 @@ class _Pipeline:
         both = {
             "hbm_bytes": sum(f["hbm_bytes"] for f in facts),
             "certificates": [c for f in facts for c in f["certificates"]],
+            "workspace_bytes": facts[1]["workspace_bytes"],
+            "in_place": [],
         }
         return two_stages(name, first, second, merge.split.reads, merge.split.merge_reads, both)
 
@@ -419,6 +421,11 @@ class _Pipeline:
         placeholders = [n for n in self.gm.graph.nodes if n.op == "placeholder"]
         node = placeholders[source.placeholder]
         return node if source.dim is None else (node, source.dim)
+
+
+def _uses(artifact: KernelArtifact) -> Uses:
+    facts = artifact.facts
+    return Uses(facts.get("workspace_bytes", 0), tuple(map(tuple, facts["in_place"])))
 
 
 def _return_values(imported: Imported) -> None:

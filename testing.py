@@ -2,6 +2,7 @@
 
     count = fusecade.testing.count_io(kernel, *args)          # a kernel made by fusecade.compile
     count = count_io_of_launch(lambda: my_kernel[grid](...))  # any Triton kernel
+    count = count_io_of_launch(launch, programs=64)           # an estimate, for grids of millions
     count.load_bytes, count.loads_by_pointer_arg["k_ptr"], count.passes("k_ptr")
 
 A byte counts each time that an active lane (mask true) of a load, store or atomic touches it: what goes between L2 and
@@ -16,11 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import UserError
+from .errors import InvalidArgument, UserError
 
 OUTSIDE = "(outside)"  # the name of the bytes that lie in no tensor which was passed: an access out of bounds
 
@@ -29,10 +31,15 @@ Program = tuple[int, int, int]
 
 @dataclass
 class LaunchIO:
-    """One launch. Names are those of the kernel's pointer arguments; "a|b" where two of them are the same memory."""
+    """One launch. Names are those of the kernel's pointer arguments; "a|b" where two of them are the same memory.
+
+    programs_run: how many programs of the grid were run. Where these are fewer than the grid has, the loads and stores
+    by pointer argument are those of the programs that ran, scaled to the grid; all else is of the programs that ran.
+    """
 
     kernel: str
     grid: Program = (0, 0, 0)
+    programs_run: int = 0
     loads_by_pointer_arg: Counter[str] = field(default_factory=Counter)
     stores_by_pointer_arg: Counter[str] = field(default_factory=Counter)
     loads_by_program: Counter[Program] = field(default_factory=Counter)
@@ -73,7 +80,7 @@ class IOCount:
         return _total(launch.distinct_stores_by_pointer_arg for launch in self.launches)
 
     def passes(self, pointer_arg: str) -> float:
-        """How often, on average, a byte that was read through this argument was read."""
+        """How often, on average, a byte that was read through this argument was read; of a count of all programs."""
         distinct = self.distinct_loads_by_pointer_arg.get(pointer_arg, 0)
         return self.loads_by_pointer_arg[pointer_arg] / distinct if distinct else 0.0
 
@@ -98,9 +105,13 @@ def count_io(kernel: LaunchableForTesting, *args: object) -> IOCount:
     return count_io_of_launch(kernel.launch_for_testing(*args))
 
 
-def count_io_of_launch(launch: Callable[[], object]) -> IOCount:
-    """Call `launch()`, which launches one or more interpreted Triton kernels, and count what they moved."""
-    with counting_io() as launches:
+def count_io_of_launch(launch: Callable[[], object], *, programs: int | None = None) -> IOCount:
+    """Call `launch()`, which launches one or more interpreted Triton kernels, and count what they moved.
+
+    programs: run at most so many of each grid, spread evenly over it, and scale the counts. Exact where all programs
+    move the same, close where they do not; what the kernels compute is then incomplete.
+    """
+    with counting_io(programs) as launches:
         launch()
     if not launches:
         raise UserError(
@@ -111,14 +122,18 @@ def count_io_of_launch(launch: Callable[[], object]) -> IOCount:
 
 
 @contextmanager
-def counting_io() -> Iterator[list[LaunchIO]]:
+def counting_io(programs: int | None = None) -> Iterator[list[LaunchIO]]:
     """As a context manager: the list grows by one `LaunchIO` with each launch inside the block."""
+    if programs is not None and programs < 1:
+        raise InvalidArgument(f"programs must be at least 1, not {programs}")
     interpreter = _interpreter()
     builder = interpreter.interpreter_builder
     recorder = _Recorder(builder)
     masked_load, masked_store = builder.create_masked_load, builder.create_masked_store
     atomic_rmw, atomic_cas = builder.create_atomic_rmw, builder.create_atomic_cas
     prepare_arguments = interpreter.GridExecutor._init_args_hst
+    set_grid_dim, set_grid_idx = builder.set_grid_dim, builder.set_grid_idx
+    grid = _Grid(programs)
 
     # All other accesses (unmasked, block pointers, descriptors, atomic loads) end in one of these four. What follows
     # the mask differs between Triton's versions, and is passed on as it is.
@@ -144,11 +159,22 @@ def counting_io() -> Iterator[list[LaunchIO]]:
         """Every launch starts here: the tensors are copied to the host, and their addresses are known."""
         host_args, host_kwargs = prepare_arguments(executor, args, kwargs)
         recorder.begin(executor.fn.__name__, dict(zip(executor.arg_names, host_args, strict=False)) | host_kwargs)
+        executor.grid = grid.of(executor.grid)
         return host_args, host_kwargs
+
+    def replaced_set_grid_dim(*_: int) -> None:
+        """The executor walks over the programs that are to run; they see the whole grid."""
+        set_grid_dim(*grid.shape)
+        recorder.set_grid(grid)
+
+    def replaced_set_grid_idx(position: int, *_: int) -> None:
+        set_grid_idx(*grid.program(position))
 
     with ExitStack() as replaced:
         for function in (create_masked_load, create_masked_store, create_atomic_rmw, create_atomic_cas):
             replaced.enter_context(_attribute(builder, function.__name__, function))
+        replaced.enter_context(_attribute(builder, "set_grid_dim", replaced_set_grid_dim))
+        replaced.enter_context(_attribute(builder, "set_grid_idx", replaced_set_grid_idx))
         replaced.enter_context(_attribute(interpreter.GridExecutor, "_init_args_hst", init_args_hst))
         try:
             yield recorder.launches
@@ -188,12 +214,51 @@ def _attribute(owner: Any, name: str, value: object) -> Iterator[None]:
             setattr(owner, name, before)
 
 
+class _Grid:
+    """The grid of the launch under way, and which of its programs run: all, or as many as are wanted."""
+
+    def __init__(self, wanted: int | None) -> None:
+        self._wanted = wanted
+        self.shape: Program = (0, 0, 0)
+        self.size = self.run = 0
+        self._step = 1
+
+    def of(self, grid: Any) -> Callable[[Any], tuple[int]]:
+        """In place of a launch's grid: one axis with the programs that are to run."""
+
+        def chosen(args: Any) -> tuple[int]:
+            extents: Any = grid(args) if callable(grid) else grid
+            x, y, z = (*extents, 1, 1)[:3]
+            self.shape, self.size = (x, y, z), x * y * z
+            self.run = self.size if self._wanted is None else min(self._wanted, self.size)
+            self._step = _spreading_step(self.size // self.run) if self.run else 1
+            return (self.run,)
+
+        return chosen
+
+    def program(self, position: int) -> Program:
+        """One program of each of as many equal parts of the grid, each time elsewhere in its part."""
+        start, end = (at * self.size // self.run for at in (position, position + 1))
+        at, z = divmod(start + position * self._step % (end - start), self.shape[2])
+        return (*divmod(at, self.shape[1]), z)
+
+
+def _spreading_step(size: int) -> int:
+    """A step without a common factor with the size, near the golden section of it: however many of its multiples one
+    takes, they lie evenly, also modulo the extent of an inner axis."""
+    step = max(1, round(size * (5**0.5 - 1) / 2))
+    while gcd(step, size) > 1:
+        step += 1
+    return step
+
+
 class _Recorder:
     """Sorts the addresses of each access by the tensors of the launch in which it happens."""
 
     def __init__(self, builder: Any) -> None:
         self.launches: list[LaunchIO] = []
         self._builder = builder
+        self._scale = 1.0
         self._spans: list[_Span] = []
 
     def begin(self, kernel: str, args: Mapping[str, object]) -> None:
@@ -201,8 +266,17 @@ class _Recorder:
         self.launches.append(LaunchIO(kernel))
         self._spans = [span for name, arg in args.items() for span in _spans(name, arg)]
 
+    def set_grid(self, grid: _Grid) -> None:
+        launch = self.launches[-1]
+        launch.grid, launch.programs_run = grid.shape, grid.run
+        self._scale = grid.size / grid.run if grid.run else 1.0
+
     def finish(self) -> None:
         """Close the launch that is under way: how much of each tensor was touched is known only now."""
+        if self._scale != 1:
+            for counter in (self.launches[-1].loads_by_pointer_arg, self.launches[-1].stores_by_pointer_arg):
+                counter.update({name: round(bytes_ * self._scale) - bytes_ for name, bytes_ in counter.items()})
+            self._scale = 1.0
         for span in self._spans:
             launch = self.launches[-1]
             for touched, distinct in (
@@ -229,7 +303,6 @@ class _Recorder:
         by_program: Counter[Program],
         touch: Callable[[_Span, np.ndarray], None],
     ) -> None:
-        self.launches[-1].grid = tuple(self._builder.grid_dim)
         addresses = np.asarray(ptrs.data).astype(np.int64).reshape(-1)
         if mask is not None:
             # a block pointer's mask is a bare array in Triton 3.6

@@ -242,3 +242,29 @@ def test_count_io_asks_the_kernel_for_its_launch() -> None:
     count = count_io(Kernel(), torch.randn(4, 16))
     assert isinstance(count, IOCount)
     assert count.load_bytes == 4 * 16 * 4
+
+
+@triton.jit
+def copy_triangle(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    """Program (head, row) copies row + 1 blocks of its own."""
+    head, row = tl.program_id(0), tl.program_id(1)
+    at = (head * tl.num_programs(1) + row) * tl.num_programs(1) * BLOCK + tl.arange(0, BLOCK)
+    for i in range(row + 1):
+        tl.store(out_ptr + at + i * BLOCK, tl.load(x_ptr + at + i * BLOCK))
+
+
+def test_some_programs_stand_for_all() -> None:
+    heads, rows = 8, 8
+    x, out = torch.randn(heads * rows * rows * 16), torch.zeros(heads * rows * rows * 16)
+    whole = count_io_of_launch(lambda: copy_triangle[(heads, rows)](x, out, BLOCK=16))
+    some = count_io_of_launch(lambda: copy_triangle[lambda _: (heads, rows)](x, out, BLOCK=16), programs=2 * rows)
+    assert whole.load_bytes == heads * rows * (rows + 1) // 2 * 64
+    assert (some.load_bytes, some.store_bytes) == (whole.load_bytes, whole.store_bytes)
+    assert [launch.programs_run for launch in (*whole.launches, *some.launches)] == [heads * rows, 2 * rows]
+    assert some.launches[0].grid == (heads, rows, 1)
+    assert len(some.launches[0].loads_by_program) == 2 * rows
+
+
+def test_no_program_is_no_count() -> None:
+    with pytest.raises(UserError, match="programs must be at least 1"):
+        count_io_of_launch(lambda: None, programs=0)
