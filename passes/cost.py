@@ -89,6 +89,8 @@ class Work:
     smallest_dot: tuple[int, int, int] | None = None
     batched_dots: bool = False  # whether a dot has batch ranks in its tiles
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
+    heaviest: float = 1.0  # operations of the program that does most, in terms of their mean
+    visits: dict[str, float] = field(default_factory=dict)  # of ranks with bounded loops: the part of the tiles walked
 
     @property
     def load_bytes(self) -> int:
@@ -394,7 +396,36 @@ class Census:
             if e.kind == "special":
                 w.transcendental_elements += total
         self._hold(w, tile_of)
+        self._weigh(w, walk, trips)
         return w
+
+    def _weigh(self, w: Work, walk: Trips, trips: Mapping[str, int]) -> None:
+        """Of loops with bounds: how much of their ranks they walk, and how unevenly that falls to programs."""
+        bodies: dict[tuple[tuple[str, ...], tuple[Bounds, ...]], int] = {}  # with how many operations are in them
+        walks: dict[str, set[tuple]] = {}
+        apart = 0.0
+        for e, _, _ in self.counted:
+            if not e.bounds:
+                apart += _product(trips, e.loops)
+                continue
+            bodies[e.loops, e.bounds] = bodies.get((e.loops, e.bounds), 0) + 1
+            if not e.continues:
+                walks.setdefault(e.loops[-1], set()).add((e.loops, e.bounds))
+        if not bodies or not w.programs:
+            return
+        heavy: dict[tuple[str, ...], np.ndarray] = {}  # operations, by tile of the grid ranks that bounds mention
+        for (loops, bounds), operations in bodies.items():
+            axes = walk.axes(loops, bounds)
+            steps = walk.by_tile((), loops, bounds)
+            steps = steps.sum(tuple(n for n, r in enumerate(axes) if r not in self.grid))
+            around = math.prod(trips[r] for r in loops if r not in axes and all(b.rank != r for b in bounds))
+            rows = tuple(r for r in axes if r in self.grid)
+            heavy[rows] = heavy.get(rows, np.zeros(())) + steps * (around * operations)
+            if loops[-1] in walks:
+                whole = len(walks[loops[-1]]) * _product(trips, loops) * max(1, steps.size)
+                w.visits[loops[-1]] = w.visits.get(loops[-1], 0.0) + float(steps.sum() * around / whole)
+        mean = apart + sum(float(n.mean()) for n in heavy.values())
+        w.heaviest = (apart + sum(float(n.max()) for n in heavy.values())) / mean if mean else 1.0
 
     def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
         """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
@@ -455,6 +486,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     fits = sram <= target.max_sram_per_program and per_thread <= limit
     waves = w.programs / target.sms
     full = math.ceil(waves) / waves if w.programs else 1.0  # idle multiprocessors: in the last wave, or in the only one
+    full = max(full, w.heaviest / waves) if w.programs else full  # and at the end, while the heaviest program runs
     drawn = min(1.0, 2 * waves) if w.programs else 1.0  # half of the multiprocessors draw the whole bandwidth
     efficiency = 0.75
     if w.smallest_dot is not None and 0 not in w.smallest_dot:
@@ -489,7 +521,7 @@ def _price_cpu(w: Work, target: Target) -> Price:
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
     sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
     calls = w.operations * target.launch_us * 1e-6 / target.sms
-    uneven = math.ceil(w.programs / target.sms) / (w.programs / target.sms) if w.programs else 1.0
+    uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if w.programs else 1.0
     times = {
         "compute": dots * uneven,
         "sweeps": sweep * uneven,

@@ -34,10 +34,12 @@ from ..ir.target import Target
 from .algebra.forms import Refused
 from .contraction import Contraction, contractions
 from .cost import Census, Price, Work, price
-from .emit_tiles import emit_tiles
+from .emit_tiles import VISITED, emit_tiles
+from .idle_loops import drop_idle_loops
 from .walk import Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
+WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 
 
@@ -94,7 +96,28 @@ def schedule_kernel(
             best = Scheduled(emitted, w, p, space, walk, tuple(outputs))
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
+    best = _masked_throughout(best, kernel, shape, inputs)
+    drop_idle_loops(best.kernel)
     return best
+
+
+def _masked_throughout(
+    best: Scheduled, kernel: KernelOp, shape: _Shape, inputs: Sequence[tile.BufferType]
+) -> Scheduled:
+    """The schedule without loops of their own for full tiles, where these do not make it cheaper: they may be few."""
+    if VISITED not in best.kernel.attributes:
+        return best
+    walk = replace(best.walk, full_tiles=False)
+    emitted = emit_tiles(kernel, walk, inputs, best.outputs)
+    if isinstance(emitted, Refused):
+        return best
+    emitted.params = best.kernel.params
+    params = emitted.parameters
+    w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
+    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+    if p.us > best.price.us * WORTH_A_LOOP:
+        return best
+    return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
 
 def laid_out(
@@ -114,6 +137,7 @@ def laid_out(
     if isinstance(emitted, Refused):
         return emitted
     emitted.params = scheduled.kernel.params
+    drop_idle_loops(emitted)
     return replace(scheduled, kernel=emitted, outputs=tuple(outputs))
 
 
