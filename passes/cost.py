@@ -349,6 +349,7 @@ class Census:
         walk = Trips(self.grid, extent, size, {**self.sizes, **params})
         runs_of: dict[tuple, int] = {}
         w = Work(programs=programs)
+        totals: dict[tuple, int] = {}  # of elements in loops with bounds
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
         for e, elements, repeats in self.counted:
             at = (e.loops, e.bounds)
@@ -377,7 +378,12 @@ class Census:
                     else:
                         w.kept_load_bytes += held
                 continue
-            total = walk.total(e.ranks, *at) if e.bounds else elements * repeated
+            total = elements * repeated
+            if e.bounds:
+                key = (frozenset(e.ranks), at)
+                if key not in totals:
+                    totals[key] = walk.total(e.ranks, *at)
+                total = totals[key]
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast
 
 import sympy
@@ -304,7 +305,19 @@ def segments(
 
     tile: the step, of which every `lower` is a multiple.  full_tiles: walk the tiles that are full apart.
     """
-    zero = sympy.Integer(0)
+    return list(_segments(p, rank, extent, tile, tuple(others.items()), full_tiles))
+
+
+@lru_cache(maxsize=1024)
+def _segments(
+    p: Predicate,
+    rank: str,
+    extent: sympy.Expr,
+    tile: sympy.Expr,
+    reach: tuple[tuple[str, Range], ...],
+    full_tiles: bool,
+) -> Sequence[Segment]:
+    zero, others = sympy.Integer(0), dict(reach)
     may = span(p, rank, others, "may")
     if may is None:  # nowhere: one walk without steps
         return [Segment(zero, zero, False)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -27,9 +27,10 @@ class Bounds:
     lower: sympy.Expr
     upper: sympy.Expr
 
-    @property
-    def names(self) -> set[str]:
-        return symbols.names(self.lower) | symbols.names(self.upper)
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The sizes, parameters and ranks that are mentioned."""
+        return frozenset(symbols.names(self.lower) | symbols.names(self.upper))
 
 
 @dataclass(frozen=True, eq=False)
