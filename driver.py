@@ -33,6 +33,7 @@ from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import Counted, count_kernel
+from .passes.emit_tiles import VISITED
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.in_place import in_place
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
@@ -353,6 +354,7 @@ class _Pipeline:
             "certificates": _certificates(kernel),
             "derivation": _lines(kernel, "derivation"),
             "in_place": [list(pair) for pair in in_place(s.kernel)],
+            "visits": _visits(s),
             "nodes": _attribute(kernel, "nodes").split(),
             "cascade": print_module(kernel),
             "tile": print_module(s.kernel),
@@ -474,6 +476,13 @@ def _certificates(kernel: KernelOp) -> list[str]:
 def _lines(kernel: KernelOp, key: str) -> list[str]:
     found = kernel.attributes.get(key)
     return [c.data for c in found.data] if found is not None else []  # pyright: ignore
+
+
+def _visits(s: Scheduled) -> list[str]:
+    """Of the ranks that are not walked from end to end: which part of their tiles is, and why no more."""
+    found = s.kernel.attributes.get(VISITED)
+    why = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
+    return [f"visits {100 * part:.0f} % of the tiles of {r}: {why[r]}" for r, part in s.work.visits.items() if r in why]
 
 
 def _anonymous(kernel: tile.KernelOp) -> tile.KernelOp:

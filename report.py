@@ -28,7 +28,7 @@ class KernelReport:
 
     calls: how often the graph calls it; bytes, operations and time are those of one call.
     derivation: the state, step, merge, readout and guards of each pass, a line each; certificates: the identities behind
-    it.
+    it.  visits: what part of a rank's tiles is walked, where index predicates (a causal mask) leave some out.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
@@ -60,6 +60,7 @@ class KernelReport:
     certificates: tuple[str, ...] = ()
     derivation: tuple[str, ...] = ()
     workspace_bytes: int = 0
+    visits: tuple[str, ...] = ()
     cascade: str = field(default="", repr=False)
     tile: str = field(default="", repr=False)
     registers: int | None = None
@@ -235,7 +236,7 @@ def _page(report: Report) -> str:
 
 
 def _texts(kernel: KernelReport) -> list[tuple[str, str | None]]:
-    derivation = "\n".join(kernel.derivation)
+    derivation = "\n".join([*kernel.derivation, *kernel.visits])
     return [
         ("derivation", derivation),
         ("source", kernel.source),

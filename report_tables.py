@@ -33,6 +33,7 @@ def tables(report: Report) -> Iterator[Table | str]:
     for k in report.kernels:
         if k.derivation and k.certificates:
             yield "\n".join([f"{k.name}: how its passes were derived", *(f"  {line}" for line in k.derivation)])
+        yield from (f"{k.name}: {line}" for line in k.visits)
     if any(k.certificates for k in report.kernels):
         yield _pairs("rewrites, with the identity that makes each legal", "kernel", "identity",
                      [(k.name, c) for k in report.kernels for c in k.certificates])  # fmt: skip

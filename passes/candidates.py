@@ -230,7 +230,8 @@ class Candidates:
                         continue
                     uses = {u.operation for u in v.uses}
                     cheap_input = producer.is_map and uses <= cluster and not self._widens(producer, cluster)
-                    if producer.is_map and (cheap_input or not producer.inputs):
+                    of_indices = not producer.inputs or (uses <= cluster and self._of_indices(producer))
+                    if producer.is_map and (cheap_input or of_indices):
                         cluster.add(producer)
                         changed = True
                     elif uses <= cluster and not self.is_contraction(producer) and not producer.is_map:
@@ -254,6 +255,10 @@ class Candidates:
             taken.add(owner)  # pyright: ignore
             pending.extend(owner.inputs)  # pyright: ignore
         return taken
+
+    def _of_indices(self, op: EinsumOp) -> bool:
+        """A map of maps of indices alone: it reads nothing, whatever the size of what lies between."""
+        return op.is_map and all(isinstance(v.owner, EinsumOp) and self._of_indices(v.owner) for v in op.inputs)
 
     def _widens(self, op: EinsumOp, cluster: set[EinsumOp]) -> bool:
         """A map that has the cluster read more than its result saves nothing by being recomputed per tile."""

@@ -123,6 +123,8 @@ class Work:
     dots: list[Dot] = field(default_factory=list)
     made_operands: list[tuple[int, int, bool]] = field(default_factory=list)  # see `_operand_bytes`
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
+    heaviest: float = 1.0  # operations of the program that does most, in terms of their mean
+    visits: dict[str, float] = field(default_factory=dict)  # of ranks with bounded loops: the part of the tiles walked
 
     @property
     def load_bytes(self) -> int:
@@ -403,6 +405,7 @@ class Census:
         runs_of: dict[tuple, int] = {}
         waiting: dict[tuple[str, ...], int] = {}  # by innermost loop with loads: how often a program starts it
         w = Work(programs=programs)
+        totals: dict[tuple, int] = {}  # of elements in loops with bounds
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
         self._hold(w, tile_of)
         alone = w.nested is not None and w.nested.held_bytes > ALONE  # one program on each multiprocessor, not two
@@ -436,7 +439,12 @@ class Census:
                         w.kept_load_bytes += held
                         w.waits += _product(trips, e.loops) if e.loops else 0
                 continue
-            total = walk.total(e.ranks, *at) if e.bounds else elements * repeated
+            total = elements * repeated
+            if e.bounds:
+                key = (frozenset(e.ranks), at)
+                if key not in totals:
+                    totals[key] = walk.total(e.ranks, *at)
+                total = totals[key]
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
@@ -454,7 +462,36 @@ class Census:
             if e.kind == "special":
                 w.transcendental_elements += total
         w.waits += sum(waiting.values())
+        self._weigh(w, walk, trips)
         return w
+
+    def _weigh(self, w: Work, walk: Trips, trips: Mapping[str, int]) -> None:
+        """Of loops with bounds: how much of their ranks they walk, and how unevenly that falls to programs."""
+        bodies: dict[tuple[tuple[str, ...], tuple[Bounds, ...]], int] = {}  # with how many operations are in them
+        walks: dict[str, set[tuple]] = {}
+        apart = 0.0
+        for e, _, _ in self.counted:
+            if not e.bounds:
+                apart += _product(trips, e.loops)
+                continue
+            bodies[e.loops, e.bounds] = bodies.get((e.loops, e.bounds), 0) + 1
+            if not e.continues:
+                walks.setdefault(e.loops[-1], set()).add((e.loops, e.bounds))
+        if not bodies or not w.programs:
+            return
+        heavy: dict[tuple[str, ...], np.ndarray] = {}  # operations, by tile of the grid ranks that bounds mention
+        for (loops, bounds), operations in bodies.items():
+            axes = walk.axes(loops, bounds)
+            steps = walk.by_tile((), loops, bounds)
+            steps = steps.sum(tuple(n for n, r in enumerate(axes) if r not in self.grid))
+            around = math.prod(trips[r] for r in loops if r not in axes and all(b.rank != r for b in bounds))
+            rows = tuple(r for r in axes if r in self.grid)
+            heavy[rows] = heavy.get(rows, np.zeros(())) + steps * (around * operations)
+            if loops[-1] in walks:
+                whole = len(walks[loops[-1]]) * _product(trips, loops) * max(1, steps.size)
+                w.visits[loops[-1]] = w.visits.get(loops[-1], 0.0) + float(steps.sum() * around / whole)
+        mean = apart + sum(float(n.mean()) for n in heavy.values())
+        w.heaviest = (apart + sum(float(n.max()) for n in heavy.values())) / mean if mean else 1.0
 
     def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
         """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
@@ -594,6 +631,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     resident = max(1.0, min(*beside, w.programs / target.sms))  # programs that an SM runs at the same time
     waves = w.programs / target.sms
     full = math.ceil(waves) / waves if w.programs else 1.0  # idle multiprocessors: in the last wave, or in the only one
+    full = max(full, w.heaviest / waves) if w.programs else full  # and at the end, while the heaviest program runs
     drawn = min(1.0, 2 * waves) if w.programs else 1.0  # half of the multiprocessors draw the whole bandwidth
     dots = sum(d.flops / (target.dot_flops(d.dtype) * _gpu_efficiency(d, target)) for d in w.dots)
     quick = sum(n for f, n in w.elements.items() if f in FULL_RATE)
@@ -654,7 +692,7 @@ def _price_cpu(w: Work, target: Target) -> Price:
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
     sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
     calls = w.operations * target.launch_us * 1e-6 / target.sms
-    uneven = math.ceil(w.programs / target.sms) / (w.programs / target.sms) if w.programs else 1.0
+    uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if w.programs else 1.0
     times = {
         "compute": dots * uneven,
         "sweeps": sweep * uneven,

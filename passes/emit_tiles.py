@@ -2,7 +2,8 @@
 
 Everything is computed where it is first possible and no deeper: a value lives in the innermost loop whose rank it
 carries, so that what does not depend on a loop leaves it by construction.  Reductions over a streamed rank that may run
-at the same time share one loop.  Nothing here chooses; `walk.py` has chosen.
+at the same time share one loop.  Where indices alone say that contributions are neutral (`neutral.py`), nothing is
+visited; where they say that a mask is open, a loop of its own goes without it.  Nothing here chooses; `walk.py` has chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, f32, f64, i1, i64
+from xdsl.dialects.builtin import BFloat16Type, DictionaryAttr, Float16Type, StringAttr, f32, f64, i1, i64
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 
 from ..ir import scalar, tile
@@ -22,10 +23,14 @@ from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .algebra.forms import Refused
 from .bounds import inside
 from .contraction import product_factors, split
+from .index_predicates import TRUE, Predicate, Segment, about, every, some, to_text
+from .neutral import Neutral
 from .small_values import is_small
 from .walk import Walk
 
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
+
+VISITED = "visited"  # a tile kernel's attribute: of the ranks that loops walk in part, which part that is
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}
 _COMBINE_INT = {"sum": "iadd", "prod": "imul", "max": "imaximum", "min": "iminimum"}
@@ -89,6 +94,10 @@ class _Emitter:
             outer.name_hint = inner.name_hint
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
         self.levels = self._levels()
+        self.neutral = Neutral(kernel)
+        self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
+        self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
+        self.full: frozenset[str] = frozenset()  # the loop ranks whose present tile has no lanes beyond the extent
 
     # --- driving -------------------------------------------------------------------------------------------------
 
@@ -108,6 +117,7 @@ class _Emitter:
             self.walk.params,
             len(self.targets),
             Region(self.top.block),
+            {VISITED: DictionaryAttr({r: StringAttr(t) for r, t in self.visited.items()})} if self.visited else None,
         )
         return result
 
@@ -216,7 +226,7 @@ class _Emitter:
         return loaded
 
     def _guards(self, access: AccessMap) -> tuple[str, ...]:
-        return tuple(r for r in self.table.ordered(access.ranks))
+        return tuple(r for r in self.table.ordered(access.ranks) if r not in self.full)
 
     def _env(self, op: EinsumOp | OnlineOp) -> _Env:
         region = op.body if isinstance(op, EinsumOp) else op.step
@@ -229,6 +239,9 @@ class _Emitter:
 
     def scalar(self, value: SSAValue, env: _Env) -> SSAValue:
         """The tile of a scalar of a map region, in its compute type."""
+        known = self.neutral.constant(value, self.given) if self.given != TRUE else None
+        if known is not None:
+            return self._constant(known, value.type)
         if isinstance(value, BlockArgument):
             return self._convert(env.make[value](), value.type)
         op = value.owner
@@ -242,6 +255,8 @@ class _Emitter:
         if name == scalar.CONSTANT:
             return self._constant(scalar.constant_value(op), value.type)
         assert name is not None
+        if self.given != TRUE and (same := self.neutral.passed_on(op, name, self.given)) is not None:
+            return self.scalar(same, env)
         return self._map(name, [self.scalar(o, env) for o in op.operands], value.type, value.name_hint)
 
     def _constant(self, number: float | int | bool, kind: Attribute, ranks: Sequence[str] = ()) -> SSAValue:
@@ -288,7 +303,7 @@ class _Emitter:
 
     def _pad(self, value: SSAValue, rank: str, fill: float | int | bool) -> SSAValue:
         known = self.beyond.get(value, {})
-        if rank not in tile.tile_type(value).names or known.get(rank) == fill:
+        if rank not in tile.tile_type(value).names or rank in self.full or known.get(rank) == fill:
             return value
         padded = self._emit(("pad", rank, repr(fill)), [value], lambda: tile.PadOp(value, [rank], fill))[0]
         self.beyond[padded] = {**known, rank: float(fill)}
@@ -349,8 +364,7 @@ class _Emitter:
         scope_stack = self.stack
         self.stack = [s for s in self.stack if s.depth <= home]
         outer = self.stack[-1]
-        states: list[tuple[EinsumOp | OnlineOp, int, str, list[SSAValue]]] = []
-        inits: list[SSAValue] = []
+        state: list[SSAValue] = []
         for op in members:
             for n, result in enumerate(op.results):
                 combiner = op.combiner_names[n]
@@ -359,44 +373,58 @@ class _Emitter:
                 if _is_arg(combiner):
                     kind = op.yields[n].type  # pyright: ignore
                 first = self._constant(scalar.identity(combiner, kind), kind, ranks)
-                start = [first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first]
-                states.append((op, n, combiner, start))
-                inits.extend(start)
-        body = _Scope(Block(arg_types=[v.type for v in inits]), rank, len(self.stack))
-        self.stack.append(body)
-        carried: list[list[SSAValue]] = []
-        position = 0
-        for op, n, _, start in states:
-            args = list(body.block.args[position : position + len(start)])
-            for a in args:
-                self.scope_of[a] = body
-                a.name_hint = op.results[n].name_hint
-            carried.append(args)
-            position += len(start)
-        yielded: list[SSAValue] = []
-        position = 0
+                state.extend([first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first])
+        visited = some(*(self.neutral.visited(op) for op in members))
+        parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
+        if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.extents[rank])]:
+            self.visited.setdefault(rank, to_text(visited))
+        for part in parts:
+            loop = self._walk(rank, part, about(visited, rank), members, state)
+            outer.block.add_op(loop)
+            state = list(loop.results)
+            if part is not parts[-1]:
+                for result, argument in zip(state, loop.body.block.args, strict=True):
+                    result.name_hint = argument.name_hint
         for op in members:
-            mine = carried[position : position + len(op.results)]
-            position += len(op.results)
+            for result, held in zip(op.results, _by_result(op, state), strict=True):
+                for r in held:
+                    self.scope_of[r] = outer
+                self.done[result] = held[-1]
+                held[-1].name_hint = result.name_hint
+        self.stack = scope_stack
+
+    def _walk(
+        self,
+        rank: str,
+        part: Segment,
+        given: Predicate,
+        members: Sequence[EinsumOp | OnlineOp],
+        state: Sequence[SSAValue],
+    ) -> tile.ForOp:
+        """One loop over a part of `rank` that folds its tiles into the state of `members`."""
+        body = _Scope(Block(arg_types=[v.type for v in state]), rank, len(self.stack))
+        self.stack.append(body)
+        outside = self.given, self.full
+        if part.full:
+            self.given, self.full = every(self.given, given), self.full | {rank}
+        yielded: list[SSAValue] = []
+        left: list[SSAValue] = list(body.block.args)
+        for op in members:
+            mine = _by_result(op, left)
+            for held, result in zip(mine, op.results, strict=True):
+                for a in held:
+                    self.scope_of[a] = body
+                    a.name_hint = result.name_hint
             if isinstance(op, OnlineOp):
                 yielded.extend(self._online_step(op, [m[0] for m in mine]))
             else:
                 env = self._env(op)
-                for n, state in enumerate(mine):
-                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, state))
+                for n, held in enumerate(mine):
+                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
         self.stack.pop()
+        self.given, self.full = outside
         body.block.add_op(tile.YieldOp(*yielded))
-        loop = tile.ForOp(rank, inits, Region(body.block), *self.walk.loop_bounds(rank))
-        outer.block.add_op(loop)
-        position = 0
-        for op, n, combiner, start in states:
-            results = loop.results[position : position + len(start)]
-            position += len(start)
-            for r in results:
-                self.scope_of[r] = outer
-            self.done[op.results[n]] = results[-1] if _is_arg(combiner) else results[0]
-            self.done[op.results[n]].name_hint = op.results[n].name_hint
-        self.stack = scope_stack
+        return tile.ForOp(rank, state, Region(body.block), part.lower, part.upper)
 
     def _reachable_home(self, op: EinsumOp | OnlineOp) -> int:
         try:
@@ -579,16 +607,26 @@ class _Emitter:
         if len(factors) == 1 and isinstance(factors[0], BlockArgument):
             raw = env.make[factors[0]]()
             value = self._convert(raw, low if low is not None else factors[0].type)
-            return self._pad(value, rank, 0.0)
+            return self._pad(self._spread(value, factors, env), rank, 0.0)
         value = self.scalar(factors[0], env)
         for f in factors[1:]:
             value = self._map("mul", [value, self.scalar(f, env)], value.type.element_type)  # pyright: ignore
-        value = self._pad(value, rank, 0.0)
+        value = self._pad(self._spread(value, factors, env), rank, 0.0)
         return self._convert(value, low) if low is not None else value
+
+    def _spread(self, value: SSAValue, factors: Sequence[SSAValue], env: _Env) -> SSAValue:
+        """One side of a dot with all of its ranks, also where a mask is known to be one number."""
+        ranks = self.table.ordered(frozenset().union(*(self._scalar_ranks(f, env) for f in factors)))
+        return self._broadcast(value, ranks) if set(ranks) - set(tile.tile_type(value).names) else value
 
 
 def _is_arg(combiner: str) -> bool:
     return combiner in ("argmax", "argmin")
+
+
+def _by_result(op: EinsumOp | OnlineOp, state: list[SSAValue]) -> list[list[SSAValue]]:
+    """What `op` carries, taken from the front of a loop's state: for each result its value, or an extreme and its index."""
+    return [[state.pop(0) for _ in range(2 if _is_arg(c) else 1)] for c in op.combiner_names]
 
 
 def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:

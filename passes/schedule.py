@@ -38,13 +38,15 @@ from ..ir.target import Target
 from .algebra.forms import Refused
 from .contraction import Contraction, contractions
 from .cost import Census, Price, Work, price
-from .emit_tiles import emit_tiles
+from .emit_tiles import VISITED, emit_tiles
+from .idle_loops import drop_idle_loops
 from .split_reduction import Split, split_kernel
 from .walk import Parts, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
+WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
@@ -228,7 +230,28 @@ def _schedule_whole(
             best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled)
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
+    best = _masked_throughout(best, kernel, shape, inputs)
+    drop_idle_loops(best.kernel)
     return replace(best, filled=filled)
+
+
+def _masked_throughout(
+    best: Scheduled, kernel: KernelOp, shape: _Shape, inputs: Sequence[tile.BufferType]
+) -> Scheduled:
+    """The schedule without loops of their own for full tiles, where these do not make it cheaper: they may be few."""
+    if VISITED not in best.kernel.attributes:
+        return best
+    walk = replace(best.walk, full_tiles=False)
+    emitted = emit_tiles(kernel, walk, inputs, best.outputs)
+    if isinstance(emitted, Refused):
+        return best
+    emitted.params = best.kernel.params
+    params = emitted.parameters
+    w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
+    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+    if p.us > best.price.us * WORTH_A_LOOP:
+        return best
+    return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
 
 def laid_out(
@@ -250,6 +273,7 @@ def laid_out(
     if isinstance(emitted, Refused):
         return emitted
     emitted.params = scheduled.kernel.params
+    drop_idle_loops(emitted)
     return replace(scheduled, kernel=emitted, outputs=tuple(outputs))
 
 

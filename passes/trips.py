@@ -28,8 +28,9 @@ class Bounds:
     upper: sympy.Expr
 
     @cached_property
-    def names(self) -> set[str]:
-        return symbols.names(self.lower) | symbols.names(self.upper)
+    def names(self) -> frozenset[str]:
+        """The sizes, parameters and ranks that are mentioned."""
+        return frozenset(symbols.names(self.lower) | symbols.names(self.upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class Trips:
     ) -> np.ndarray:
         """The part of `total` that differs, for each tile of the ranks that the bounds mention (an axis each)."""
         of = {b.rank: b for b in bounds}
-        axes = self._axes(loops, bounds)
+        axes = self.axes(loops, bounds)
         starts = {r: self._along(np.arange(self._trips(r)) * self.size[r], n, len(axes)) for n, r in enumerate(axes)}
         table = {**self.known, **starts}
         counts = np.ones([self._trips(r) for r in axes], np.int64)
@@ -99,7 +100,8 @@ class Trips:
             counts = counts * self._inside(p, axes, spans)
         return counts
 
-    def _axes(self, loops: Sequence[str], bounds: Sequence[Bounds]) -> list[str]:
+    def axes(self, loops: Sequence[str], bounds: Sequence[Bounds]) -> list[str]:
+        """The grid ranks and loops that the bounds mention."""
         mentioned = {n for b in bounds for n in b.names}
         return [r for r in (*self.grid, *loops) if r in mentioned]
 
@@ -107,7 +109,7 @@ class Trips:
         self, ranks: Sequence[str], loops: Sequence[str], bounds: Sequence[Bounds], points: Sequence[Points]
     ) -> int:
         """The product over the ranks that no bounds have to do with."""
-        apart = {*self._axes(loops, bounds), *(b.rank for b in bounds)}
+        apart = {*self.axes(loops, bounds), *(b.rank for b in bounds)}
         counted = {r for p in points for r in p.ranks}
         walked = math.prod(self._trips(r) for r in (*self.grid, *loops) if r not in apart and r not in ranks)
         return walked * math.prod(self.extent[r] for r in ranks if r not in apart and r not in counted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import sympy
 
 from ..ir import symbols
 from ..ir.tile import TileRanks
+from .index_predicates import TRUE, Predicate, Range, Segment, segments
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Parts:
 class Walk:
     """Roles of all ranks, the grid order (outermost first), and the binding of the tile parameters.
 
+    full_tiles: where a mask of indices leaves tiles without anything masked, walk those in a loop without the mask.
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
     parts: the streamed rank that is cut into parts, if one is.
     """
@@ -46,10 +49,28 @@ class Walk:
     params: dict[str, int]
     low_precision_dots: bool = True
     parts: Parts | None = None
+    full_tiles: bool = True
 
-    def loop_bounds(self, rank: str) -> tuple[sympy.Expr, sympy.Expr]:
-        """Where a program's loop over a rank begins and ends."""
+    def segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
+        """The loops over `rank`, inside of those over `around`, one after the other: what is visited of it, or of a part."""
+        found = self._segments(rank, visited, around)
         of = self.table[rank]
-        if self.parts is not None and self.parts.rank == rank and of.tile is not None:
-            return self.parts.cut(sympy.Integer(0), of.extent, of.extent, of.tile)
-        return sympy.Integer(0), of.extent
+        if self.parts is None or self.parts.rank != rank or of.tile is None:
+            return found
+        cuts = [self.parts.cut(s.lower, s.upper, of.extent, of.tile) for s in found]
+        return [replace(s, lower=lower, upper=upper) for s, (lower, upper) in zip(found, cuts, strict=True)]
+
+    def _segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
+        extent = self.table[rank].extent
+        if visited == TRUE:
+            return [Segment(sympy.Integer(0), extent, False)]
+        reach: dict[str, Range] = {}
+        for r in self.table.data:
+            first = symbols.symbol(r.name)
+            if r.role == "unit":
+                reach[r.name] = first, first
+            elif r.role == "grid" or r.name in around:
+                reach[r.name] = first, first + symbols.symbol(r.tile or "") - 1
+            else:
+                reach[r.name] = sympy.Integer(0), r.extent - 1
+        return segments(visited, rank, extent, symbols.symbol(self.table[rank].tile or ""), reach, self.full_tiles)

@@ -33,6 +33,7 @@ def _mask(*shape: int) -> Tensor:
 
 
 Q, K, V = _r(2, 5, 4), _r(2, 7, 4, seed=1), _r(2, 7, 3, seed=2)
+LONG = _r(2, 9, 4)
 X, W = _r(6, 9), _r(9, 5, seed=3)
 ROWS = _r(5, 11)
 MINIMUM = torch.finfo(torch.float32).min
@@ -83,6 +84,36 @@ def attention_window(q, k, v):
     i = torch.arange(s.shape[-2])[:, None]
     j = torch.arange(s.shape[-1])[None, :]
     return torch.softmax(torch.where((i - j).abs() <= 2, s, -math.inf), -1) @ v
+
+
+def masked(seen: Callable, fill: float = -math.inf, of: Callable = lambda s: torch.softmax(s, -1)) -> Callable:
+    """Attention where query i sees the keys j with `seen(i, j)`, everything else being filled."""
+
+    def attend(q, k, v):
+        s = q @ k.transpose(-1, -2)
+        i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])[None, :]
+        return of(torch.where(seen(i, j), s, fill)) @ v
+
+    return attend
+
+
+def attention_shifted_bias(q, k, v, bias):
+    """A bias by distance, read by slices of a padded row, on top of a causal mask."""
+    s = q @ k.transpose(-1, -2)
+    i, j = torch.arange(s.shape[-2])[:, None], torch.arange(s.shape[-1])[None, :]
+    return torch.softmax(torch.where(j <= i, s - 0.5 * (i - j) + bias, -math.inf), -1) @ v
+
+
+def earlier_and_probabilities(q, k, v):
+    """The first row sees nothing: all of it is 0 / 0, in whichever pass."""
+    i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])[None, :]
+    p = torch.softmax(torch.where(j < i, q @ k.transpose(-1, -2), -math.inf), -1)
+    return p @ v, p, (p * p).sum(-1)
+
+
+def logsumexp_causal(q, k, v):
+    s = (q @ k.transpose(-1, -2)).masked_fill(torch.ones(q.shape[-2], k.shape[-2]).triu(1).bool(), -math.inf)
+    return torch.logsumexp(s, -1), s.argmax(-1)
 
 
 def attention_softcap(q, k, v):
@@ -207,6 +238,19 @@ CASES: dict[str, Case] = {
     "attention_repeated": Case(attention_repeated, [_r(1, 4, 3, 4), _r(1, 2, 5, 4), _r(1, 2, 5, 3)]),
     "attention_alibi": Case(attention_alibi, [Q, K, V]),
     "attention_window": Case(attention_window, [Q, K, V]),
+    "attention_window_causal": Case(masked(lambda i, j: (j <= i) & (i - j < 3)), [LONG] * 3),
+    "attention_prefix": Case(masked(lambda i, j: (j <= i) | (j < 3)), [LONG] * 3),
+    "attention_of_blocks": Case(masked(lambda i, j: i // 3 == j // 3), [LONG] * 3),
+    "attention_of_chunks": Case(masked(lambda i, j: (i // 2 - j // 2 <= 1) & (j <= i)), [LONG] * 3),
+    "attention_causal_to_the_end": Case(masked(lambda i, j: j <= i + 2), [Q, K, V]),
+    "attention_causal_few_keys": Case(masked(lambda i, j: j <= i), [LONG, K, V]),
+    "attention_of_earlier": Case(masked(lambda i, j: j < i), [LONG] * 3),
+    "attention_of_earlier_and_probabilities": Case(earlier_and_probabilities, [LONG] * 3, None),
+    "attention_of_later": Case(masked(lambda i, j: j >= i + 1), [LONG] * 3),
+    "attention_causal_finite": Case(masked(lambda i, j: j < i, -1e9), [LONG] * 3),
+    "attention_causal_biased": Case(attention_shifted_bias, [LONG, LONG, LONG, _r(2, 1, 9)]),
+    "linear_attention_causal": Case(masked(lambda i, j: j <= i, 0.0, lambda s: s), [LONG] * 3, None),
+    "logsumexp_causal": Case(logsumexp_causal, [Q, K, V], None),
     "attention_softcap": Case(attention_softcap, [Q, K, V]),
     "attention_sink": Case(attention_sink, [Q, K, V, _r(2, 1, 1)]),
     "attention_sink_column": Case(attention_sink_column, [Q, K, V, _r(2, 1, 1)]),

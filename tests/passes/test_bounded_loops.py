@@ -6,6 +6,7 @@ import math
 from typing import ClassVar
 from unittest.mock import patch
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from test_cost import Counting
 from fusecade.ir import interpret, tile
 from fusecade.ir.text import parse_module
 from fusecade.passes import cost
+from fusecade.passes.idle_loops import drop_idle_loops
 
 # rows of q against the keys of a loop: a dot, a load beside it that may leave its buffer, a reduction
 TEXT = """
@@ -122,3 +124,37 @@ def test_what_is_counted_is_what_the_interpreter_does(text: str):
     assert work.map_elements == seen.get("MapOp", 0) + seen.get("CastOp", 0) + fills
     assert work.reduce_elements == seen.get("ReduceOp", 0)
     assert work.transcendental_elements == work.elements.get("exp", 0)
+
+
+def kernel_of(n: int, bi: int, bj: int, *walks: tuple[str, str]) -> tile.KernelOp:
+    """n rows against n keys in loops with these bounds, one head."""
+    shape = {"h": 1, "n": n, "m": n, "w": 9, "access": "i - j"}
+    tiles = {"x": "!tile.tile<[i, j], f32>", "key": "!tile.tile<[j, d], f32>"}
+    loops = ""
+    for at, (lower, upper) in enumerate(walks):
+        start = f"%s{at - 1}" if at else "%zero"
+        loops += LOOP.format(**shape, **tiles, lower=lower, upper=upper, at=at, start=start)
+    text = TEXT.format(**shape, p=1, bi=bi, bj=bj, grid="h, p, i", loops=loops, last=len(walks) - 1)
+    kernel = parse_module(text).body.block.first_op
+    assert isinstance(kernel, tile.KernelOp)
+    kernel.detach()
+    return kernel
+
+
+def test_how_much_is_visited_and_how_unevenly():
+    """Row tile i of 8 takes i + 1 steps: 36 of 64 in all, the last 8 where 4.5 are the mean."""
+    work = cost.work(kernel_of(16, 2, 2, ("0", "i"), ("i", "i + 2")))
+    assert work.visits == {"j": 36 / 64}
+    inside, outside = 9, 4  # operations
+    assert work.heaviest == (8 * inside + outside) / (4.5 * inside + outside)
+
+
+@pytest.mark.parametrize(("bj", "left"), [(2, 1), (4, 1), (3, 2)])
+def test_loops_that_no_program_enters_go(bj: int, left: int):
+    kernel = kernel_of(8, 2, bj, ("0", "8 floordiv BJ * BJ"), ("8 floordiv BJ * BJ", "8"))
+    inputs = [torch.randn([int(d) for d in a.type.shape.data]) for a in kernel.inputs]  # type: ignore
+    [before] = interpret.run_kernel(kernel, inputs)
+    drop_idle_loops(kernel)
+    assert sum(isinstance(op, tile.ForOp) for op in kernel.walk()) == left
+    [after] = interpret.run_kernel(kernel, inputs)
+    torch.testing.assert_close(after, before)

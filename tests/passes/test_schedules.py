@@ -51,7 +51,10 @@ def test_one_kernel_in_one_pass(name: str, target: str):
     assert not left
     loops = [op for op in s.kernel.walk() if isinstance(op, tile.ForOp)]
     outermost = [op for op in loops if op.parent_op() is s.kernel]
-    assert len({op.rank.data for op in outermost}) == len(outermost) <= 1
+    stops = {op.bounds[1] for op in outermost}
+    walks = [op for op in outermost if op.bounds[0] not in stops]  # the others go on where one has stopped
+    assert len({op.rank.data for op in outermost}) == len(walks) <= 1
+    assert len(outermost) == (2 if name == "causal" else len(walks))
     assert s.work.programs >= 8
     assert s.price.fits
 
