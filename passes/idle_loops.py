@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from xdsl.ir import Operation
 
-from ..ir import tile
+from ..ir import symbols, tile
 from .trips import Bounds, Trips
 
 
 def drop_idle_loops(kernel: tile.KernelOp) -> None:
     """Erase the loops that take no step in any program, as far as extents are known; what they carry passes by them."""
     ranks = kernel.ranks.data
-    extent = {r.name: int(r.extent) for r in ranks if r.extent.is_Integer}
     params = kernel.parameters
+    extent = {r.name: symbols.evaluate(r.extent, params) for r in ranks if symbols.names(r.extent) <= set(params)}
     walk = Trips(
         kernel.grid_ranks,
         {r.name: extent.get(r.name, 1) for r in ranks},

@@ -249,6 +249,7 @@ def _masked_throughout(
     params = emitted.parameters
     w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
     p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+    p = replace(p, us=p.us * shape.unevenness(params))
     if p.us > best.price.us * WORTH_A_LOOP:
         return best
     return replace(best, kernel=emitted, work=w, price=p, walk=walk)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peers import handwritten_calls as by_hand
+from peers.handwritten_calls import Peer
 from torch import Tensor
 from torch.nn import functional as F
-
-from . import handwritten_calls as by_hand
-from .handwritten_calls import Peer
 
 Shapes = tuple[tuple[int, ...], ...]
 

@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> int:
     os.environ["GEMS_VENDOR"] = "nvidia"  # flag-gems looks for the tools of every vendor otherwise
 
     import torch
-
-    from .functions import CASES
+    from peers.functions import CASES
 
     if what == "bytes":
         stand_in_for_libdevice()
@@ -90,7 +89,7 @@ def _nothing_made(report: Any) -> str:
 
 def their_binaries(case: Any, size: str, arch: int, peer: Any, _: int) -> dict[str, Any]:
     importlib.metadata.version(peer.package)
-    from .paper_gpu import DEVICES, paper_gpu
+    from peers.paper_gpu import DEVICES, paper_gpu
 
     with paper_gpu(arch, peer.wanted, interpreted=False) as record:
         peer.call(*case.inputs(size))
@@ -131,9 +130,9 @@ def our_bytes(case: Any, size: str, arch: int, programs: int) -> dict[str, Any]:
 
 def their_bytes(case: Any, size: str, arch: int, peer: Any, programs: int) -> dict[str, Any]:
     importlib.metadata.version(peer.package)
-    from fusecade.testing import count_io_of_launch
+    from peers.paper_gpu import paper_gpu
 
-    from .paper_gpu import paper_gpu
+    from fusecade.testing import count_io_of_launch
 
     args = case.inputs(size)
     with paper_gpu(arch, peer.wanted, interpreted=True), no_arithmetic():

@@ -54,7 +54,6 @@ def in_parts(parts: int) -> Iterator[None]:
     with (
         patch.object(fuse, "schedule_kernel", forced),
         patch.object(driver, "schedule_kernel", forced),
-        patch.object(fuse, "GAIN", math.inf),
     ):
         yield
 
@@ -62,7 +61,9 @@ def in_parts(parts: int) -> Iterator[None]:
 def compiled(fn: Callable, args: Sequence[Tensor], parts: int, target: str, monkeypatch, tmp_path, **named):
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))  # plans made for other numbers of parts stay out
     with in_parts(parts):
-        kernel = fusecade.compile(fn, tuple(args), target=target, remainder="eager", strict=True, **named)
+        kernel = fusecade.compile(
+            fn, tuple(args), target=target, fuse="always", remainder="eager", strict=True, **named
+        )
     assert [k.name for k in kernel.report.kernels] == ["k0", "k0_merge"]
     return kernel
 
@@ -156,9 +157,8 @@ def test_a_call_of_two_kernels_is_kept(monkeypatch, tmp_path):
     again = read_artifact(json.loads(json.dumps(artifact.to_json())))
     assert again == artifact and again.fingerprint == artifact.fingerprint
     assert [k.name for k in artifact.kernels] == ["k0", "k0_merge"] and len(artifact.workspaces) == 3
-    second = fusecade.compile(
-        fn, tuple(args), target="cpu", remainder="eager", strict=True
-    )  # nothing forced: from the cache
+    options = {"target": "cpu", "fuse": "always", "remainder": "eager", "strict": True}
+    second = fusecade.compile(fn, tuple(args), **options)  # no number of parts is forced: from the cache
     assert [k.source for k in second.report.kernels] == [k.source for k in first.report.kernels]
     assert torch.equal(second(*args), first(*args))
 
