@@ -11,9 +11,10 @@ be a kernel in which p never exists.  What no kernel takes is one map again at t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from ..ir.attributes import element_bits
 from ..ir.cascade import EinsumOp
@@ -23,14 +24,14 @@ MUCH_LARGER = 4  # times the elements of each value that it is computed from
 LONGEST = 16  # maps that are copied with it
 
 
-def copy_maps(block: Block, bytes_of: Callable[[SSAValue], int]) -> bool:
-    """Copy in place, in front of each reader but the last; whether anything was."""
+def copy_maps(block: Block, bytes_of: Callable[[SSAValue], int]) -> dict[EinsumOp, EinsumOp]:
+    """Copy in place, in front of each reader but the last; of what each copy is one."""
 
     def elements(value: SSAValue) -> int:
         return 8 * bytes_of(value) // element_bits(value.type.element_type)  # pyright: ignore
 
     cheap: dict[EinsumOp, list[EinsumOp]] = {}  # with the maps to copy, in order
-    copied = False
+    copies: dict[EinsumOp, EinsumOp] = {}
     for op in list(block.ops):
         if not (isinstance(op, EinsumOp) and op.is_map and len(op.results) == 1):
             continue
@@ -50,10 +51,33 @@ def copy_maps(block: Block, bytes_of: Callable[[SSAValue], int]) -> bool:
             for one in chain:
                 copy = one.clone(values)
                 copy.results[0].name_hint = one.results[0].name_hint
+                copies[copy] = one
                 block.insert_op_before(copy, reader)
             op.results[0].replace_uses_with_if(values[op.results[0]], lambda use, o=reader: use.operation is o)
-            copied = True
-    return copied
+    return copies
+
+
+@contextmanager
+def shared(ops: Sequence[EinsumOp], copies: Mapping[EinsumOp, EinsumOp]) -> Iterator[list[EinsumOp]]:
+    """`ops` as they are without the copies: what they hold several times is there once, and they read that meanwhile."""
+    inside: set[Operation] = set(ops)
+    first: dict[EinsumOp, EinsumOp] = {}
+    kept: list[EinsumOp] = []
+    moved: list[tuple[Operation, int, SSAValue]] = []
+    for op in ops:
+        home = first.setdefault(copies.get(op, op), op)
+        if home is not op:
+            for old, new in zip(op.results, home.results, strict=True):
+                for use in [u for u in old.uses if u.operation in inside]:
+                    moved.append((use.operation, use.index, old))
+                    use.operation.operands[use.index] = new
+        if home is op or any(r.first_use for r in op.results):
+            kept.append(op)
+    try:
+        yield kept
+    finally:
+        for reader, index, value in moved:
+            reader.operands[index] = value
 
 
 def merge(block: Block) -> None:

@@ -30,7 +30,7 @@ from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
-from .copy_maps import copy_maps, merge
+from .copy_maps import copy_maps, merge, shared
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
 from .fingerprint import Fingerprints
 from .nest_reductions import nest_reductions, restore
@@ -201,6 +201,10 @@ class _Fuser:
 
     def _judge(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[KernelOp, Trial] | Refused:
         """The cluster as a kernel and what its price was taken from; a cluster like an earlier one is not priced again."""
+        with shared(ops, self.copied) as without_copies:
+            return self._judge_shared(without_copies, outputs)
+
+    def _judge_shared(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[KernelOp, Trial] | Refused:
         key = self.fingerprints.of(ops, outputs)
         if not self._convex(frozenset(ops)):
             return Refused("another operation lies between them")

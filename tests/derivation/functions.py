@@ -377,6 +377,7 @@ class Row:
     cpu, gpu: inputs at sizes where fusing pays on a CPU and on an H100.  dtype: of the floating inputs on the GPU.
     kernels, passes: what there should be; passes are those over the rank with the most.
     never_pays: targets on which the cost model finds no size that pays; the kernel is asked for all the same.
+    larger_refused: a kernel of more operations than these is considered, and refused by its price.
     scores, largest: for results that are indices, the best of which scores they are, along the last dimension.
     offset: what the test for stability adds to the shifted inputs; 0 where eager overflows.
     fails: "cpu", "sm_90" (kernels there), "results", "results far from zero" -> why it is not so yet.
@@ -389,6 +390,7 @@ class Row:
     kernels: int = 1
     dtype: torch.dtype = torch.bfloat16
     never_pays: tuple[str, ...] = ()
+    larger_refused: bool = False
     scores: Callable[..., Tensor] | None = None
     largest: bool = True
     offset: float = 50.0
@@ -460,7 +462,9 @@ CROSS_ENTROPY = (
     Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
     Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
     Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
-    Row(ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, never_pays=IN_CACHE),  # the second counts the valid rows
+    Row(
+        ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, never_pays=IN_CACHE, larger_refused=True
+    ),  # the second counts the valid rows
     Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(ce_head_smoothing, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(ce_head_z_loss, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
@@ -570,6 +574,9 @@ ORDER = (
         pooled(32, 512, 256, 30522, of(32, 30522)),
         kernels=4,
         never_pays=("cpu", "sm_90"),
+        fails=fails_with(
+            "tiles of the forward kernel fit no program, and a gradient spills 48 bytes (passes/cost.py)", "sm_90"
+        ),
     ),
     Row(kmeans, points(16384, 1024, 64), points(1 << 20, 1024, 128), scores=squared_distances, largest=False),
     Row(
