@@ -17,6 +17,7 @@ from ..ir.attributes import TensorType
 from ..ir.cascade import EinsumOp
 from .contraction import argument_ranks, product_factors, scalar_ranks, split
 from .nest_reductions import Nested
+from .row_factors import row_values
 
 
 class Candidates:
@@ -38,6 +39,7 @@ class Candidates:
         }
         self.last_use: dict[SSAValue, int] = {}
         self.reduced_by: dict[tuple[SSAValue, int], frozenset[EinsumOp]] = {}
+        self.scaled_by: dict[EinsumOp, frozenset[EinsumOp]] = {}  # what computes the row factors of a contraction
         self.bare: dict[EinsumOp, list[tuple[SSAValue, list[str | None]]]] = {}  # the ranks at bare indices
 
     def all(self) -> list[frozenset[EinsumOp]]:
@@ -261,7 +263,10 @@ class Candidates:
         return sum(self.bytes_of(v) for v in more) > 2 * sum(self.bytes_of(r) for r in op.results)
 
     def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
-        """A contraction, the maps behind it as long as each is the only reader, and the maps before it."""
+        """A contraction, the maps behind it as long as each is the only reader, and the maps before it.
+
+        Where an operand is scaled row by row (a norm), also without what computes the scale: it is applied to the result.
+        """
         owner = value.owner
         if not isinstance(owner, EinsumOp) or not self.is_contraction(owner):
             return []
@@ -276,8 +281,14 @@ class Candidates:
                 break
             cluster.add(op)
             last = op.results[0]
+        alone = set(cluster)
         self._take_producers(cluster, value)
-        return [frozenset(cluster)]
+        found = [frozenset(cluster)]
+        self.take_private(alone, {v.owner for v in row_values(owner)})
+        if any(o.reduced for o in cluster - alone):
+            self.scaled_by[owner] = frozenset(cluster - alone)
+            found.append(frozenset(alone))
+        return found
 
 
 def _is_contraction(op: EinsumOp) -> bool:
