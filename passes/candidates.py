@@ -266,6 +266,7 @@ class Candidates:
         """A contraction, the maps behind it as long as each is the only reader, and the maps before it.
 
         Where an operand is scaled row by row (a norm), also without what computes the scale: it is applied to the result.
+        Nothing else of what computes it may be needed, or a kernel would write more than rows (exp(x - m) of a softmax).
         """
         owner = value.owner
         if not isinstance(owner, EinsumOp) or not self.is_contraction(owner):
@@ -284,9 +285,11 @@ class Candidates:
         alone = set(cluster)
         self._take_producers(cluster, value)
         found = [frozenset(cluster)]
-        self.take_private(alone, {v.owner for v in row_values(owner)})
-        if any(o.reduced for o in cluster - alone):
-            self.scaled_by[owner] = frozenset(cluster - alone)
+        rows = row_values(owner)
+        self.take_private(alone, {v.owner for v in rows})
+        scale = frozenset(cluster - alone)
+        if any(o.reduced for o in scale) and {v for o in alone for v in o.inputs if v.owner in scale} <= set(rows):
+            self.scaled_by[owner] = scale
             found.append(frozenset(alone))
         return found
 

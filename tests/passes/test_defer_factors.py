@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 from harness import agree, check, program_of
 from xdsl.dialects.builtin import StringAttr
+from xdsl.ir import Block
 
 from fusecade.ir.cascade import EinsumOp, KernelOp
 from fusecade.ir.interpret import run_program
 from fusecade.ir.target import get_target
+from fusecade.passes.candidates import Candidates
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.fuse import Fused, fuse_program
 from fusecade.passes.repair import repair_kernel
@@ -110,3 +113,23 @@ def test_a_statistic_and_its_product_are_two_kernels_with_the_same_result(fn: Ca
     sums = [[o for o in k.body.block.ops if isinstance(o, EinsumOp) and o.reduced] for k in fused.kernels]
     assert [len(s) for s in sums] == [1, 1]
     agree(run(), [fn(*(t.double() for t in tensors))], "two kernels")
+
+
+def test_a_scale_whose_kernel_would_write_more_than_rows_stays_with_its_product():
+    """l of exp(s - m) / l is one number a row, but exp(s - m) would be written, too."""
+    tensors = [torch.randn(64, 512), torch.randn(512, 256)]
+    program = program_of(lambda s, v: torch.softmax(s, -1) @ v, tensors)
+    canonicalise_program(program)
+    assert not _scaled_apart(program.body.block)
+    normed = program_of(rms_norm_linear, [torch.randn(s) for s in WIDE])
+    canonicalise_program(normed)
+    assert [len(scale) for scale in _scaled_apart(normed.body.block)] == [5]  # square, sum, mean, + eps, rsqrt
+
+
+def _scaled_apart(block: Block) -> list[frozenset[EinsumOp]]:
+    """What computes the scales that are left out of a candidate."""
+    candidates = Candidates(block, lambda value: 4 * math.prod(int(d) for d in value.type.dims))  # pyright: ignore
+    clusters = set(candidates.all())
+    scales = [s for s in candidates.scaled_by.values() if any(s.isdisjoint(c) for c in clusters)]
+    assert len(scales) == len(candidates.scaled_by)
+    return scales
