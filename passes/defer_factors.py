@@ -21,7 +21,7 @@ from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from ..ir import scalar
+from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, YieldOp
 from .canonicalise import erase_dead
@@ -62,7 +62,7 @@ def _defer(kernel: KernelOp, op: EinsumOp, stream: str) -> bool:
         if not (isinstance(maker, EinsumOp) and maker.is_map and len(maker.results) == 1):
             continue
         at = dict(zip(maker.out_ranks(0), access.data, strict=True))
-        names = {r for r, e in at.items() if stream in {s.name for s in e.free_symbols}}
+        names = {r for r, e in at.items() if stream in symbols.names(e)}
         free, rest = factors_without(maker, names)
         early = [f for f in free if any(_reduced_here(maker.inputs[a.index]) for a in arguments(f.value))]
         free, rest = [f for f in free if f not in early], [*early, *rest]
@@ -114,17 +114,18 @@ def _map_of(op: EinsumOp, factors: Sequence[Factor], ranks: Sequence[str]) -> Ei
         block.add_op(made)
         return made.results[0]
 
-    above: SSAValue | None = None
-    for f in (f for f in factors if not f.inverse):
-        value = values[f.value]
-        above = value if above is None else apply("mul", above, value)
-    if above is None:
+    above = [values[f.value] for f in factors if not f.inverse]
+    if not above:
         one = scalar.constant(1.0, kind)
         block.add_op(one)
-        above = one.results[0]
-    for f in (f for f in factors if f.inverse):
-        above = apply("div", above, values[f.value])
-    block.add_op(YieldOp(above))
+        above = [one.results[0]]
+    value = above[0]
+    for factor in above[1:]:
+        value = apply("mul", value, factor)
+    for f in factors:
+        if f.inverse:
+            value = apply("div", value, values[f.value])
+    block.add_op(YieldOp(value))
     space = RankSpace(tuple((r, op.extents[r]) for r in op.ranks.names if r in ranks))
     # a scale of rows is kept as it is computed; what is left of the operand is stored as the operand was
     element = op.results[0].type.element_type if len(ranks) == len(op.out_ranks(0)) else kind  # pyright: ignore

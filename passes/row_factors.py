@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
-from ..ir import scalar
+from ..ir import scalar, symbols
 from ..ir.cascade import EinsumOp
 from .contraction import argument_ranks, product_factors, scalar_ranks
 
@@ -70,7 +70,7 @@ def row_values(op: EinsumOp) -> dict[SSAValue, None]:
     found: dict[SSAValue, None] = {}
     if is_plain_product(op) and len(op.reduced) == 1:
         for value, access in op.operand_accesses:
-            dims = {d for d, e in enumerate(access.data) if op.reduced[0] in {s.name for s in e.free_symbols}}
+            dims = {d for d, e in enumerate(access.data) if op.reduced[0] in symbols.names(e)}
             _collect(value, dims, found)
     return found
 
@@ -89,5 +89,5 @@ def _collect(value: SSAValue, dims: set[int], found: dict[SSAValue, None]) -> No
     for f in rest:
         if isinstance(f.value, BlockArgument):
             access = op.accesses.data[f.value.index]
-            at = {d for d, e in enumerate(access.data) if names & {s.name for s in e.free_symbols}}
+            at = {d for d, e in enumerate(access.data) if not names.isdisjoint(symbols.names(e))}
             _collect(op.inputs[f.value.index], at, found)
