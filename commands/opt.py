@@ -27,6 +27,7 @@ from ..passes.absorb_scales import AbsorbScales
 from ..passes.algebra.forms import Refused
 from ..passes.canonicalise import Canonicalise
 from ..passes.count_passes import CountPasses
+from ..passes.defer_factors import DeferFactors
 from ..passes.derive_online import DeriveOnline
 from ..passes.exp2_units import Exp2Units
 from ..passes.fuse import contiguous, fuse_program
@@ -119,7 +120,7 @@ PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
         Canonicalise, OneHot, Reassociate, SplitSegments, NestReductions, CountPasses, Fuse,
-        ReleaseScales, InlineMaps, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
+        ReleaseScales, InlineMaps, DeferFactors, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
         Schedule, PlanMemory,
     )
 }  # fmt: skip

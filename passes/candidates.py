@@ -17,6 +17,7 @@ from ..ir.attributes import TensorType
 from ..ir.cascade import EinsumOp
 from .contraction import argument_ranks, product_factors, scalar_ranks, split
 from .nest_reductions import Nested
+from .row_factors import row_values
 
 
 class Candidates:
@@ -38,6 +39,7 @@ class Candidates:
         }
         self.last_use: dict[SSAValue, int] = {}
         self.reduced_by: dict[tuple[SSAValue, int], frozenset[EinsumOp]] = {}
+        self.scaled_by: dict[EinsumOp, frozenset[EinsumOp]] = {}  # what computes the row factors of a contraction
         self.bare: dict[EinsumOp, list[tuple[SSAValue, list[str | None]]]] = {}  # the ranks at bare indices
 
     def all(self) -> list[frozenset[EinsumOp]]:
@@ -266,7 +268,11 @@ class Candidates:
         return sum(self.bytes_of(v) for v in more) > 2 * sum(self.bytes_of(r) for r in op.results)
 
     def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
-        """A contraction, the maps behind it as long as each is the only reader, and the maps before it."""
+        """A contraction, the maps behind it as long as each is the only reader, and the maps before it.
+
+        Where an operand is scaled row by row (a norm), also without what computes the scale: it is applied to the result.
+        Nothing else of what computes it may be needed, or a kernel would write more than rows (exp(x - m) of a softmax).
+        """
         owner = value.owner
         if not isinstance(owner, EinsumOp) or not self.is_contraction(owner):
             return []
@@ -281,8 +287,16 @@ class Candidates:
                 break
             cluster.add(op)
             last = op.results[0]
+        alone = set(cluster)
         self._take_producers(cluster, value)
-        return [frozenset(cluster)]
+        found = [frozenset(cluster)]
+        rows = row_values(owner)
+        self.take_private(alone, {v.owner for v in rows})
+        scale = frozenset(cluster - alone)
+        if any(o.reduced for o in scale) and {v for o in alone for v in o.inputs if v.owner in scale} <= set(rows):
+            self.scaled_by[owner] = scale
+            found.append(frozenset(alone))
+        return found
 
 
 def _is_contraction(op: EinsumOp) -> bool:

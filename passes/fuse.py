@@ -136,9 +136,14 @@ class _Fuser:
     def run(self) -> Fused:
         clusters = self.candidates.all()
         gain = {c: g for c in clusters if (g := self._gain(c)) is not None}
-        # In the order of what is kept from being written, but behind what crosses it and saves much more time.
+        # In the order of what is kept from being written, but behind what crosses it and saves much more time, and behind
+        # its products alone where those save more than all of it does.
         much = {c: g + (MUCH_MORE - 1) * abs(g) for c, g in gain.items()}
-        later = {c for c in gain if any(h > much[c] and _cross(c, d) for d, h in gain.items())}
+        later = {
+            c
+            for c, g in gain.items()
+            if any((h > much[c] and _cross(c, d)) or (h > g and self._leaves_scale(c, d)) for d, h in gain.items())
+        }
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
@@ -178,7 +183,20 @@ class _Fuser:
         """What a cluster may be taken as, with the results that leave: with the maps behind it, or as it is."""
         for candidate in dict.fromkeys(map(self._at_real_boundaries, (self._absorb(cluster), cluster))):
             if self.candidates.size(candidate) > 1:
-                yield sorted(candidate, key=lambda o: self.position[o]), self.candidates.outputs(candidate)
+                yield self._in_order(candidate), self.candidates.outputs(candidate)
+
+    def _in_order(self, ops: Iterable[EinsumOp]) -> list[EinsumOp]:
+        return sorted(ops, key=lambda o: self.position[o])
+
+    def _leaves_scale(self, cluster: frozenset[EinsumOp], part: frozenset[EinsumOp]) -> bool:
+        """Whether a part of a cluster is all but the kernel of its scale, so that their gains compare."""
+        return part < cluster and cluster == part.union(self._scale(part))
+
+    def _scale(self, ops: Iterable[EinsumOp]) -> list[EinsumOp]:
+        """What computes the row factors of the contractions among `ops`, where that is left to a kernel of its own."""
+        inside = set(ops)
+        scales = [self.candidates.scaled_by[o] for o in inside if o in self.candidates.scaled_by]
+        return self._in_order(set().union(*(s for s in scales if not s & (inside | self.taken))))
 
     def _consider(self, cluster: frozenset[EinsumOp]) -> None:
         for ops, outputs in self._forms(cluster):
@@ -205,7 +223,7 @@ class _Fuser:
             return self._judge_shared(without_copies, outputs)
 
     def _judge_shared(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[KernelOp, Trial] | Refused:
-        key = self.fingerprints.of(ops, outputs)
+        key = self.fingerprints.of(ops, outputs), self.fingerprints.of(self._scale(ops), ())
         if not self._convex(frozenset(ops)):
             return Refused("another operation lies between them")
         labels = tuple(map(label, ops))
@@ -236,6 +254,11 @@ class _Fuser:
     ) -> Trial | Refused:
         stream = stream_rank(kernel)
         apart, traffic = self._apart(ops, outputs)
+        scale = self._scale(ops)
+        if scale:  # a kernel that computes it could scale the operand as well: what the rest then costs
+            both = self._in_order({*scale, *ops})
+            beside = self._apart(both, outputs)[0] - self._apart(scale, self.candidates.outputs(frozenset(scale)))[0]
+            apart = min(apart, beside)
         limit = math.inf if self.always else apart * (CPU_GAIN if self.target.kind == "cpu" else 1.0)
         at_best = self._at_best(ops, outputs)
         if at_best >= limit:  # the usual fate of a product with a map behind it: no need to look closer
@@ -411,7 +434,7 @@ class _Fuser:
                         grown |= {op} | between
                         changed = True
         if len(grown) > len(cluster):
-            self.candidates.take_private(grown, self.taken)
+            self.candidates.take_private(grown, self.taken | set(self._scale(cluster)))
         return frozenset(grown)
 
     def _maps_between(self, cluster: frozenset[EinsumOp]) -> set[EinsumOp]:

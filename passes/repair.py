@@ -6,6 +6,7 @@ from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .absorb_scales import absorb_scales
 from .canonicalise import erase_dead, simplify_region
+from .defer_factors import defer_factors
 from .derive_online import derive_kernel
 from .exp2_units import use_exp2_units
 from .inline_maps import inline_maps
@@ -23,6 +24,8 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, .
         erase_dead(kernel.body.block)
     inline_maps(kernel)
     if stream:
+        if defer_factors(kernel, stream):
+            inline_maps(kernel)
         derive_kernel(kernel, stream)
         share_exponentials(kernel, target)
     use_exp2_units(kernel)
