@@ -330,6 +330,7 @@ class _Pipeline:
         both = {
             "hbm_bytes": sum(f["hbm_bytes"] for f in facts),
             "certificates": [c for f in facts for c in f["certificates"]],
+            "in_place": [],
         }
         return two_stages(name, first, second, merge.split.reads, merge.split.merge_reads, both)
 
