@@ -231,7 +231,9 @@ class _Fuser:
                 for (kernel, trial), ops, part in zip(made, sorted_ops, parts, strict=False):
                     self._take(kernel, trial, ops, part.outputs)
                 return
-            reason = f"fusing would not pay: {us:.0f} us with its product computed again, {limit:.0f} us with it in memory"
+            reason = (
+                f"fusing would not pay: {us:.0f} us with its product computed again, {limit:.0f} us with it in memory"
+            )
         for kernel, _ in made:
             kernel.erase()
         self.result.refusals.append(Refusal(names, reason))
