@@ -36,6 +36,7 @@ from .fingerprint import Fingerprints
 from .nest_reductions import nest_reductions, restore
 from .order import sort_block
 from .outline import label, outline
+from .recompute import Cone, cones
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
 from .schedule import LARGE, Scheduled, schedule_kernel
@@ -144,6 +145,9 @@ class _Fuser:
             for c, g in gain.items()
             if any((h > much[c] and _cross(c, d)) or (h > g and self._leaves_scale(c, d)) for d, h in gain.items())
         }
+        for parts in cones(self.candidates, self._elements):
+            if not any(c.ops & self.taken for c in parts):
+                self._recompute(parts, gain)
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
@@ -209,13 +213,48 @@ class _Fuser:
             if isinstance(verdict, Refused):
                 self.result.refusals.append(Refusal(names, verdict.reason))
                 continue
-            kernel, trial = verdict
-            kernel.attributes["stream"] = StringAttr(trial.stream)
-            kernel.attributes["unfused_bytes"] = StringAttr(str(trial.unfused_bytes))
-            kernel.attributes["nodes"] = StringAttr(" ".join(names))
-            self.result.trials[kernel] = trial
-            self._place(kernel, ops, outputs)
+            self._take(*verdict, ops, outputs)
             return
+
+    def _take(self, kernel: KernelOp, trial: Trial, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> None:
+        kernel.sym_name = StringAttr(f"k{len(self.result.kernels)}")
+        kernel.attributes["stream"] = StringAttr(trial.stream)
+        kernel.attributes["unfused_bytes"] = StringAttr(str(trial.unfused_bytes))
+        kernel.attributes["nodes"] = StringAttr(" ".join(map(_node, ops)))
+        self.result.trials[kernel] = trial
+        self._place(kernel, ops, outputs)
+
+    def _recompute(self, parts: Sequence[Cone], gain: Mapping[frozenset[EinsumOp], float]) -> None:
+        """Take cones of one product as a kernel each, if all can be one, and together they cost less than the best clusters."""
+        every = frozenset().union(*(c.ops for c in parts))
+        sorted_ops = [sorted(c.ops, key=lambda o: self.position[o]) for c in (*parts, Cone(every, ()))]
+        names = tuple(_node(o) for o in sorted_ops[-1])
+        made: list[tuple[KernelOp, Trial]] = []
+        us, reason = 0.0, None
+        for ops, part in zip(sorted_ops, parts, strict=False):
+            verdict = self._judge(ops, part.outputs)
+            if isinstance(verdict, Refused):
+                reason = verdict.reason
+                break
+            made.append(verdict)
+            us += self._apart(ops, part.outputs)[0] - verdict[1].gain_us
+        if reason is None:
+            stored, kept = self._apart(sorted_ops[-1], [v for c in parts for v in c.outputs])[0], set[EinsumOp]()
+            limit = stored * (CPU_GAIN if self.target.kind == "cpu" else 1.0)
+            for cluster in sorted(gain, key=lambda c: -gain[c]):
+                if cluster <= every and not cluster & kept and gain[cluster] > 0:
+                    kept |= cluster
+                    limit = min(limit, stored := stored - gain[cluster])
+            if us < limit or (self.always and not any(every <= c for c in gain)):
+                for (kernel, trial), ops, part in zip(made, sorted_ops, parts, strict=False):
+                    self._take(kernel, trial, ops, part.outputs)
+                return
+            reason = (
+                f"fusing would not pay: {us:.0f} us with its product computed again, {limit:.0f} us with it in memory"
+            )
+        for kernel, _ in made:
+            kernel.erase()
+        self.result.refusals.append(Refusal(names, reason))
 
     def _judge(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[KernelOp, Trial] | Refused:
         """The cluster as a kernel and what its price was taken from; a cluster like an earlier one is not priced again."""
@@ -503,6 +542,10 @@ class _Fuser:
         for d in kind.dims:
             total *= self._value(d)
         return total
+
+    def _elements(self, value: SSAValue) -> int:
+        kind = value.type
+        return math.prod(map(self._value, kind.dims)) if isinstance(kind, TensorType) else 1
 
     def _points(self, op: EinsumOp) -> float:
         total = 1.0
