@@ -1,0 +1,55 @@
+"""The gallery: each file becomes the kernels that it stands for, and computes what eager computes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import fusecade
+
+GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
+
+# file -> its function, small inputs, and how many kernels of one pass each there are when all are taken
+CASES = {
+    "flash_attention": ("attend", lambda m: [torch.randn(s) for s in m.shapes(1, 4, 192, 32)], 1),
+    "decode": ("decode", lambda m: [torch.randn(s) for s in m.shapes(2, 512, 32)], 1),
+    "sparse_retrieval_head": ("head", lambda m: m.inputs_of(2, 48, 32, 200, "cpu", torch.float32), 1),
+    "nearest_centre": ("assign", lambda m: [torch.randn(300, 16), torch.randn(70, 16)], 1),
+    "relative_positions": ("attend", lambda m: [torch.randn(s) for s in m.shapes(2, 96, 16)], 1),
+    "dynamic_mask": ("attend", lambda m: [torch.randn(s) for s in m.shapes(2, 320, 16)], 1),
+    "prepacked": ("attend", lambda m: m.inputs_of(2, 320, 16, "cpu", torch.float32), 1),
+    "low_rank_projections": ("attend", lambda m: m.inputs_of(192, 32, 4, "cpu", torch.float32), None),
+    "absorbed_projections": ("attend", lambda m: m.inputs_of(8, 320, 32, "cpu", torch.float32), None),
+}
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"gallery_{name}", GALLERY / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_every_file_is_tried():
+    assert {path.stem for path in GALLERY.glob("*.py")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_computes_what_eager_computes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    found = module(name)
+    function, make, kernels = CASES[name]
+    fn, inputs = getattr(found, function), make(found)
+    compiled = fusecade.compile(fn, inputs, target="cpu", fuse="always", remainder="eager")
+    torch.testing.assert_close(compiled(*inputs), fn(*inputs), rtol=1e-4, atol=1e-5)
+    report = compiled.report
+    assert report.kernels and not report.fallbacks
+    assert all(set(k.passes.values()) == {1} for k in report.kernels)
+    if kernels is not None:
+        assert len([k for k in report.kernels if not k.workspace_bytes]) == kernels
