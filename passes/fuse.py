@@ -30,8 +30,9 @@ from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
+from .census import TRANSCENDENTAL, dot_dtype
 from .copy_maps import copy_maps, merge, shared
-from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY, TRANSCENDENTAL
+from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY
 from .fingerprint import Fingerprints
 from .nest_reductions import nest_reductions, restore
 from .order import sort_block
@@ -575,8 +576,6 @@ def contiguous(kind: TensorType) -> BufferType:
 
 
 def _rate_name(op: EinsumOp) -> str:
-    from .cost import dot_dtype
-
     return dot_dtype(op.inputs[0].type.element_type) if op.inputs else "f32"  # pyright: ignore
 
 

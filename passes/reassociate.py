@@ -30,7 +30,7 @@ from ..ir import symbols
 from ..ir.attributes import element_bits
 from ..ir.cascade import EinsumOp, ProgramOp
 from ..ir.target import Target, get_target
-from .cost import dot_dtype
+from .census import dot_dtype
 from .order import sort_block
 from .reassociation.facts import ignores_translation, sums_to_one
 from .reassociation.order import Cost, Prices, Tree, best_order

@@ -36,8 +36,9 @@ from ..ir.attributes import AccessMap
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .algebra.forms import Refused
+from .census import Census, Work
 from .contraction import Contraction, contractions
-from .cost import Census, Price, Work, price
+from .cost import Price, price
 from .emit_tiles import VISITED, emit_tiles
 from .idle_loops import drop_idle_loops
 from .split_reduction import Split, split_kernel

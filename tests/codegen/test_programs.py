@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusecade.passes import cost
+from fusecade.passes import census
 from fusecade.testing import count_io_of_launch
 
 SMALL = {"BI": 16, "BJ": 16}
@@ -48,7 +48,7 @@ def test_a_loop_with_bounds_moves_what_the_cost_model_says(runner, random_tensor
     kernel = runner.kernel("causal", SMALL, part if split else None)
     sizes = {"nb": 2, "n": n, "m": m}
     moved = count_io_of_launch(lambda: runner.triton(kernel, [q, k, v], sizes))
-    work = cost.work(kernel, None, sizes)
+    work = census.work(kernel, None, sizes)
     assert (moved.load_bytes, moved.store_bytes) == (work.load_bytes, work.store_bytes)
     assert moved.loads_by_pointer_arg == {f"{t.buffer}_ptr": t.bytes for t in work.loads}
 

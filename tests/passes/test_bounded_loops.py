@@ -14,7 +14,7 @@ from test_cost import Counting
 
 from fusecade.ir import interpret, tile
 from fusecade.ir.text import parse_module
-from fusecade.passes import cost
+from fusecade.passes import census
 from fusecade.passes.idle_loops import drop_idle_loops
 
 # rows of q against the keys of a loop: a dot, a load beside it that may leave its buffer, a reduction
@@ -102,14 +102,14 @@ def bounded(draw) -> str:
     return TEXT.format(**shape, p=p, bi=bi, bj=bj, grid=grid, loops=loops, last=len(cases[chosen]) - 1)
 
 
-def run(text: str) -> tuple[cost.Work, dict[str, float]]:
+def run(text: str) -> tuple[census.Work, dict[str, float]]:
     kernel = next(iter(parse_module(text).body.block.ops))
     assert isinstance(kernel, tile.KernelOp)
     inputs = [torch.zeros([int(d) for d in a.type.shape.data]) for a in kernel.inputs]  # type: ignore
     Counting.moved, Watching.seen = {}, {}
     with patch.object(interpret.kernels, "TileProgram", Watching):
         interpret.run_kernel(kernel, inputs)
-    return cost.work(kernel), {**Watching.seen, **Counting.moved}
+    return census.work(kernel), {**Watching.seen, **Counting.moved}
 
 
 @given(text=bounded())
@@ -143,7 +143,7 @@ def kernel_of(n: int, bi: int, bj: int, *walks: tuple[str, str]) -> tile.KernelO
 
 def test_how_much_is_visited_and_how_unevenly():
     """Row tile i of 8 takes i + 1 steps: 36 of 64 in all, the last 8 where 4.5 are the mean."""
-    work = cost.work(kernel_of(16, 2, 2, ("0", "i"), ("i", "i + 2")))
+    work = census.work(kernel_of(16, 2, 2, ("0", "i"), ("i", "i + 2")))
     assert work.visits == {"j": 36 / 64}
     inside, outside = 9, 4  # operations
     assert work.heaviest == (8 * inside + outside) / (4.5 * inside + outside)

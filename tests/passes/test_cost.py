@@ -21,7 +21,7 @@ from fusecade.ir import interpret, symbols, tile
 from fusecade.ir.attributes import element_bits
 from fusecade.ir.cascade import KernelOp
 from fusecade.ir.target import get_target
-from fusecade.passes import cost
+from fusecade.passes import census, cost
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import fuse_program
@@ -92,7 +92,7 @@ def test_bytes_are_those_that_the_interpreter_moves(name: str, seed: int):
         Counting.moved = {}
         with patch.object(interpret.kernels, "TileProgram", Counting):
             interpret.run_kernel(emitted, inputs)
-        work = cost.work(emitted)
+        work = census.work(emitted)
         assert work.load_bytes == Counting.moved.get("load", 0), walk.table.text()
         assert work.store_bytes == Counting.moved.get("store", 0), walk.table.text()
 
@@ -107,8 +107,8 @@ def test_a_gemm_reads_each_operand_once_per_tile_of_the_other():
     bm, bn = (emitted.parameters[emitted.ranks[r].tile] for r in (rank_m, rank_n))  # type: ignore
     m, n, k = 6, 5, 9
     bias = n * 4 * -(-m // bm)
-    assert cost.work(emitted).load_bytes == 4 * (m * k * -(-n // bn) + k * n * -(-m // bm)) + bias
-    assert cost.work(emitted).store_bytes == 4 * m * n
+    assert census.work(emitted).load_bytes == 4 * (m * k * -(-n // bn) + k * n * -(-m // bm)) + bias
+    assert census.work(emitted).store_bytes == 4 * m * n
 
 
 def test_an_operation_without_a_rule_is_an_error():
@@ -116,7 +116,7 @@ def test_an_operation_without_a_rule_is_an_error():
     emitted = emit_tiles(kernel, own_walk(kernel, random.Random(0), 1, {}), *layouts(kernel))
     assert emitted
     with patch.object(tile, "MapOp", tile.DotOp), pytest.raises(InternalCompilerError, match=r"no rule for tile\.map"):
-        cost.work(emitted)
+        census.work(emitted)
 
 
 # --- a loop inside a loop -------------------------------------------------------------------------------------------
@@ -134,10 +134,10 @@ def wide_head() -> Scheduled:
     return fused.trials[kernel].scheduled
 
 
-def wide_work(rows: int, words: int, features: int) -> cost.Work:
+def wide_work(rows: int, words: int, features: int) -> census.Work:
     kernel = wide_head().kernel
     s, w, d = (kernel.ranks[r].tile for r in ("d1", "d2", "k"))
-    return cost.work(kernel, {str(s): rows, str(w): words, str(d): features})
+    return census.work(kernel, {str(s): rows, str(w): words, str(d): features})
 
 
 def test_a_wide_head_moves_its_operands_once_per_tile_of_the_other():
@@ -152,7 +152,7 @@ def test_the_tile_of_a_product_counts_once_around_its_loop():
     """256 x 128 sums are 128 registers of each thread in 8 warps; vectors along the columns and addresses come on top."""
     target = get_target("sm_90")
     work = wide_work(256, 128, 64)
-    assert work.nested == cost.Nested(held_bytes=4 * (256 * 128 + 128), column_elements=256, points=256 * 128)
+    assert work.nested == census.Nested(held_bytes=4 * (256 * 128 + 128), column_elements=256, points=256 * 128)
     assert cost.price(work, target, warps=8, stages=3).fits
     assert not cost.price(work, target, warps=4, stages=3).fits
     assert not cost.price(wide_work(256, 256, 64), target, warps=8, stages=2).fits
@@ -179,10 +179,10 @@ def test_no_more_arrives_than_was_asked_for():
 
 def test_a_small_dot_does_not_slow_a_large_one():
     """Each dot has the efficiency of its own tiles."""
-    large = cost.Dot("bf16", 1e12, (128, 128, 64), False)
-    small = cost.Dot("bf16", 1e9, (64, 16, 16), False)
+    large = census.Dot("bf16", 1e12, (128, 128, 64), False)
+    small = census.Dot("bf16", 1e9, (64, 16, 16), False)
     alone, both = (
-        cost.price(cost.Work(dots=dots, programs=1320), get_target("sm_90")).us for dots in ([large], [large, small])
+        cost.price(census.Work(dots=dots, programs=1320), get_target("sm_90")).us for dots in ([large], [large, small])
     )
     assert alone < both < 1.05 * alone
 
@@ -192,7 +192,7 @@ def test_computed_operands_of_dots_take_registers():
     target = get_target("sm_90")
     operand = (64 * 128, 64, False)
     held = [
-        cost.price(cost.Work(made_operands=made, programs=1), target, warps).register_bytes
+        cost.price(census.Work(made_operands=made, programs=1), target, warps).register_bytes
         for made, warps in (([operand], 4), ([operand], 8), ([operand] * 2, 4), ([operand, (64 * 128, 64, True)], 4))
     ]
     assert held == [0, 2 * 64 * 128, 6 * 64 * 128, 6 * 64 * 128]
