@@ -144,7 +144,8 @@ class _Fuser:
         later = {
             c
             for c, g in gain.items()
-            if any((h > much[c] and _cross(c, d)) or (h > g and self._leaves_scale(c, d)) for d, h in gain.items())
+            if not self.always  # who asks for kernels asks for those that keep the most from being written
+            and any((h > much[c] and _cross(c, d)) or (h > g and self._leaves_scale(c, d)) for d, h in gain.items())
         }
         for parts in cones(self.candidates, self._elements):
             if not any(c.ops & self.taken for c in parts):
