@@ -375,7 +375,7 @@ class Row:
     """One cascade.
 
     cpu, gpu: inputs at sizes where fusing pays on a CPU and on an H100.  dtype: of the floating inputs on the GPU.
-    kernels, passes: what there should be; passes are those over the rank with the most.
+    kernels, passes: what there should be; passes are those over the rank with the most, of all kernels or of each.
     never_pays: targets on which the cost model finds no size that pays; the kernel is asked for all the same.
     larger_refused: a kernel of more operations than these is considered, and refused by its price.
     scores, largest: for results that are indices, the best of which scores they are, along the last dimension.
@@ -386,7 +386,7 @@ class Row:
     fn: Callable[..., Any]
     cpu: Args
     gpu: Args
-    passes: int = 1
+    passes: int | tuple[int, ...] = 1
     kernels: int = 1
     dtype: torch.dtype = torch.bfloat16
     never_pays: tuple[str, ...] = ()
@@ -576,7 +576,10 @@ ORDER = (
         lm_head_winners_backward,
         pooled(4, 256, 64, 8192, of(4, 8192)),
         pooled(32, 512, 256, 30522, of(32, 30522)),
-        kernels=4,
+        passes=(
+            2,
+            1,
+        ),  # with the forward kernel, in which the gradients of weight and bias wait for the winners; the other one
         never_pays=("cpu", "sm_90"),
         fails=fails_with(
             "tiles of the forward kernel fit no program, and a gradient spills 48 bytes (passes/cost.py)", "sm_90"

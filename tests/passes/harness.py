@@ -163,7 +163,9 @@ def check(
     agree(run_program(program, tensors, sizes, chunk=2, merge="tree"), expected, "repaired, merged as a tree")
     lowered: dict[KernelOp, tile.KernelOp] = {}
     for kernel in seen.kernels:
-        scheduled = schedule_kernel(kernel, machine, *layouts(kernel), dict(sizes or {}), parts=0)  # split: its own test
+        scheduled = schedule_kernel(
+            kernel, machine, *layouts(kernel), dict(sizes or {}), parts=0
+        )  # split: its own test
         seen.scheduled.append(scheduled)
         if isinstance(scheduled, Scheduled):
             verify(scheduled.kernel)
