@@ -376,6 +376,7 @@ class Row:
 
     cpu, gpu: inputs at sizes where fusing pays on a CPU and on an H100.  dtype: of the floating inputs on the GPU.
     kernels, passes: what there should be; passes are those over the rank with the most, of all kernels or of each.
+    cpu_kernels: on a CPU, where that is another number.
     never_pays: targets on which the cost model finds no size that pays; the kernel is asked for all the same.
     larger_refused: a kernel of more operations than these is considered, and refused by its price.
     scores, largest: for results that are indices, the best of which scores they are, along the last dimension.
@@ -388,6 +389,7 @@ class Row:
     gpu: Args
     passes: int | tuple[int, ...] = 1
     kernels: int = 1
+    cpu_kernels: int = 0
     dtype: torch.dtype = torch.bfloat16
     never_pays: tuple[str, ...] = ()
     larger_refused: bool = False
@@ -463,8 +465,8 @@ CROSS_ENTROPY = (
     Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
     Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(
-        ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, never_pays=IN_CACHE, larger_refused=True
-    ),  # the second counts the valid rows
+        ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, cpu_kernels=1, never_pays=IN_CACHE, larger_refused=True
+    ),  # by its price, the second counts the valid rows; where all is taken, one does
     Row(ce_head_ignore, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(ce_head_smoothing, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(ce_head_z_loss, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
