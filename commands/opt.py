@@ -35,6 +35,7 @@ from ..passes.hoist_monotone import HoistMonotone
 from ..passes.inline_maps import InlineMaps
 from ..passes.nest_reductions import NestReductions
 from ..passes.one_hot import OneHot
+from ..passes.pass_classes import KernelPass, ProgramPass
 from ..passes.plan_memory import plan_memory
 from ..passes.reassociate import Reassociate
 from ..passes.release_scales import ReleaseScales
@@ -45,34 +46,29 @@ from ..passes.split_segments import SplitSegments
 
 
 @dataclass(frozen=True)
-class Fuse(ModulePass):
+class Fuse(ProgramPass):
     """`fuse`, priced for a target, or `always`.  What was refused stands in the program's attribute `refusals`."""
 
     name = "fuse"
     target: str = "cpu"
     always: bool = False
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        target = get_target(self.target)
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            fused = fuse_program(program, target, always=self.always)
-            if fused.refusals:
-                reasons = dict.fromkeys(f"{' '.join(dict.fromkeys(r.what))}: {r.reason}" for r in fused.refusals)
-                program.attributes["refusals"] = ArrayAttr([StringAttr(text) for text in reasons])
+    def on_program(self, program: ProgramOp) -> None:
+        fused = fuse_program(program, get_target(self.target), always=self.always)
+        if fused.refusals:
+            reasons = dict.fromkeys(f"{' '.join(dict.fromkeys(r.what))}: {r.reason}" for r in fused.refusals)
+            program.attributes["refusals"] = ArrayAttr([StringAttr(text) for text in reasons])
 
 
 @dataclass(frozen=True)
-class Repair(ModulePass):
+class Repair(KernelPass):
     """All rewrites of single kernels, in the order of the driver: online forms, units, scales."""
 
     name = "repair"
     target: str = "cpu"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        target = get_target(self.target)
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            stream = kernel.attributes.get("stream")
-            repair_kernel(kernel, stream.data if isinstance(stream, StringAttr) else "", target)
+    def on_kernel(self, kernel: KernelOp) -> None:
+        repair_kernel(kernel, kernel.streamed, get_target(self.target))
 
 
 @dataclass(frozen=True)
@@ -103,17 +99,16 @@ class Schedule(ModulePass):
 
 
 @dataclass(frozen=True)
-class PlanMemory(ModulePass):
+class PlanMemory(ProgramPass):
     """`plan-memory`, an analysis: `arena` has the offset of each intermediate, `arena_bytes` the total."""
 
     name = "plan-memory"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            plan = plan_memory(program)
-            program.attributes["arena"] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in plan.offsets.items()})
-            program.attributes["arena_bytes"] = IntegerAttr(plan.total, i64)
-            program.attributes["arena_bound"] = IntegerAttr(plan.bound, i64)
+    def on_program(self, program: ProgramOp) -> None:
+        plan = plan_memory(program)
+        program.attributes["arena"] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in plan.offsets.items()})
+        program.attributes["arena_bytes"] = IntegerAttr(plan.total, i64)
+        program.attributes["arena_bound"] = IntegerAttr(plan.bound, i64)
 
 
 PASSES: dict[str, type[ModulePass]] = {

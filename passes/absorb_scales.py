@@ -13,26 +13,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
-from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from ..ir import scalar
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp, YieldOp
 from .contraction import contractions
+from .pass_classes import KernelPass
 
 
 @dataclass(frozen=True)
-class AbsorbScales(ModulePass):
+class AbsorbScales(KernelPass):
     """`absorb-scales` on every kernel of a module."""
 
     name = "absorb-scales"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            absorb_scales(kernel)
+    def on_kernel(self, kernel: KernelOp) -> None:
+        absorb_scales(kernel)
 
 
 def absorb_scales(kernel: KernelOp) -> None:

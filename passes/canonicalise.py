@@ -18,24 +18,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
-from xdsl.passes import ModulePass
 
 from ..ir import scalar
 from ..ir.cascade import EinsumOp, ExternOp, GatherOp, KernelOp, OnlineOp, ProgramOp, ScanOp, ScatterOp, YieldOp
+from .pass_classes import ProgramPass
 
 
 @dataclass(frozen=True)
-class Canonicalise(ModulePass):
+class Canonicalise(ProgramPass):
     """Canonicalise every program of a module."""
 
     name = "canonicalise"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            canonicalise_program(program)
+    def on_program(self, program: ProgramOp) -> None:
+        canonicalise_program(program)
 
 
 def canonicalise_program(program: ProgramOp) -> None:

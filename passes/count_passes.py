@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, i64
-from xdsl.passes import ModulePass
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
 
 from ..ir.cascade import EinsumOp, KernelOp
 from .algebra.levels import count
+from .pass_classes import KernelPass
 from .row_algebra import RowAlgebra
 
 
@@ -30,15 +29,14 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class CountPasses(ModulePass):
+class CountPasses(KernelPass):
     """Annotate every kernel with its pass counts."""
 
     name = "count-passes"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            counted = count_kernel(kernel)
-            kernel.attributes["passes"] = DictionaryAttr({r: IntegerAttr(n, i64) for r, n in counted.passes.items()})
+    def on_kernel(self, kernel: KernelOp) -> None:
+        counted = count_kernel(kernel)
+        kernel.attributes["passes"] = DictionaryAttr({r: IntegerAttr(n, i64) for r, n in counted.passes.items()})
 
 
 def count_kernel(kernel: KernelOp) -> Counted:

@@ -15,10 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import Float16Type, ModuleOp, StringAttr
+from xdsl.dialects.builtin import Float16Type
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
-from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar, symbols
@@ -26,20 +24,18 @@ from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_f
 from ..ir.cascade import MAP, EinsumOp, KernelOp, YieldOp
 from .canonicalise import erase_dead
 from .online_writer import note
+from .pass_classes import StreamedPass
 from .row_factors import Factor, arguments, factors_without, is_plain_product
 
 
 @dataclass(frozen=True)
-class DeferFactors(ModulePass):
+class DeferFactors(StreamedPass):
     """`defer-factors` on every kernel of a module that streams a rank."""
 
     name = "defer-factors"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            stream = kernel.attributes.get("stream")
-            if isinstance(stream, StringAttr):
-                defer_factors(kernel, stream.data)
+    def on_stream(self, kernel: KernelOp, stream: str) -> None:
+        defer_factors(kernel, stream)
 
 
 def defer_factors(kernel: KernelOp, stream: str) -> bool:

@@ -16,10 +16,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
-from xdsl.passes import ModulePass
-
 from ..ir.cascade import KernelOp
 from .algebra.levels import Levels, count
 from .free_gauges import free_gauges, put_numbers
@@ -27,20 +23,18 @@ from .hoist_monotone import free_extremes, hoist_monotone
 from .hoist_picks import hoist_picks
 from .online_writer import OnlineWriter, note
 from .order import sort_block
+from .pass_classes import StreamedPass
 from .row_algebra import RowAlgebra
 
 
 @dataclass(frozen=True)
-class DeriveOnline(ModulePass):
+class DeriveOnline(StreamedPass):
     """Rewrite the cascades of every kernel that streams a rank."""
 
     name = "derive-online"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            stream = kernel.attributes.get("stream")
-            if isinstance(stream, StringAttr):
-                derive_kernel(kernel, stream.data)
+    def on_stream(self, kernel: KernelOp, stream: str) -> None:
+        derive_kernel(kernel, stream)
 
 
 def derive_kernel(kernel: KernelOp, rank: str) -> Levels:

@@ -17,28 +17,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
-from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
+from .pass_classes import KernelPass
 
 LOG2_E = 1.0 / math.log(2.0)
 
 
 @dataclass(frozen=True)
-class Exp2Units(ModulePass):
+class Exp2Units(KernelPass):
     """`exp2-units` on every kernel of a module."""
 
     name = "exp2-units"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            use_exp2_units(kernel)
+    def on_kernel(self, kernel: KernelOp) -> None:
+        use_exp2_units(kernel)
 
 
 def use_exp2_units(kernel: KernelOp) -> None:

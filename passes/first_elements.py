@@ -45,10 +45,7 @@ class FirstElements:
             space = RankSpace(
                 tuple((self.name, self.extent) if n == self.rank else (n, e) for n, e in owner.extents.items())
             )
-            outs = [
-                (c, m.substitute(self.replacement), r.type.element_type)  # pyright: ignore
-                for c, m, r in zip(owner.combiner_names, owner.out_maps.data, owner.results, strict=True)
-            ]
+            outs = [(combiner, out.substitute(self.replacement), element) for combiner, out, element in owner.results_spec]
             copy = EinsumOp(space, inputs, outs, body)
             self.new.append(copy)
             for old, made in zip(owner.results, copy.results, strict=True):

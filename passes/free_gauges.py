@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 import sympy as sp
 from xdsl.dialects.builtin import Float16Type, f64
 from xdsl.ir import Operation, SSAValue
-from xdsl.rewriter import Rewriter
 
 from ..ir import scalar
 from ..ir.attributes import AccessMap
@@ -32,6 +31,7 @@ from .algebra.gauge import FreeGauge, free_gauge
 from .algebra.intervals import Interval, bounds
 from .algebra.levels import Levels
 from .canonicalise import erase_dead, simplify_region
+from .replace_einsum import replace_einsum
 from .row_algebra import Leaf, RowAlgebra, Unreachable
 
 
@@ -198,11 +198,4 @@ def _put(value: SSAValue, number: float) -> None:
         block.erase_arg(old)
         simplify_region(block)
         inputs = [pair for n, pair in enumerate(op.operand_accesses) if n != use.index]
-        outs = [
-            (c, m, r.type.element_type)  # pyright: ignore
-            for c, m, r in zip(op.combiner_names, op.out_maps.data, op.results, strict=True)
-        ]
-        new = EinsumOp(op.ranks, inputs, outs, body, dict(op.attributes))
-        for a, b in zip(op.results, new.results, strict=True):
-            b.name_hint = a.name_hint
-        Rewriter.replace_op(op, new)
+        replace_einsum(op, inputs, body)

@@ -13,10 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
-from xdsl.passes import ModulePass
-
 from ..ir.attributes import is_float
 from ..ir.cascade import EinsumOp, KernelOp
 from .algebra.derive import derive
@@ -26,22 +22,20 @@ from .algebra.mathematics import formula
 from .canonicalise import erase_dead, share_equal
 from .online_writer import ORDER, OnlineWriter
 from .order import sort_block
+from .pass_classes import StreamedPass
 from .row_algebra import RowAlgebra, Unreachable
 
 MAX_ROUNDS = 32  # one for each extreme that reads another
 
 
 @dataclass(frozen=True)
-class HoistMonotone(ModulePass):
+class HoistMonotone(StreamedPass):
     """`hoist-monotone` on every kernel of a module that streams a rank."""
 
     name = "hoist-monotone"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            stream = kernel.attributes.get("stream")
-            if isinstance(stream, StringAttr):
-                hoist_monotone(kernel, stream.data)
+    def on_stream(self, kernel: KernelOp, stream: str) -> None:
+        hoist_monotone(kernel, stream)
 
 
 def free_extremes(kernel: KernelOp, rank: str) -> None:

@@ -48,29 +48,25 @@ TRUE, FALSE = Every(), Some()
 
 
 def every(*parts: Predicate) -> Predicate:
-    """The conjunction, flattened."""
-    kept: dict[Predicate, None] = {}
-    for p in parts:
-        kept.update(dict.fromkeys(p.parts if isinstance(p, Every) else [p]))
-    if FALSE in kept:
-        return FALSE
-    for p in list(kept):  # x and (x or y) is x
-        if isinstance(p, Some) and any(q in kept for q in p.parts):
-            del kept[p]
-    return next(iter(kept)) if len(kept) == 1 else Every(tuple(kept))
+    """The conjunction, flattened; x and (x or y) is x."""
+    return _flattened(Every, Some, parts)
 
 
 def some(*parts: Predicate) -> Predicate:
-    """The disjunction, flattened."""
+    """The disjunction, flattened; x or (x and y) is x."""
+    return _flattened(Some, Every, parts)
+
+
+def _flattened(kind: type[Every] | type[Some], other: type[Every] | type[Some], parts: tuple[Predicate, ...]) -> Predicate:
     kept: dict[Predicate, None] = {}
     for p in parts:
-        kept.update(dict.fromkeys(p.parts if isinstance(p, Some) else [p]))
-    if TRUE in kept:
-        return TRUE
-    for p in list(kept):  # x or (x and y) is x
-        if isinstance(p, Every) and any(q in kept for q in p.parts):
+        kept.update(dict.fromkeys(p.parts if isinstance(p, kind) else [p]))
+    if other() in kept:  # no part of the other kind: false in a conjunction, true in a disjunction
+        return other()
+    for p in list(kept):
+        if isinstance(p, other) and any(q in kept for q in p.parts):
             del kept[p]
-    return next(iter(kept)) if len(kept) == 1 else Some(tuple(kept))
+    return next(iter(kept)) if len(kept) == 1 else kind(tuple(kept))
 
 
 def opposite(p: Predicate) -> Predicate:

@@ -12,24 +12,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
-from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from ..ir.cascade import EinsumOp, KernelOp, YieldOp
+from .pass_classes import KernelPass
+from .replace_einsum import replace_einsum
 
 
 @dataclass(frozen=True)
-class InlineMaps(ModulePass):
+class InlineMaps(KernelPass):
     """`inline-maps` on every kernel of a module."""
 
     name = "inline-maps"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            inline_maps(kernel)
+    def on_kernel(self, kernel: KernelOp) -> None:
+        inline_maps(kernel)
 
 
 def inline_maps(kernel: KernelOp) -> None:
@@ -61,12 +59,5 @@ def _inline(inner: EinsumOp, outer: EinsumOp, index: int) -> None:
     old = block.args[index]
     old.replace_all_uses_with(mapping.get(inner.yields[0], inner.yields[0]))
     block.erase_arg(old)
-    outs = [
-        (c, m, r.type.element_type)  # pyright: ignore
-        for c, m, r in zip(outer.combiner_names, outer.out_maps.data, outer.results, strict=True)
-    ]
-    new = EinsumOp(outer.ranks, inputs, outs, body, dict(outer.attributes))
-    for a, b in zip(outer.results, new.results, strict=True):
-        b.name_hint = a.name_hint
-    Rewriter.replace_op(outer, new)
+    replace_einsum(outer, inputs, body)
     Rewriter.erase_op(inner)

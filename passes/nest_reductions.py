@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, StringAttr
 from xdsl.ir import Block, Operation, Region, SSAValue
-from xdsl.passes import ModulePass
 
 from ..ir.attributes import AccessMap, RankSpace, compute_type
 from ..ir.cascade import EinsumOp, ProgramOp, YieldOp
 from .contraction import argument_ranks, product_factors, scalar_ranks, split
+from .pass_classes import ProgramPass
 
 FOLDS = ("sum", "prod", "max", "min", "any", "all")
 
@@ -43,14 +42,13 @@ class Nested:
 
 
 @dataclass(frozen=True)
-class NestReductions(ModulePass):
+class NestReductions(ProgramPass):
     """`nest-reductions` on every program of a module; nothing is put back."""
 
     name = "nest-reductions"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            nest_reductions(program.body.block)
+    def on_program(self, program: ProgramOp) -> None:
+        nest_reductions(program.body.block)
 
 
 def nest_reductions(block: Block) -> list[Nested]:

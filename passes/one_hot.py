@@ -17,16 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
-from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, i1
+from xdsl.dialects.builtin import i1
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
-from xdsl.passes import ModulePass
 
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, ProgramOp, YieldOp
 from .canonicalise import erase_dead
 from .outline import label
+from .pass_classes import ProgramPass
 from .reassociate import Rewrite
 
 LARGEST = 256  # scalar operations in a map with all that it reads through maps
@@ -36,14 +35,13 @@ CERTIFICATE = "zero but at one place of a rank; there, what the extreme was take
 
 
 @dataclass(frozen=True)
-class OneHot(ModulePass):
+class OneHot(ProgramPass):
     """Rewrite every program of a module."""
 
     name = "one-hot"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            one_hot(program)
+    def on_program(self, program: ProgramOp) -> None:
+        one_hot(program)
 
 
 @dataclass(frozen=True)

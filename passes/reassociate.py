@@ -21,10 +21,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import sympy
-from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, Float16Type, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, Float16Type, StringAttr
 from xdsl.ir import Operation, SSAValue
-from xdsl.passes import ModulePass
 
 from ..ir import symbols
 from ..ir.attributes import element_bits
@@ -32,6 +30,7 @@ from ..ir.cascade import EinsumOp, ProgramOp
 from ..ir.target import Target, get_target
 from .census import dot_dtype
 from .order import sort_block
+from .pass_classes import ProgramPass
 from .reassociation.facts import ignores_translation, sums_to_one
 from .reassociation.order import Cost, Prices, Tree, best_order
 from .reassociation.prefix import prefix_form
@@ -59,18 +58,17 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
-class Reassociate(ModulePass):
+class Reassociate(ProgramPass):
     """`reassociate`, priced for a target; the certificates stand in the program's attribute `reassociated`."""
 
     name = "reassociate"
     target: str = "cpu"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            rewrites = reassociate_program(program, get_target(self.target))
-            if rewrites:
-                texts = [StringAttr(f"{r.name}: {r.certificate}") for r in rewrites]
-                program.attributes["reassociated"] = ArrayAttr(texts)
+    def on_program(self, program: ProgramOp) -> None:
+        rewrites = reassociate_program(program, get_target(self.target))
+        if rewrites:
+            texts = [StringAttr(f"{r.name}: {r.certificate}") for r in rewrites]
+            program.attributes["reassociated"] = ArrayAttr(texts)
 
 
 def reassociate_program(

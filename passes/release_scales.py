@@ -15,28 +15,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xdsl.context import Context
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, ModuleOp, StringAttr
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
 from xdsl.ir import Block, BlockArgument, Operation, Region
-from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar
 from ..ir.attributes import RankSpace
 from ..ir.cascade import MAP, EinsumOp, KernelOp, YieldOp
 from .contraction import contractions
+from .pass_classes import KernelPass
 
 
 @dataclass(frozen=True)
-class ReleaseScales(ModulePass):
+class ReleaseScales(KernelPass):
     """`release-scales` on every kernel of a module."""
 
     name = "release-scales"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            stream = kernel.attributes.get("stream")
-            release_scales(kernel, stream.data if isinstance(stream, StringAttr) else "")
+    def on_kernel(self, kernel: KernelOp) -> None:
+        release_scales(kernel, kernel.streamed)
 
 
 def release_scales(kernel: KernelOp, stream: str) -> None:

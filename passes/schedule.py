@@ -28,7 +28,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
-from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import SSAValue
 
 from ..ir import symbols, tile
@@ -132,11 +131,10 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
 
     On a CPU not fewer: the workers take programs only where there are two for each.
     """
-    stream = kernel.attributes.get("stream")
     us, programs = whole.filled
-    if us + target.launch_us > SPLIT_GAIN * whole.us or not isinstance(stream, StringAttr):
+    if us + target.launch_us > SPLIT_GAIN * whole.us or not kernel.streamed:
         return []
-    rank = next((r for r in whole.walk.table.data if r.role == "loop" and r.name == stream.data), None)
+    rank = next((r for r in whole.walk.table.data if r.role == "loop" and r.name == kernel.streamed), None)
     if rank is None:
         return []
     extent = symbols.evaluate(rank.extent, dict.fromkeys(symbols.names(rank.extent), LARGE) | dict(sizes or {}))
@@ -163,10 +161,9 @@ def _schedule_parts(
     count: int,
 ) -> Scheduled | Refused:
     """The cheapest schedule with the streamed rank cut into `count` parts."""
-    stream = kernel.attributes.get("stream")
-    if not isinstance(stream, StringAttr) or not stream.data:
+    if not kernel.streamed:
         return Refused("no rank is streamed")
-    split = split_kernel(kernel, stream.data, count)
+    split = split_kernel(kernel, kernel.streamed, count)
     if isinstance(split, Refused):
         return split
     parts = Parts(split.rank, split.part, f"SPLIT_{split.rank.upper()}")
@@ -371,8 +368,7 @@ class _Shape:
                 self.reduced |= set(op.reduced)
             elif isinstance(op, OnlineOp):
                 self.reduced.add(op.over.data)
-        stream = kernel.attributes.get("stream")
-        self.stream = stream.data if isinstance(stream, StringAttr) else None
+        self.stream = kernel.streamed
         self.cpu = target.kind == "cpu"
         self.whole_limit = 1024 if self.cpu else 256
 
@@ -434,7 +430,7 @@ class _Shape:
         """Which output ranks get tiles: the largest on each side of the contractions; without any, the innermost."""
         candidates = [r for r in self.out if r not in self.reduced and not self._batch(r)]
         if not self.dots:
-            streams = bool(self.reduced) and self.stream is not None  # else what is reduced is held whole: a merge
+            streams = bool(self.reduced and self.stream)  # else what is reduced is held whole: a merge
             return set(candidates[-1:]) if streams else set(candidates[-2:])
         tiled: set[str] = set()
         for d in self.dots:

@@ -336,11 +336,8 @@ class SplitReduction(ModulePass):
     parts: int = 4
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
-            stream = kernel.attributes.get("stream")
-            if not isinstance(stream, StringAttr):
-                continue
-            halves = split_kernel(kernel, stream.data, self.parts)
+        for kernel in [k for k in op.walk() if isinstance(k, KernelOp) and k.streamed]:
+            halves = split_kernel(kernel, kernel.streamed, self.parts)
             if isinstance(halves, Refused):
                 kernel.attributes["unsplit"] = StringAttr(halves.reason)
                 continue

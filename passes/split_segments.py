@@ -18,10 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy
-from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, StringAttr
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
-from xdsl.passes import ModulePass
 
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_float
@@ -29,6 +27,7 @@ from ..ir.cascade import EinsumOp, IndexOp, ProgramOp, YieldOp
 from .bounds import interval
 from .canonicalise import erase_dead, simplify_region
 from .outline import label
+from .pass_classes import ProgramPass
 
 FEW = 4  # elements in short segments, all together
 ZERO, ONE = sympy.Integer(0), sympy.Integer(1)
@@ -45,14 +44,13 @@ COMBINE = {
 
 
 @dataclass(frozen=True)
-class SplitSegments(ModulePass):
+class SplitSegments(ProgramPass):
     """Split the ranks of every program of a module."""
 
     name = "split-segments"
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for program in [p for p in op.walk() if isinstance(p, ProgramOp)]:
-            split_segments(program)
+    def on_program(self, program: ProgramOp) -> None:
+        split_segments(program)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ class EinsumOp(Structured):
         assert isinstance(last, YieldOp)
         return tuple(last.values)
 
+    @property
+    def results_spec(self) -> list[tuple[str, AccessMap, Attribute]]:
+        """(combiner, output map, element type) of each result, as the constructor takes them."""
+        types = [r.type.element_type for r in self.results]  # pyright: ignore
+        return list(zip(self.combiner_names, self.out_maps.data, types, strict=True))
+
     def print(self, printer: Printer) -> None:
         self.print_space(printer)
         print_tail(self, printer, [("", self.body)])

@@ -148,6 +148,12 @@ class KernelOp(_Function):
         assert isinstance(last, ReturnOp)
         return tuple(last.values)
 
+    @property
+    def streamed(self) -> str:
+        """The rank that the kernel streams, or ""."""
+        stream = self.attributes.get("stream")
+        return stream.data if isinstance(stream, StringAttr) else ""
+
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
         printer.print_symbol_name(self.sym_name.data)

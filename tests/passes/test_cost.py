@@ -71,7 +71,7 @@ def kernels_of(name: str, target: str = "sm_90") -> list[KernelOp]:
     canonicalise_program(program)
     kernels = fuse_program(program, get_target(target), {}, always=True).kernels
     for kernel in kernels:
-        repair_kernel(kernel, kernel.attributes["stream"].data, get_target(target))  # type: ignore
+        repair_kernel(kernel, kernel.streamed, get_target(target))
     return kernels
 
 

@@ -93,7 +93,7 @@ def test_results_can_be_stored_in_another_order():
     program = program_of(case.fn, case.tensors)
     expected = run_program(program, case.tensors)[0]
     (kernel,) = fuse_program(program, get_target("cpu"), {}, always=True).kernels
-    repair_kernel(kernel, kernel.attributes["stream"].data, get_target("cpu"))  # type: ignore
+    repair_kernel(kernel, kernel.streamed, get_target("cpu"))
     inputs, _ = layouts(kernel)
     (value,) = kernel.returned
     ranks = value.owner.out_ranks(0)[::-1]  # type: ignore

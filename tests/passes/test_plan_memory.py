@@ -96,7 +96,7 @@ def kernel_of(fn, *shapes: tuple[int, ...], target: str = "cpu") -> tile.KernelO
     program = program_of(fn, [torch.empty(s, device="meta") for s in shapes])
     canonicalise_program(program)
     (kernel,) = fuse_program(program, get_target(target), always=True).kernels
-    repair_kernel(kernel, kernel.attributes["stream"].data, get_target(target))  # type: ignore
+    repair_kernel(kernel, kernel.streamed, get_target(target))
     scheduled = schedule_kernel(kernel, get_target(target), *layouts(kernel), {})
     assert isinstance(scheduled, Scheduled)
     return scheduled.kernel

@@ -27,7 +27,7 @@ def compiled(fn, shapes, target: str, dtype=torch.float16) -> tuple[list[Schedul
     canonicalise_program(program)
     found = []
     for kernel in fuse_program(program, machine, {}).kernels:
-        repair_kernel(kernel, kernel.attributes["stream"].data, machine)  # type: ignore
+        repair_kernel(kernel, kernel.streamed, machine)
         scheduled = schedule_kernel(kernel, machine, *layouts(kernel), {})
         assert isinstance(scheduled, Scheduled)
         found.append(scheduled)
