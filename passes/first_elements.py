@@ -45,7 +45,9 @@ class FirstElements:
             space = RankSpace(
                 tuple((self.name, self.extent) if n == self.rank else (n, e) for n, e in owner.extents.items())
             )
-            outs = [(combiner, out.substitute(self.replacement), element) for combiner, out, element in owner.results_spec]
+            outs = [
+                (combiner, out.substitute(self.replacement), element) for combiner, out, element in owner.results_spec
+            ]
             copy = EinsumOp(space, inputs, outs, body)
             self.new.append(copy)
             for old, made in zip(owner.results, copy.results, strict=True):

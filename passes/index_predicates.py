@@ -57,7 +57,9 @@ def some(*parts: Predicate) -> Predicate:
     return _flattened(Some, Every, parts)
 
 
-def _flattened(kind: type[Every] | type[Some], other: type[Every] | type[Some], parts: tuple[Predicate, ...]) -> Predicate:
+def _flattened(
+    kind: type[Every] | type[Some], other: type[Every] | type[Some], parts: tuple[Predicate, ...]
+) -> Predicate:
     kept: dict[Predicate, None] = {}
     for p in parts:
         kept.update(dict.fromkeys(p.parts if isinstance(p, kind) else [p]))

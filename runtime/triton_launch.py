@@ -38,6 +38,7 @@ class Launcher:
         constants = self.constants | {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
         device = tensors[0].device
         if is_interpreted(self.kernel):
+            self._interpretable(tensors)
             self.kernel[(programs,)](*tensors, *sizes, **constants)
         elif device.type == "cpu":
             raise InvalidArgument(
@@ -48,6 +49,14 @@ class Launcher:
         else:
             with torch.accelerator.device_index(device.index):
                 self.kernel[(programs,)](*tensors, *sizes, **constants)
+
+    def _interpretable(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Triton's interpreter keeps bfloat16 as bits, and multiplies the bits (triton-lang/triton, issue 11584)."""
+        if "tl.dot(" in self.artifact.source and any(t.dtype == torch.bfloat16 for t in tensors):
+            raise InvalidArgument(
+                f"kernel {self.artifact.name} has products of bfloat16, which Triton's interpreter computes wrongly",
+                next_step="try it with float16 or float32 tensors, or run it on a GPU without TRITON_INTERPRET",
+            )
 
 
 def lanes(extent: int) -> int:

@@ -47,6 +47,8 @@ def derive_anchored(
     raw = derive(reduction, in_flight, leaves)
     if isinstance(raw, Refused) or raw.form != "moments" or reduction.combiner not in ("sum", "prod"):
         return raw
+    if _has_counted_power(raw):
+        return replace(raw, cancels=True)
     context = Context(leaves, in_flight & reduction.expr.free_symbols)
     names = {str(s) for s in reduction.expr.free_symbols}
     shifted: dict[Expr, tuple[Symbol, Symbol]] = {}
@@ -88,3 +90,10 @@ def derive_anchored(
     return replace(
         form, accumulators=accumulators, anchors=anchors, certificate=f"{text}; = {form.readout} with {folds}"
     )
+
+
+def _has_counted_power(form: OnlineForm) -> bool:
+    """Whether the readout has a power of something other than a sign by an accumulator: Π h x = hⁿ Π x."""
+    counts = {a.symbol for a in form.accumulators if a.combiner == "sum"}
+    powers = form.readout.atoms(sp.Pow)
+    return any(p.exp.free_symbols & counts and not isinstance(p.base, sp.sign) for p in powers)

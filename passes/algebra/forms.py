@@ -76,7 +76,8 @@ class OnlineForm:
     certificate: the identity that was used, in one line.
     anchors: further constants of the row that ψ and the readout name, each with an expression over leaves whose value
     at any one element of the row is a good choice (see `anchored`); every finite value is exact.
-    cancels: moments that subtract large numbers from large ones, for which no anchor was found.
+    cancels: moments that subtract large numbers from large ones, for which no anchor was found, or that multiply by a
+    moving value to the power of how many elements there are, which overflows where the product does not.
     """
 
     reduction: Symbol

@@ -20,6 +20,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -136,12 +137,17 @@ class Separator:
             return self.split(ex.REWRITES[e.func](*e.args))
         raise self._stop(e)
 
-    def _scalar(self, e: Expr) -> Term:
-        """d-only: exponentials are kept apart."""
+    def _scalar(self, e: Expr, beside: Sequence[Expr] = ()) -> Term:
+        """d-only: exponentials are kept apart.
+
+        Not so a power of a base of its own, which nothing `beside` it has to be measured from: as part of an exponent,
+        z log b would be rounded.
+        """
         shift, rest = [], []
         for f in Mul.make_args(e):
             z = exponent(f, self.context)
-            (rest if z is None else shift).append(f if z is None else z)
+            own = f.is_Pow and not any(p.base == f.base for b in beside for p in b.atoms(Pow))
+            (rest if z is None or own else shift).append(f if z is None or own else z)
         return Term(phi=Mul(*rest), shift=Add(*shift))
 
     def _leaf(self, e: Expr) -> Term:
@@ -170,7 +176,7 @@ class Separator:
 
     def _mul(self, e: Expr) -> list[Term]:
         scalars, leaves, mixed = self._parts(e)
-        start = self._scalar(Mul(*scalars))
+        start = self._scalar(Mul(*scalars), [*leaves, *mixed])
         if leaves:
             start = start * self._leaf(Mul(*leaves))
         terms = [start]

@@ -202,6 +202,10 @@ def _magnitude(form: OnlineForm, combiner: str, values: np.ndarray, env: dict, e
     scale = 1 + np.sum(np.abs(values), axis=-1) + np.where(np.isfinite(read), read, 0)
     if combiner == "prod":
         scale = scale + np.abs(fold("prod", values, extent))
+    for power in form.readout.atoms(sp.Pow):  # of a moving value, by how many elements there are: not used in kernels
+        scale = np.where(
+            np.isfinite(np.broadcast_to(evaluate(power, folded), (*scale.shape, 1))[..., 0]), scale, np.nan
+        )
     largest = np.max([np.max(np.abs(values), axis=-1), *parts], axis=0)
     return np.where(largest > 1e8, np.nan, scale)  # overflow: an accumulator may be larger than the value it makes up
 
