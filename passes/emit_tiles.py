@@ -517,6 +517,10 @@ class _Emitter:
                 **{args[n]: (lambda g=g: state[g]) for n, g in enumerate(gauges)},
                 **{args[len(gauges) + n]: (lambda g=g: finite[g]) for n, g in enumerate(gauges)},
                 **{args[2 * len(gauges) + n]: (lambda r=r: state[r]) for n, r in enumerate(rest)},
+                **{
+                    args[len(gauges) + len(op.results) + n]: base.make[op.step.block.args[i]]
+                    for n, i in enumerate(op.row_inputs)
+                },
             },
             {},
             {},

@@ -25,8 +25,9 @@ class OnlineOp(Structured):
     State: one accumulator per result, combined by that result's combiner.  Results listed in `gauges` are *gauges*:
     their running value is what the other accumulators are expressed in.  `step` takes the input elements, then the
     gauges, and yields one contribution per result (a gauge's own contribution must not depend on gauges).  `transport`
-    takes the old gauges, the new gauges, then the accumulators that are not gauges, and yields those accumulators
-    re-expressed.  Only the streamed rank is reduced: a contribution depends on no rank but that and its result's own.
+    takes the old gauges, the new gauges, the accumulators that are not gauges, then the inputs that do not carry the
+    streamed rank (`row_inputs`: a temperature), and yields those accumulators re-expressed.  Only the streamed rank is
+    reduced: a contribution depends on no rank but that and its result's own.
 
     Folding a chunk into the state: combine the gauges; transport the other accumulators from the old gauges to the new
     ones; add the contributions taken at the new gauges.  Two states merge in the same way, each transported to the
@@ -72,6 +73,11 @@ class OnlineOp(Structured):
     def gauge_indices(self) -> tuple[int, ...]:
         return tuple(g.data for g in self.gauges.data)
 
+    @property
+    def row_inputs(self) -> tuple[int, ...]:
+        """Which inputs do not carry the streamed rank, so that a transport may read them."""
+        return tuple(n for n, a in enumerate(self.accesses.data) if self.over.data not in a.ranks)
+
     def print(self, printer: Printer) -> None:
         self.print_space(printer)
         gauges = ", ".join(map(str, self.gauge_indices))
@@ -111,4 +117,5 @@ class OnlineOp(Structured):
         at = [types[g] for g in gauges]
         rest = [t for n, t in enumerate(types) if n not in gauges]
         verify_scalar_region(self.step, elements + at, types, "the step region")
-        verify_scalar_region(self.transport, at + at + rest, rest, "the transport region")
+        row = [elements[n] for n in self.row_inputs]
+        verify_scalar_region(self.transport, [*at, *at, *rest, *row], rest, "the transport region")

@@ -179,10 +179,10 @@ class ProgramRun:
         while len(states) > 1:
             first, second, *rest = states
             if self.merge == "sequential":
-                states = [self.join(op, first, second, space), *rest]
+                states = [self.join(op, operands, first, second, space), *rest]
             else:
                 pairs = [states[n : n + 2] for n in range(0, len(states), 2)]
-                states = [self.join(op, p[0], p[1], space) if len(p) == 2 else p[0] for p in pairs]
+                states = [self.join(op, operands, p[0], p[1], space) if len(p) == 2 else p[0] for p in pairs]
         return states[0]
 
     def pieces(self, whole: range) -> list[range]:
@@ -212,29 +212,34 @@ class ProgramRun:
         new = list(state)
         for g in gauges:
             new[g] = combine_values(op.combiner_names[g], state[g], contribution(g, {}))
-        moved = self.transport(op, state, new, piece)
+        moved = self.transport(op, operands, state, new, piece)
         at: dict[SSAValue, Named] = dict(zip(block.args[count:], self.guarded(op, new), strict=True))
         for n in range(len(state)):
             if n not in gauges:
                 new[n] = combine_values(op.combiner_names[n], moved[n], contribution(n, at))
         return new
 
-    def join(self, op: cascade.OnlineOp, a: list[Tensor], b: list[Tensor], space: Space) -> list[Tensor]:
+    def join(
+        self, op: cascade.OnlineOp, operands: Sequence[Tensor], a: list[Tensor], b: list[Tensor], space: Space
+    ) -> list[Tensor]:
         """Two partial states as one: each transported to the combined gauge, then combined."""
         combined = [combine_values(c, x, y) for c, x, y in zip(op.combiner_names, a, b, strict=True)]
-        a, b = self.transport(op, a, combined, space), self.transport(op, b, combined, space)
+        a, b = (self.transport(op, operands, part, combined, space) for part in (a, b))
         return [
             combined[n] if n in op.gauge_indices else combine_values(op.combiner_names[n], a[n], b[n])
             for n in range(len(a))
         ]
 
-    def transport(self, op: cascade.OnlineOp, state: list[Tensor], new: list[Tensor], space: Space) -> list[Tensor]:
+    def transport(
+        self, op: cascade.OnlineOp, operands: Sequence[Tensor], state: list[Tensor], new: list[Tensor], space: Space
+    ) -> list[Tensor]:
         """The accumulators of `state`, re-expressed in the gauges of `new`."""
         block = op.transport.block
         rest = [n for n in range(len(state)) if n not in op.gauge_indices]
         old = [Named(state[g], op.out_ranks(g)) for g in op.gauge_indices]
         accumulators = [Named(state[n], op.out_ranks(n)) for n in rest]
-        bound = [*old, *self.guarded(op, new), *accumulators]
+        elements = self.elements(op, operands, space) if op.row_inputs else []
+        bound = [*old, *self.guarded(op, new), *accumulators, *(elements[n] for n in op.row_inputs)]
         known: dict[SSAValue, Named] = dict(zip(block.args, bound, strict=True))
         yields = cast(cascade.YieldOp, block.last_op).values
         values = evaluate_region(block, known, yields, symbol_values({}, self.sizes))

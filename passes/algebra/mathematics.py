@@ -23,6 +23,7 @@ from sympy import Expr, Symbol
 from sympy.printing.str import StrPrinter
 
 from .forms import Accumulator, OnlineForm, Reduction, moved_to
+from .transport import grows, transport_exponent
 
 _SIGN = {"sum": "Σ", "prod": "Π"}
 _BOTH = {"sum": "added", "prod": "multiplied", "max": "max of both", "min": "min of both"}
@@ -117,7 +118,7 @@ def _pass(
     moving = [a for a in held if a.gauge is not None]
     for a in moving:
         new = {g: Symbol(f"{g}'", real=True) for g in a.gauge.free_symbols & names}
-        factor = sp.exp(a.gauge.xreplace(new) - a.gauge)
+        factor = sp.exp(transport_exponent(a.gauge, new))
         text = f"{a.symbol}*{formula(factor)}"
         if a.moves is not None:
             names = {g for g in a.moves.free_symbols if moved_to(g) in a.moves.free_symbols}
@@ -134,6 +135,8 @@ def _pass(
     if gauges:
         names = ", ".join(map(str, gauges))
         rows.append(f"  {'guard':8} {names} infinite: a finite stand-in in differences, for nothing was folded yet")
+        if any(grows(a.gauge, g, _combiner(g, held)) for a in moving for g in gauges):
+            rows.append(f"  {'':8} a factor of unknown sign: nothing is moved before something was folded")
     return rows
 
 
