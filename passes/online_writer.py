@@ -16,7 +16,7 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
-from .algebra.expressions import eq, lt, select
+from .algebra.expressions import Place, eq, lt, select
 from .algebra.forms import Accumulator, Cascade, OnlineForm, as_written, moved_to
 from .algebra.levels import Levels
 from .algebra.mathematics import derivation
@@ -302,7 +302,7 @@ class OnlineWriter:
         )
         gauge_ops = [self.ops[n] for n in running]
         leaves: dict[sp.Symbol, tuple[SSAValue, AccessMap]] = {}
-        gauge_psi = {n: self.algebra.scalar(self.ops[n].yields[self.result[n].index]) for n in running}  # pyright: ignore
+        gauge_psi = {n: self._followed(n) for n in running}
         for n, psi in gauge_psi.items():
             if moving := sorted(str(m) for m in psi.free_symbols & names):
                 raise Inexpressible(
@@ -374,6 +374,15 @@ class OnlineWriter:
             self.result[n] = result
         for (_, a), result in zip(gauged, online.results[count_:], strict=True):
             folded[a.symbol] = result
+
+    def _followed(self, name: sp.Symbol) -> sp.Expr:
+        """What a running value is the extreme of: what its form folds, where that gives the same place."""
+        form = self.forms.get(name)
+        if isinstance(name, Place) and form is not None and form.J == 1:
+            (a,) = form.accumulators
+            if form.readout == a.symbol and a.combiner == self.ops[name].combiner_names[0] and a.gauge is None:
+                return a.psi
+        return self.algebra.scalar(self.ops[name].yields[self.result[name].index])  # pyright: ignore
 
     def _read_out(self, forms, folded: dict[sp.Symbol, SSAValue], after: Operation) -> None:
         """Replace each reduction's result by its readout, a map over the folded values."""

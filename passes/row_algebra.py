@@ -17,7 +17,7 @@ import sympy as sp
 from xdsl.dialects.builtin import i1
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
-from ..ir import scalar
+from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, KernelOp
 from .algebra import expressions as ex
@@ -62,7 +62,7 @@ _SYMPY = {
     "irem": ex.irem,
     "imaximum": sp.Max,
     "iminimum": sp.Min,
-    "ilt": ex.lt,
+    "ilt": lambda a, b: sp.S.Zero if a.is_nonnegative and b == 0 else ex.lt(a, b),
     "ile": ex.le,
     "igt": ex.gt,
     "ige": ex.ge,
@@ -202,7 +202,10 @@ class RowAlgebra:
             name, k = hint, 1
             while name in taken:
                 name, k = f"{hint}_{k}", k + 1
-            self.name_of[result] = _symbol(name, self._sign_of(result))
+            place = op.combiner_names[n] in ("argmax", "argmin")
+            self.name_of[result] = (
+                ex.Place(name, integer=True, nonnegative=True) if place else _named(name, self._sign_of(result))
+            )
         return self.name_of[result]
 
     def _sign(self, value: SSAValue) -> int:
@@ -316,7 +319,9 @@ class RowAlgebra:
             prefix = "x" if carries else "c"
             is_real = is_float(getattr(value.type, "element_type", value.type))
             sign = (self._sign(value) if leaf.access is None else self._sign_of(value)) if is_real else UNKNOWN
-            symbol = _symbol(f"{prefix}{len(self._symbols)}", sign)
+            name = f"{prefix}{len(self._symbols)}"
+            at = isinstance(value.owner, IndexOp) and value.owner.expr == symbols.symbol(self.rank)
+            symbol = ex.Position(name, integer=True, nonnegative=True) if at else _named(name, sign)
             self._symbols[key] = symbol
             self.meaning[symbol] = leaf
             if carries:
@@ -324,7 +329,7 @@ class RowAlgebra:
         return self._symbols[key]
 
 
-def _symbol(name: str, sign: int) -> sp.Symbol:
+def _named(name: str, sign: int) -> sp.Symbol:
     if sign == UNKNOWN:
         return sp.Symbol(name, real=True)
     return sp.Symbol(name, positive=True) if sign == POSITIVE else sp.Symbol(name, real=True, nonnegative=True)

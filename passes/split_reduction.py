@@ -67,7 +67,7 @@ class _Fold:
     def element(self) -> Attribute:
         """The type in which it is kept between the kernels."""
         if self.key:
-            return self.op.yields[self.n].type  # pyright: ignore
+            return self.op.yields[self.n].type
         return compute_type(self.value.type.element_type)  # pyright: ignore
 
     @property
@@ -136,9 +136,9 @@ def _moved_by(op: EinsumOp | OnlineOp) -> list[SSAValue]:
     return [op.inputs[i] for n, i in enumerate(op.row_inputs) if op.transport.block.args[first + n].first_use]
 
 
-def _key_of(op: EinsumOp, n: int) -> EinsumOp:
+def _key_of(op: EinsumOp | OnlineOp, n: int) -> EinsumOp:
     """The extreme whose index result `n` of an operation is."""
-    body = op.body.clone()
+    body = (op.body if isinstance(op, EinsumOp) else op.step).clone()
     last = body.block.last_op
     assert isinstance(last, YieldOp)
     value = last.values[n]
@@ -146,7 +146,17 @@ def _key_of(op: EinsumOp, n: int) -> EinsumOp:
     Rewriter.erase_op(last)
     body.block.add_op(YieldOp(value))
     out = (_OF_TRUTH[combiner] if value.type == i1 else combiner, op.out_maps.data[n], value.type)
-    return EinsumOp(op.ranks, op.operand_accesses, [out], body)
+    if isinstance(op, EinsumOp):
+        return EinsumOp(op.ranks, op.operand_accesses, [out], body)
+    _erase_dead(body.block)  # what other results read, gauges among it
+    inputs = op.operand_accesses
+    for arg in reversed(body.block.args):
+        if not arg.first_use:
+            inputs = [pair for m, pair in enumerate(inputs) if m != arg.index]
+            body.block.erase_arg(arg)
+    ranks = {op.over.data, *op.out_ranks(n), *(r for _, a in inputs for r in a.ranks)}
+    space = RankSpace(tuple((r, e) for r, e in op.extents.items() if r in ranks))
+    return EinsumOp(space, inputs, [out], body)
 
 
 def _merge(

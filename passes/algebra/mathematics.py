@@ -125,10 +125,17 @@ def _pass(
             renamed = a.moves.xreplace({**same, **{moved_to(g): Symbol(f"{g}'", real=True) for g in names}})
             text = f"{formula(_finite_steps(renamed))}, each times {formula(factor)} first"
         rows += _column("step" if a is moving[0] else "", [(f"{a.symbol}'", text)])
+    carried = [a for a in held if a.gauge is None and a.moves is not None]
+    for a in carried:
+        at = next(s for s in a.psi.free_symbols if moved_to(s) in a.moves.free_symbols)
+        text = f"{a.symbol} where {at}' = {at}, else 0: the winner keeps what it carries"
+        rows += _column("" if moving or a is not carried[0] else "step", [(f"{a.symbol}'", text)])
     merge = [f"{g}' = {_BOTH.get(_combiner(g, held), 'combined')}" for g in gauges]
     if moving:
         merge.append("each side moved to it by the step, then " + _BOTH["sum"])
-    others = sorted({a.combiner for a in held if a.gauge is None and a.symbol not in gauges})
+    if carried:
+        merge.append("what is carried: by the step, then added")
+    others = sorted({a.combiner for a in held if a.gauge is None and a.moves is None and a.symbol not in gauges})
     merge += [f"{c}: {_BOTH.get(c, 'the better of both, the earlier on a tie')}" for c in others]
     rows.append(f"  {'merge':8} {'; '.join(merge)}")
     rows += _column("readout", readouts)
