@@ -7,7 +7,8 @@ Before:  m = max_j x;  l = Σ_j exp(x - m);  o = Σ_j exp(x - m) / l · v     wh
 After:   l = Σ_j exp(x);  o = Σ_j exp(x) / l · v
 
 Why legal: a gauge is free (`passes/algebra/gauge.py` has the proof); bounds come from interval analysis of the map that x
-is, and from the norms of the factors of a product (`norm_bounds.py`).  Elements masked by -inf add nothing, with a maximum or without; NaN stays NaN.
+is, and from the norms of the factors of a product (`norm_bounds.py`).  Elements masked by -inf add nothing, with a maximum
+or without; NaN stays NaN.
 Why cheaper: no maximum, and nothing is rescaled when it moves.
 """
 

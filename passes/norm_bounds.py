@@ -2,9 +2,9 @@
 
     s = Σ_d a_d b_d  with  a_d = f x_d, b_d = g y_d     ->  s = u f sqrt(Σ_d x²) g sqrt(Σ_d y²)    for some u within ±1
 
-Whoever normalises rows computes Σ_d x² in the same kernel, and f is made of it: f sqrt(Σ x²) is at most 1 for x / max(|x|, eps),
-and at most sqrt(n) for x rsqrt(mean x² + eps), which is what interval analysis of the expression finds.  It makes no
-difference whether rows are normalised before the product or behind it.
+Whoever normalises rows computes Σ_d x² in the same kernel, and f is made of it: f sqrt(Σ x²) is at most 1 for
+x / max(|x|, eps), and at most sqrt(n) for x rsqrt(mean x² + eps), which is what interval analysis of the expression finds.
+It makes no difference whether rows are normalised before the product or behind it.
 """
 
 # sympy's annotations call every argument a Basic.
@@ -32,13 +32,13 @@ def within_norms(algebra: RowAlgebra, leaf: Leaf) -> tuple[sp.Expr, sp.Symbol] |
     op = leaf.value.owner
     if leaf.access is None or not isinstance(op, EinsumOp) or op.combiner_names != ("sum",):
         return None
-    if leaf.access.bare() != op.out_ranks(0):
+    factors, over = product_factors(op.yields[0]), frozenset(op.reduced)
+    if leaf.access.bare() != op.out_ranks(0) or len(set(factors)) < len(factors):  # a sum of squares is what norms are
         return None
-    over = frozenset(op.reduced)
     u = sp.Dummy("u", real=True)
     product, carrying = u, 0
     try:
-        for factor in product_factors(op.yields[0]):
+        for factor in factors:
             norm, carries = _norm(algebra, algebra.scalar(factor), over)
             if norm is None:
                 return None
