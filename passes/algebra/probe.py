@@ -93,17 +93,15 @@ def agrees(reduction: Reduction, form: OnlineForm, leaves: frozenset[Symbol], in
 
 def _carried(a: Accumulator, env: Mapping[Symbol, np.ndarray]) -> bool:
     """The law of an accumulator that is kept while a place stays, and dropped when an element that is new takes it."""
-    places = [s for s in a.psi.free_symbols if isinstance(s, ex.Place)]
-    for seen in range(1, EXTENT):
-        part = {s: v[..., :seen] if np.shape(v)[-1] == EXTENT else v for s, v in env.items()}
-        for old in range(seen):
-            for new in (old, *range(seen, EXTENT)):
-                at, there = dict.fromkeys(places, float(old)), dict.fromkeys(places, float(new))
-                held = fold(a.combiner, evaluate(a.psi, {**part, **at}), seen)[..., None]
-                moved = {**env, **at, **{moved_to(s): float(new) for s in places}, a.symbol: held}
-                wanted = fold(a.combiner, evaluate(a.psi, {**part, **there}), seen)[..., None]
-                if not _close(wanted, evaluate(a.moves, moved)):
-                    return False
+    places, seen = [s for s in a.psi.free_symbols if isinstance(s, ex.Place)], EXTENT // 2 + 1
+    part = {s: v[..., :seen] if np.shape(v)[-1] == EXTENT else v for s, v in env.items()}
+    for old in range(seen):
+        for new in (old, *range(seen, EXTENT)):
+            at, there = dict.fromkeys(places, float(old)), dict.fromkeys(places, float(new))
+            held, wanted = (fold(a.combiner, evaluate(a.psi, {**part, **i}), seen)[..., None] for i in (at, there))
+            moved = {**env, **at, **{moved_to(s): float(new) for s in places}, a.symbol: held}
+            if not _close(wanted, evaluate(a.moves, moved)):
+                return False
     return True
 
 

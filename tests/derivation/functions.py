@@ -598,12 +598,13 @@ NORMS = (
 ORDER = (
     Row(monotone_max, CPU_HEAD, GPU_HEAD),
     Row(monotone_argmax, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T),
-    Row(likeliest, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T),
+    Row(likeliest, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T, never_pays=IN_CACHE),
     Row(
         sampled_score,
         (*CPU_HEAD, of(1024, 8192)),
         (*head(8192, 64, 32000), of(8192, 32000)),
         scores=lambda h, e, noise: h @ e.T + noise,
+        never_pays=IN_CACHE,
     ),
     Row(lm_head, pooled(4, 256, 64, 8192), pooled(32, 512, 256, 30522)),
     Row(
