@@ -337,8 +337,8 @@ class _Emitter:
             self._loop(streamed[0], op)
         elif isinstance(op, OnlineOp):
             for result, folded in zip(op.results, self._online_step(op, None), strict=True):
-                self.done[result] = folded
-                folded.name_hint = result.name_hint
+                self.done[result] = folded[-1]
+                folded[-1].name_hint = result.name_hint
         else:
             env = self._env(op)
             for n, result in enumerate(op.results):
@@ -416,7 +416,7 @@ class _Emitter:
                     self.scope_of[a] = body
                     a.name_hint = result.name_hint
             if isinstance(op, OnlineOp):
-                yielded.extend(self._online_step(op, [m[0] for m in mine]))
+                yielded.extend(v for held in self._online_step(op, mine) for v in held)
             else:
                 env = self._env(op)
                 for n, held in enumerate(mine):
@@ -479,24 +479,27 @@ class _Emitter:
             self._map("select", [take, n, o], tile.tile_type(o).element_type) for n, o in zip(new, old, strict=True)
         ]
 
-    def _online_step(self, op: OnlineOp, state: Sequence[SSAValue] | None) -> list[SSAValue]:
-        """The state after one more tile; without a state, the result of the one tile that holds the whole rank."""
+    def _online_step(self, op: OnlineOp, state: Sequence[Sequence[SSAValue]] | None) -> list[list[SSAValue]]:
+        """The state after one more tile; without a state, the result of the one tile that holds the whole rank.
+
+        A result is one value; the index of an extreme is two, with the extreme first.
+        """
         rank = op.over.data
         gauges = op.gauge_indices
         count = len(op.inputs)
         base = self._env(op)
         last = op.step.block.last_op
         assert isinstance(last, YieldOp)
-        result: dict[int, SSAValue] = {}
+        result: dict[int, list[SSAValue]] = {}
         for g in gauges:
-            result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), [state[g]] if state else None)[
-                0
-            ]
-        finite = {g: self._finite(op.combiner_names[g], result[g]) for g in gauges}
+            result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), state[g] if state else None)
+        finite = {g: self._finite(op.combiner_names[g], result[g][-1]) for g in gauges}
         make, ranks, storage = dict(base.make), dict(base.ranks), dict(base.storage)
         for g in gauges:
             x = last.values[g]
-            if isinstance(x, BlockArgument):  # the lanes that the extreme must not see vanish from the rest as well
+            if isinstance(x, BlockArgument) and not _is_arg(
+                op.combiner_names[g]
+            ):  # the lanes that the extreme must not see vanish from the rest as well
                 make[x] = lambda x=x, g=g: self._pad(
                     self.scalar(x, base), rank, scalar.identity(op.combiner_names[g], x.type)
                 )
@@ -509,14 +512,18 @@ class _Emitter:
         rest = [n for n in range(len(op.results)) if n not in gauges]
         if state is None:
             for r in rest:
-                result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), None)[0]
+                result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), None)
             return [result[n] for n in range(len(op.results))]
         args = op.transport.block.args
         moved = _Env(
             {
-                **{args[n]: (lambda g=g: state[g]) for n, g in enumerate(gauges)},
+                **{args[n]: (lambda g=g: state[g][-1]) for n, g in enumerate(gauges)},
                 **{args[len(gauges) + n]: (lambda g=g: finite[g]) for n, g in enumerate(gauges)},
-                **{args[2 * len(gauges) + n]: (lambda r=r: state[r]) for n, r in enumerate(rest)},
+                **{args[2 * len(gauges) + n]: (lambda r=r: state[r][0]) for n, r in enumerate(rest)},
+                **{
+                    args[len(gauges) + len(op.results) + n]: base.make[op.step.block.args[i]]
+                    for n, i in enumerate(op.row_inputs)
+                },
             },
             {},
             {},
@@ -525,7 +532,7 @@ class _Emitter:
         assert isinstance(ending, YieldOp)
         for n, r in enumerate(rest):
             transported = self.scalar(ending.values[n], moved)
-            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported])[0]
+            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported])
         return [result[n] for n in range(len(op.results))]
 
     def _finite(self, combiner: str, value: SSAValue) -> SSAValue:

@@ -7,7 +7,8 @@ Before:  m = max_j x;  l = Σ_j exp(x - m);  o = Σ_j exp(x - m) / l · v     wh
 After:   l = Σ_j exp(x);  o = Σ_j exp(x) / l · v
 
 Why legal: a gauge is free (`passes/algebra/gauge.py` has the proof); bounds come from interval analysis of the map that x
-is.  Elements masked by -inf add nothing, with a maximum or without; NaN stays NaN.
+is, and from the norms of the factors of a product (`norm_bounds.py`).  Elements masked by -inf add nothing, with a maximum
+or without; NaN stays NaN.
 Why cheaper: no maximum, and nothing is rescaled when it moves.
 """
 
@@ -31,6 +32,7 @@ from .algebra.gauge import FreeGauge, free_gauge
 from .algebra.intervals import Interval, bounds
 from .algebra.levels import Levels
 from .canonicalise import erase_dead, simplify_region
+from .norm_bounds import ROUNDED, within_norms
 from .replace_einsum import replace_einsum
 from .row_algebra import Leaf, RowAlgebra, Unreachable
 
@@ -114,9 +116,9 @@ class _Leaves:
     def __init__(self, algebra: RowAlgebra):
         self.inner = RowAlgebra(algebra.kernel, algebra.rank, opaque=False)
         self.renamed: dict[sp.Symbol, sp.Symbol] = {}  # both algebras count their symbols from 0
+        self.known: dict[sp.Symbol, Interval] = {}
         self.made_of = {s: e for s, leaf in algebra.meaning.items() if (e := self._expression(leaf)) is not None}
         meaning = {**algebra.meaning, **self.inner.meaning}
-        self.known: dict[sp.Symbol, Interval] = {}
         for s, leaf in meaning.items():
             if _is_number(leaf):
                 number = abs(float(scalar.constant_value(leaf.value.owner)))  # pyright: ignore
@@ -130,6 +132,12 @@ class _Leaves:
             e = inner.scalar(leaf.value) if leaf.access is None else inner.tensor(leaf.value, leaf.access)
         except Unreachable:
             return None
+        for s in sorted(e.free_symbols & set(inner.meaning), key=lambda s: s.name):
+            if (found := within_norms(inner, inner.meaning[s])) is not None:
+                product, u = found
+                e = e.xreplace({s: product})
+                self.known[u] = ROUNDED
+                self.renamed[u] = u
         for s in e.free_symbols - set(self.renamed):
             constant = s in inner.meaning and _is_number(inner.meaning[s])
             self.renamed[s] = s if constant else sp.Dummy(s.name, **s.assumptions0)

@@ -47,9 +47,10 @@ def free_extremes(kernel: KernelOp, rank: str) -> None:
         algebra = RowAlgebra(kernel, rank)
         cascade, ops = algebra.cascade()
         names = {r.name for r in cascade.reductions}
+        read = {s for v, s in algebra.name_of.items() if v.first_use}  # one of two results may be free already
         for r in cascade.reductions:
             moving = frozenset(r.expr.free_symbols & names)
-            if r.combiner not in ORDER or not moving or not is_float(ops[r.name].yields[0].type):
+            if r.combiner not in ORDER or r.name not in read or not moving or not is_float(ops[r.name].yields[0].type):
                 continue
             form = derive(r, moving, cascade.leaves)
             if not form or any(a.gauge is not None or a.psi.free_symbols & names for a in form.accumulators):

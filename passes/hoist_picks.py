@@ -23,9 +23,10 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, KernelOp, YieldOp
+from .algebra.expressions import Place
 from .canonicalise import erase_dead, share_equal
 from .order import sort_block
-from .row_algebra import RowAlgebra
+from .row_algebra import RowAlgebra, Unreachable
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,20 @@ def hoist_picks(kernel: KernelOp, rank: str) -> list[str]:
             continue
         assert isinstance(op, EinsumOp)
         algebra = RowAlgebra(kernel, rank)
-        if algebra.depends(pick.hit) or not algebra.depends(pick.value):
+        name = op.results[0].name_hint or "sum"
+        if (extreme := _extreme_at(pick, op, algebra)) is not None:
+            Rewriter.insert_op(extreme, InsertPoint.before(op))
+            op.results[0].replace_all_uses_with(extreme.results[0])
+            certificates.append(
+                f"{name}: what is the largest or the smallest, at the place where it is that, is the extreme"
+            )
+            continue
+        if not algebra.depends(pick.value):
             continue
         try:
             new = _hoisted(op, pick, rank, algebra)
         except _Stays:
             continue
-        name = op.results[0].name_hint or "sum"
         Rewriter.insert_op(new, InsertPoint.before(op))
         op.results[0].replace_all_uses_with(new[-1].results[0])
         certificates.append(f"{name}: Σ_{rank} [{rank} = t] g(x, d) = [0 <= t < n] g(Σ_{rank} [{rank} = t] x, d)")
@@ -84,6 +92,35 @@ def _pick(op: Operation, rank: str) -> _Pick | None:
         if isinstance(index, IndexOp) and index.expr == symbols.symbol(rank) and not _carries(at, rank):
             return _Pick(hit, at, value)
     return None
+
+
+def _extreme_at(pick: _Pick, op: EinsumOp, algebra: RowAlgebra) -> EinsumOp | None:
+    """The extreme itself, when what is picked is that of which the index is the place of the extreme."""
+    if not algebra.depends(pick.at):
+        return None
+    try:
+        place = algebra.scalar(pick.at)
+        found = next((v for v, s in algebra.name_of.items() if s == place), None)
+        if not isinstance(place, Place) or found is None:
+            return None
+        ordered = found.owner
+        assert isinstance(ordered, EinsumOp)
+        value = ordered.yields[found.index]  # pyright: ignore
+        if ordered.out_ranks(0) != op.out_ranks(0) or algebra.scalar(value) != algebra.scalar(pick.value):
+            return None
+    except Unreachable:
+        return None
+    combiner = ordered.combiner_names[found.index].removeprefix("arg")  # pyright: ignore
+    body = ordered.body.clone()
+    last = body.block.last_op
+    assert isinstance(last, YieldOp)
+    chosen = last.values[found.index]  # pyright: ignore
+    Rewriter.erase_op(last)
+    body.block.add_op(YieldOp(chosen))
+    out = (combiner, op.out_maps.data[0], op.results[0].type.element_type)  # pyright: ignore
+    new = EinsumOp(ordered.ranks, ordered.operand_accesses, [out], body, dict(op.attributes))
+    new.results[0].name_hint = op.results[0].name_hint
+    return new
 
 
 def _number(value: SSAValue) -> float | int | bool | None:

@@ -16,12 +16,12 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
-from .algebra.expressions import lt, select
+from .algebra.expressions import Place, eq, lt, select
 from .algebra.forms import Accumulator, Cascade, OnlineForm, as_written, moved_to
 from .algebra.levels import Levels
 from .algebra.mathematics import derivation
 from .algebra.settle import settle
-from .algebra.transport import transport_exponent
+from .algebra.transport import grows, transport_exponent
 from .canonicalise import erase_dead
 from .contraction import argument_ranks, scalar_ranks
 from .exchange_sums import Exchanged, exchange_sums
@@ -30,6 +30,7 @@ from .row_algebra import Leaf, RowAlgebra
 from .scalar_region import Inexpressible, RegionWriter
 
 ORDER = ("max", "min", "argmax", "argmin")
+IDENTITY = {"max": -sp.oo, "min": sp.oo}
 
 
 class OnlineWriter:
@@ -301,13 +302,14 @@ class OnlineWriter:
         )
         gauge_ops = [self.ops[n] for n in running]
         leaves: dict[sp.Symbol, tuple[SSAValue, AccessMap]] = {}
-        gauge_psi = {n: self.algebra.scalar(self.ops[n].yields[self.result[n].index]) for n in running}  # pyright: ignore
+        gauge_psi = {n: self._followed(n) for n in running}
         for n, psi in gauge_psi.items():
             if moving := sorted(str(m) for m in psi.free_symbols & names):
                 raise Inexpressible(
                     f"{n} is an extreme of what is measured from {', '.join(moving)}, which still moves"
                 )
-        wanted = set().union(*(a.psi.free_symbols for _, a in gauged), *(p.free_symbols for p in gauge_psi.values()))
+        wanted = set().union(*(p.free_symbols for p in gauge_psi.values()))
+        wanted = wanted.union(*(e.free_symbols for _, a in gauged for e in (a.psi, a.gauge, a.moves) if e is not None))
         leaves = self._inputs(wanted - names, new)
         space: dict[str, sp.Expr] = {}
         for op in [*gauge_ops, *(self.ops[s] for s, _ in gauged)]:
@@ -323,17 +325,23 @@ class OnlineWriter:
         yields = [writer.r(gauge_psi[n]) for n in running] + [writer.r(a.psi) for _, a in gauged]
         step.add_op(YieldOp(*yields))
         float_type = writer.floating
-        moved = Block(arg_types=[*kinds, *kinds, *[float_type] * len(gauged)])
+        row = [n for n, (_, access) in enumerate(leaves.values()) if self.rank not in access.ranks]
+        moved = Block(arg_types=[*kinds, *kinds, *[float_type] * len(gauged), *(floats[n] for n in row)])
         count_ = len(running)
         old = dict(zip(running, moved.args[:count_], strict=True))
         fresh = {n: moved_to(n) for n in running}
         env = {**old, **{fresh[n]: v for n, v in zip(running, moved.args[count_ : 2 * count_], strict=True)}}
-        mover = self._writer(moved, env)
+        constants = moved.args[2 * count_ + len(gauged) :]
+        mover = self._writer(moved, {**env, **dict(zip([list(leaves)[n] for n in row], constants, strict=True))})
         for n, (_, a) in enumerate(gauged):
             acc = moved.args[2 * count_ + n]
             if a.gauge is not None:
                 factor = sp.exp(transport_exponent(a.gauge, fresh))
-                acc = mover.op("mul", acc, mover.r(factor))
+                moving = mover.op("mul", acc, mover.r(factor))
+                for m in (m for m in running if grows(a.gauge, m, self.ops[m].combiner_names[0])):
+                    nothing = mover.write(eq(m, IDENTITY[self.ops[m].combiner_names[0]]))
+                    moving = mover.op("select", nothing, acc, moving)
+                acc = moving
             mover.env[a.symbol] = acc
         moved.add_op(YieldOp(*(mover.r(a.symbol if a.moves is None else a.moves) for _, a in gauged)))
         outs: list[tuple[str, AccessMap, Attribute]] = []
@@ -366,6 +374,15 @@ class OnlineWriter:
             self.result[n] = result
         for (_, a), result in zip(gauged, online.results[count_:], strict=True):
             folded[a.symbol] = result
+
+    def _followed(self, name: sp.Symbol) -> sp.Expr:
+        """What a running value is the extreme of: what its form folds, where that gives the same place."""
+        form = self.forms.get(name)
+        if isinstance(name, Place) and form is not None and form.J == 1:
+            (a,) = form.accumulators
+            if form.readout == a.symbol and a.combiner == self.ops[name].combiner_names[0] and a.gauge is None:
+                return a.psi
+        return self.algebra.scalar(self.ops[name].yields[self.result[name].index])  # pyright: ignore
 
     def _read_out(self, forms, folded: dict[sp.Symbol, SSAValue], after: Operation) -> None:
         """Replace each reduction's result by its readout, a map over the folded values."""

@@ -17,7 +17,7 @@ import sympy as sp
 from xdsl.dialects.builtin import i1
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
-from ..ir import scalar
+from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, KernelOp
 from .algebra import expressions as ex
@@ -62,7 +62,7 @@ _SYMPY = {
     "irem": ex.irem,
     "imaximum": sp.Max,
     "iminimum": sp.Min,
-    "ilt": ex.lt,
+    "ilt": lambda a, b: sp.S.Zero if a.is_nonnegative and b == 0 else ex.lt(a, b),
     "ile": ex.le,
     "igt": ex.gt,
     "ige": ex.ge,
@@ -81,6 +81,9 @@ _SYMPY = {
     "to_bf16": ex.to_bf16,
     "to_f16": ex.to_f16,
 }
+
+
+UNKNOWN, NONNEGATIVE, POSITIVE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -199,33 +202,50 @@ class RowAlgebra:
             name, k = hint, 1
             while name in taken:
                 name, k = f"{hint}_{k}", k + 1
-            nonnegative = op.combiner_names[n] in ("sum", "prod", "max", "min") and self._nonnegative(op.yields[n])
-            self.name_of[result] = sp.Symbol(name, real=True, nonnegative=True if nonnegative else None)
+            place = op.combiner_names[n] in ("argmax", "argmin")
+            self.name_of[result] = (
+                ex.Place(name, integer=True, nonnegative=True) if place else _named(name, self._sign_of(result))
+            )
         return self.name_of[result]
 
-    def _nonnegative(self, value: SSAValue) -> bool:
-        """Whether a scalar cannot be negative, seen from its region alone."""
+    def _sign(self, value: SSAValue) -> int:
+        """POSITIVE or NONNEGATIVE where a scalar is that in real arithmetic, as its maps show; else UNKNOWN."""
         if isinstance(value, BlockArgument):
             op = value.block.parent_op()
             assert isinstance(op, EinsumOp)
-            source = op.inputs[value.index]
-            if isinstance(source.owner, EinsumOp) and source.owner.is_map:
-                return self._nonnegative(source.owner.yields[source.index])  # pyright: ignore
-            return False
+            return self._sign_of(op.inputs[value.index])
         op = value.owner
         name = scalar.name_of(op)  # pyright: ignore
-        if name in ("exp", "exp2", "abs", "sqrt", "rsqrt"):
-            return True
-        if name == "mul":
-            a, b = op.operands  # pyright: ignore
-            return a is b or (self._nonnegative(a) and self._nonnegative(b))
-        if name in ("add", "div"):
-            return all(self._nonnegative(o) for o in op.operands)  # pyright: ignore
-        if name == "maximum":
-            return any(self._nonnegative(o) for o in op.operands)  # pyright: ignore
         if name == scalar.CONSTANT:
-            return scalar.constant_value(op) >= 0  # pyright: ignore
-        return name in ("bool_to_float", "bool_to_int")
+            number = scalar.constant_value(op)  # pyright: ignore
+            return POSITIVE if number > 0 else NONNEGATIVE if number == 0 else UNKNOWN
+        if name in ("exp", "exp2"):
+            return POSITIVE
+        if name in ("bool_to_float", "bool_to_int"):
+            return NONNEGATIVE
+        signs = [self._sign(o) for o in op.operands if is_float(o.type)]  # pyright: ignore
+        if name in ("sqrt", "rsqrt", "abs"):
+            return max(NONNEGATIVE, signs[0])
+        if name in ("widen", "narrow") and signs:
+            return signs[0]
+        if name == "mul" and op.operands[0] is op.operands[1]:  # pyright: ignore
+            return max(NONNEGATIVE, signs[0])
+        if name in ("mul", "div", "minimum", "select"):
+            return min(signs, default=UNKNOWN)
+        if name == "add":
+            return max(signs) if min(signs, default=UNKNOWN) else UNKNOWN
+        if name == "maximum":
+            return max(signs, default=UNKNOWN)
+        return UNKNOWN
+
+    def _sign_of(self, value: SSAValue) -> int:
+        """The sign of a tensor's elements.  What a row without elements sums to counts for nothing."""
+        op = value.owner
+        if not isinstance(op, EinsumOp):
+            return UNKNOWN
+        combiner = op.combiner_names[value.index]  # pyright: ignore
+        known = combiner in (MAP, "sum", "prod", "max", "min")
+        return self._sign(op.yields[value.index]) if known else UNKNOWN  # pyright: ignore
 
     def tensor(self, value: SSAValue, access: AccessMap) -> sp.Expr:
         """The element of a tensor value at `access`, as an expression."""
@@ -297,21 +317,22 @@ class RowAlgebra:
         key = (leaf.value, leaf.access)
         if key not in self._symbols:
             prefix = "x" if carries else "c"
-            positive = is_float(getattr(value.type, "element_type", value.type)) and self._leaf_nonnegative(leaf)
-            symbol = sp.Symbol(f"{prefix}{len(self._symbols)}", real=True, nonnegative=True if positive else None)
+            is_real = is_float(getattr(value.type, "element_type", value.type))
+            sign = (self._sign(value) if leaf.access is None else self._sign_of(value)) if is_real else UNKNOWN
+            name = f"{prefix}{len(self._symbols)}"
+            at = isinstance(value.owner, IndexOp) and value.owner.expr == symbols.symbol(self.rank)
+            symbol = ex.Position(name, integer=True, nonnegative=True) if at else _named(name, sign)
             self._symbols[key] = symbol
             self.meaning[symbol] = leaf
             if carries:
                 self.carried.add(symbol)
         return self._symbols[key]
 
-    def _leaf_nonnegative(self, leaf: Leaf) -> bool:
-        if leaf.access is None:
-            return self._nonnegative(leaf.value)
-        owner = leaf.value.owner
-        if isinstance(owner, EinsumOp) and owner.combiner_names[leaf.value.index] in (MAP, "sum", "max"):  # pyright: ignore
-            return self._nonnegative(owner.yields[leaf.value.index])  # pyright: ignore
-        return False
+
+def _named(name: str, sign: int) -> sp.Symbol:
+    if sign == UNKNOWN:
+        return sp.Symbol(name, real=True)
+    return sp.Symbol(name, positive=True) if sign == POSITIVE else sp.Symbol(name, real=True, nonnegative=True)
 
 
 class Unreachable(Exception):

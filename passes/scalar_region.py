@@ -108,6 +108,9 @@ class RegionWriter:
         if name in _UNARY:
             return self.op(_UNARY[name], self.r(e.args[0]))
         if name in _COMPARE:
+            integers = [self.write(a) if a.is_Symbol else None for a in e.args]
+            if all(v is not None and v.type == i64 for v in integers):
+                return self.op(f"i{name}", *integers)  # pyright: ignore
             return self.op(name, self.r(e.args[0]), self.r(e.args[1]))
         if name in _LOGIC:
             return self.op(_LOGIC[name], *(self.truth(self.write(a)) for a in e.args))

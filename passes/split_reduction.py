@@ -15,7 +15,7 @@ Why cheaper: there are as many times more programs as there are parts, for one m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -67,7 +67,7 @@ class _Fold:
     def element(self) -> Attribute:
         """The type in which it is kept between the kernels."""
         if self.key:
-            return self.op.yields[self.n].type  # pyright: ignore
+            return self.op.yields[self.n].type
         return compute_type(self.value.type.element_type)  # pyright: ignore
 
     @property
@@ -128,9 +128,17 @@ def _partial(kernel: KernelOp, folds: Sequence[_Fold]) -> tuple[KernelOp, tuple[
     return _kernel(f"{kernel.sym_name.data}_part", copy.block, kept), copy.reads
 
 
-def _key_of(op: EinsumOp, n: int) -> EinsumOp:
+def _moved_by(op: EinsumOp | OnlineOp) -> list[SSAValue]:
+    """The constants of the row that a transport reads."""
+    if not isinstance(op, OnlineOp):
+        return []
+    first = len(op.results) + len(op.gauge_indices)
+    return [op.inputs[i] for n, i in enumerate(op.row_inputs) if op.transport.block.args[first + n].first_use]
+
+
+def _key_of(op: EinsumOp | OnlineOp, n: int) -> EinsumOp:
     """The extreme whose index result `n` of an operation is."""
-    body = op.body.clone()
+    body = (op.body if isinstance(op, EinsumOp) else op.step).clone()
     last = body.block.last_op
     assert isinstance(last, YieldOp)
     value = last.values[n]
@@ -138,21 +146,33 @@ def _key_of(op: EinsumOp, n: int) -> EinsumOp:
     Rewriter.erase_op(last)
     body.block.add_op(YieldOp(value))
     out = (_OF_TRUTH[combiner] if value.type == i1 else combiner, op.out_maps.data[n], value.type)
-    return EinsumOp(op.ranks, op.operand_accesses, [out], body)
+    if isinstance(op, EinsumOp):
+        return EinsumOp(op.ranks, op.operand_accesses, [out], body)
+    _erase_dead(body.block)  # what other results read, gauges among it
+    inputs = op.operand_accesses
+    for arg in reversed(body.block.args):
+        if not arg.first_use:
+            inputs = [pair for m, pair in enumerate(inputs) if m != arg.index]
+            body.block.erase_arg(arg)
+    ranks = {op.over.data, *op.out_ranks(n), *(r for _, a in inputs for r in a.ranks)}
+    space = RankSpace(tuple((r, e) for r, e in op.extents.items() if r in ranks))
+    return EinsumOp(space, inputs, [out], body)
 
 
 def _merge(
     kernel: KernelOp, folds: Sequence[_Fold], part: str, parts: int
 ) -> tuple[KernelOp, tuple[int, ...], list[str]]:
     values = {f.value for f in folds}
-    copy = _Copy(kernel, _upstream(kernel.returned, stop=[f.op for f in folds]) - {f.op for f in folds}, values)
+    constants = list(dict.fromkeys(v for f in folds for v in _moved_by(f.op)))
+    behind = _upstream([*kernel.returned, *constants], stop=[f.op for f in folds]) - {f.op for f in folds}
+    copy = _Copy(kernel, behind, values, constants)
     extent = sympy.Integer(parts)
     states: dict[_Fold, SSAValue] = {}
     for f in folds:
         dims = [extent, *(f.op.extents[r] for r in f.ranks)]
         states[f] = copy.block.insert_arg(TensorType.of(dims, f.element), len(copy.block.args))
         states[f].name_hint = f"{f.value.name_hint or 'x'}{'_key' if f.key else ''}_parts"
-    merger = _Merger(part, extent, states, copy.block)
+    merger = _Merger(part, extent, states, copy.block, copy.of)
     for f in folds:
         if not f.key:
             copy.of[f.value] = merger.merged(f)
@@ -165,8 +185,16 @@ def _merge(
 class _Merger:
     """Reductions over the parts, appended to `block`."""
 
-    def __init__(self, part: str, extent: sympy.Expr, states: dict[_Fold, SSAValue], block: Block):
-        self.part, self.extent, self.states, self.block = part, extent, states, block
+    def __init__(
+        self,
+        part: str,
+        extent: sympy.Expr,
+        states: dict[_Fold, SSAValue],
+        block: Block,
+        of: Mapping[SSAValue, SSAValue],
+    ):
+        """of: the constants of the row that transports read, in this block."""
+        self.part, self.extent, self.states, self.block, self.of = part, extent, states, block, of
         self.done: dict[SSAValue, SSAValue] = {}
         self.certificates: list[str] = []
 
@@ -201,6 +229,7 @@ class _Merger:
             *((self.states[g], self._at(g)) for g in gauges),
             *new,
             *((self.states[o], self._at(o)) for o in others),
+            *((self.of.get(op.inputs[i], op.inputs[i]), op.accesses.data[i]) for i in op.row_inputs),
         ]
         _erase_dead(body.block)
         read = [n for n, a in enumerate(body.block.args) if a.first_use]
@@ -249,10 +278,19 @@ class _Merger:
 class _Copy:
     """Copies operations of a kernel into a block of its own, in their order; `of` is what stands for each value."""
 
-    def __init__(self, kernel: KernelOp, ops: Iterable[Operation], given: Iterable[SSAValue]):
-        """ops: what is copied, at once unless values are `given`: those are written in front of it (`rest`)."""
+    def __init__(
+        self,
+        kernel: KernelOp,
+        ops: Iterable[Operation],
+        given: Iterable[SSAValue],
+        constants: Sequence[SSAValue] = (),
+    ):
+        """ops: what is copied, at once unless values are `given`: those are written in front of it (`rest`).
+
+        constants: what is read to make those values; copied at once.
+        """
         self.ops = [o for o in kernel.body.block.ops if o in set(ops)]
-        read = {v for o in self.ops for v in o.operands} | (set(kernel.returned) if given else set())
+        read = {v for o in self.ops for v in o.operands} | (set(kernel.returned) if given else set()) | set(constants)
         self.block = Block()
         self.of: dict[SSAValue, SSAValue] = {}
         self.reads = tuple(a.index for a in kernel.body.block.args if a in read)
@@ -260,11 +298,15 @@ class _Copy:
             old = kernel.body.block.args[n]
             self.of[old] = self.block.insert_arg(old.type, len(self.block.args))
             self.of[old].name_hint = old.name_hint
-        if not given:
-            self.rest()
+        first = _upstream(constants) if given else set(self.ops)
+        self._add([o for o in self.ops if o in first])
+        self.ops = [o for o in self.ops if o not in first]
 
     def rest(self) -> None:
-        for op in self.ops:
+        self._add(self.ops)
+
+    def _add(self, ops: Sequence[Operation]) -> None:
+        for op in ops:
             copy = op.clone(self.of)
             for old, new in zip(op.results, copy.results, strict=True):
                 self.of[old] = new

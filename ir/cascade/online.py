@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, IntAttr, StringAttr, i64
 from xdsl.ir import Attribute, Region, SSAValue
 from xdsl.irdl import irdl_op_definition, prop_def, region_def, traits_def
 from xdsl.parser import Parser
@@ -13,7 +13,7 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from ..attributes import AccessMap, RankSpace
-from .region import verify_scalar_region
+from .region import YieldOp, verify_scalar_region
 from .structured import MAP, Structured, element_compute_type, parse_space, result_types
 from .syntax import parse_attributes, print_tail
 
@@ -25,8 +25,12 @@ class OnlineOp(Structured):
     State: one accumulator per result, combined by that result's combiner.  Results listed in `gauges` are *gauges*:
     their running value is what the other accumulators are expressed in.  `step` takes the input elements, then the
     gauges, and yields one contribution per result (a gauge's own contribution must not depend on gauges).  `transport`
-    takes the old gauges, the new gauges, then the accumulators that are not gauges, and yields those accumulators
-    re-expressed.  Only the streamed rank is reduced: a contribution depends on no rank but that and its result's own.
+    takes the old gauges, the new gauges, the accumulators that are not gauges, then the inputs that do not carry the
+    streamed rank (`row_inputs`: a temperature), and yields those accumulators re-expressed.  Only the streamed rank is
+    reduced: a contribution depends on no rank but that and its result's own.
+
+    An argmax or argmin may be a gauge: its extreme is kept with the index, and what is measured at it is the index of the
+    best element so far, the first of several.
 
     Folding a chunk into the state: combine the gauges; transport the other accumulators from the old gauges to the new
     ones; add the contributions taken at the new gauges.  Two states merge in the same way, each transported to the
@@ -72,6 +76,18 @@ class OnlineOp(Structured):
     def gauge_indices(self) -> tuple[int, ...]:
         return tuple(g.data for g in self.gauges.data)
 
+    @property
+    def yields(self) -> tuple[SSAValue, ...]:
+        """The contribution to each result."""
+        last = self.step.block.last_op
+        assert isinstance(last, YieldOp)
+        return tuple(last.values)
+
+    @property
+    def row_inputs(self) -> tuple[int, ...]:
+        """Which inputs do not carry the streamed rank, so that a transport may read them."""
+        return tuple(n for n, a in enumerate(self.accesses.data) if self.over.data not in a.ranks)
+
     def print(self, printer: Printer) -> None:
         self.print_space(printer)
         gauges = ", ".join(map(str, self.gauge_indices))
@@ -99,8 +115,12 @@ class OnlineOp(Structured):
         for n, combiner in enumerate(self.combiner_names):
             if combiner == MAP:
                 raise VerifyException("a result of cascade.online is an accumulator; 'map' is none")
-            if combiner in ("argmax", "argmin"):
-                raise VerifyException(f"'{combiner}' is no accumulator of one value; leave it a cascade.einsum")
+            if combiner in ("argmax", "argmin") and n not in self.gauge_indices:
+                raise VerifyException(
+                    f"'{combiner}' is a gauge (the others are measured at its place) or a cascade.einsum"
+                )
+            if combiner in ("argmax", "argmin") and element_compute_type(self.results[n]) != i64:
+                raise VerifyException(f"'{combiner}' gives an index, so its elements are integers")
             if over in self.out_ranks(n):
                 raise VerifyException(f"result {n} carries the streamed rank '{over}'")
         gauges = self.gauge_indices
@@ -110,5 +130,11 @@ class OnlineOp(Structured):
         elements = [element_compute_type(v) for v in self.inputs]
         at = [types[g] for g in gauges]
         rest = [t for n, t in enumerate(types) if n not in gauges]
-        verify_scalar_region(self.step, elements + at, types, "the step region")
-        verify_scalar_region(self.transport, at + at + rest, rest, "the transport region")
+        last = self.step.block.last_op if self.step.blocks else None
+        yields = list(types)
+        if isinstance(last, YieldOp) and len(last.values) == len(types):  # an extreme is of anything; its place is kept
+            places = [n for n, c in enumerate(self.combiner_names) if c in ("argmax", "argmin")]
+            yields = [last.values[n].type if n in places else t for n, t in enumerate(types)]
+        verify_scalar_region(self.step, elements + at, yields, "the step region")
+        row = [elements[n] for n in self.row_inputs]
+        verify_scalar_region(self.transport, [*at, *at, *rest, *row], rest, "the transport region")

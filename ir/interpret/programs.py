@@ -20,6 +20,7 @@ from .regions import combine_values, evaluate_region, identity_of, reduce_region
 from .values import Named, Space, infer_from, reference_dtype, size_of, to_reference
 
 Merge = Literal["fold", "sequential", "tree"]
+EXTREMES = {"argmax": "max", "argmin": "min"}
 
 
 def run_program(
@@ -165,25 +166,30 @@ class ProgramRun:
     def online(self, op: cascade.OnlineOp, operands: Sequence[Tensor]) -> list[Tensor]:
         space = self.space(op.extents)
         identity = [
-            torch.full([len(space[r]) for r in op.out_ranks(n)], identity_of(combiner, dtype), dtype=dtype)
+            torch.full([len(space[r]) for r in op.out_ranks(n)], start, dtype=dtype)
             for n, combiner in enumerate(op.combiner_names)
             for dtype in [reference_dtype(cast(TensorType, op.results[n].type).element_type)]
+            for start in [0 if combiner in EXTREMES else identity_of(combiner, dtype)]
         ]
+        for n in _keys(op):  # behind the results, the extremes whose places are kept
+            kind = reference_dtype(op.yields[n].type)
+            extreme = identity_of(EXTREMES[op.combiner_names[n]], kind)
+            identity.append(torch.full(identity[n].shape, extreme, dtype=kind))
         pieces = [{**space, op.over.data: part} for part in self.pieces(space[op.over.data])]
         if self.merge == "fold":
             state = identity
             for piece in pieces:
                 state = self.fold(op, operands, state, piece)
-            return state
+            return state[: len(op.results)]
         states = [self.fold(op, operands, identity, piece) for piece in pieces] or [identity]
         while len(states) > 1:
             first, second, *rest = states
             if self.merge == "sequential":
-                states = [self.join(op, first, second, space), *rest]
+                states = [self.join(op, operands, first, second, space), *rest]
             else:
                 pairs = [states[n : n + 2] for n in range(0, len(states), 2)]
-                states = [self.join(op, p[0], p[1], space) if len(p) == 2 else p[0] for p in pairs]
-        return states[0]
+                states = [self.join(op, operands, p[0], p[1], space) if len(p) == 2 else p[0] for p in pairs]
+        return states[0][: len(op.results)]
 
     def pieces(self, whole: range) -> list[range]:
         chunk = self.chunk if self.chunk is not None else max(1, -(-len(whole) // 3))
@@ -201,40 +207,57 @@ class ProgramRun:
         yields = cast(cascade.YieldOp, block.last_op).values
         count, gauges = len(op.inputs), op.gauge_indices
 
-        def contribution(n: int, at: Mapping[SSAValue, Named]) -> Tensor:
+        def contribution(n: int, at: Mapping[SSAValue, Named], combiner: str = "") -> Tensor:
             def arguments(space: Space) -> dict[SSAValue, Named]:
                 here = {value: _within(named, space, piece) for value, named in at.items()}
                 return {**dict(zip(block.args, self.elements(op, operands, space), strict=False)), **here}
 
             kept, over = op.out_ranks(n), (op.over.data,)
-            return reduce_region(block, arguments, yields[n], op.combiner_names[n], kept, over, piece, self.sizes)
+            return reduce_region(
+                block, arguments, yields[n], combiner or op.combiner_names[n], kept, over, piece, self.sizes
+            )
 
-        new = list(state)
+        new, keys = list(state), _keys(op)
         for g in gauges:
-            new[g] = combine_values(op.combiner_names[g], state[g], contribution(g, {}))
-        moved = self.transport(op, state, new, piece)
+            if (k := keys.get(g)) is not None:
+                extreme = contribution(g, {}, EXTREMES[op.combiner_names[g]])
+                found = contribution(g, {}), extreme
+                new[g], new[k] = _better(op.combiner_names[g], (state[g], state[k]), found)
+            else:
+                new[g] = combine_values(op.combiner_names[g], state[g], contribution(g, {}))
+        moved = self.transport(op, operands, state, new, piece)
         at: dict[SSAValue, Named] = dict(zip(block.args[count:], self.guarded(op, new), strict=True))
-        for n in range(len(state)):
+        for n in range(len(op.results)):
             if n not in gauges:
                 new[n] = combine_values(op.combiner_names[n], moved[n], contribution(n, at))
         return new
 
-    def join(self, op: cascade.OnlineOp, a: list[Tensor], b: list[Tensor], space: Space) -> list[Tensor]:
+    def join(
+        self, op: cascade.OnlineOp, operands: Sequence[Tensor], a: list[Tensor], b: list[Tensor], space: Space
+    ) -> list[Tensor]:
         """Two partial states as one: each transported to the combined gauge, then combined."""
-        combined = [combine_values(c, x, y) for c, x, y in zip(op.combiner_names, a, b, strict=True)]
-        a, b = self.transport(op, a, combined, space), self.transport(op, b, combined, space)
-        return [
-            combined[n] if n in op.gauge_indices else combine_values(op.combiner_names[n], a[n], b[n])
-            for n in range(len(a))
-        ]
+        combined, keys = list(a), _keys(op)
+        for n in op.gauge_indices:
+            if (k := keys.get(n)) is not None:
+                combined[n], combined[k] = _better(op.combiner_names[n], (a[n], a[k]), (b[n], b[k]))
+            else:
+                combined[n] = combine_values(op.combiner_names[n], a[n], b[n])
+        a, b = (self.transport(op, operands, part, combined, space) for part in (a, b))
+        for n in range(len(op.results)):
+            if n not in op.gauge_indices:
+                combined[n] = combine_values(op.combiner_names[n], a[n], b[n])
+        return combined
 
-    def transport(self, op: cascade.OnlineOp, state: list[Tensor], new: list[Tensor], space: Space) -> list[Tensor]:
+    def transport(
+        self, op: cascade.OnlineOp, operands: Sequence[Tensor], state: list[Tensor], new: list[Tensor], space: Space
+    ) -> list[Tensor]:
         """The accumulators of `state`, re-expressed in the gauges of `new`."""
         block = op.transport.block
-        rest = [n for n in range(len(state)) if n not in op.gauge_indices]
+        rest = [n for n in range(len(op.results)) if n not in op.gauge_indices]
         old = [Named(state[g], op.out_ranks(g)) for g in op.gauge_indices]
         accumulators = [Named(state[n], op.out_ranks(n)) for n in rest]
-        bound = [*old, *self.guarded(op, new), *accumulators]
+        elements = self.elements(op, operands, space) if op.row_inputs else []
+        bound = [*old, *self.guarded(op, new), *accumulators, *(elements[n] for n in op.row_inputs)]
         known: dict[SSAValue, Named] = dict(zip(block.args, bound, strict=True))
         yields = cast(cascade.YieldOp, block.last_op).values
         values = evaluate_region(block, known, yields, symbol_values({}, self.sizes))
@@ -252,6 +275,20 @@ class ProgramRun:
                 value = torch.where(value == identity_of(op.combiner_names[g], value.dtype), 0.0, value)
             seen.append(Named(value, op.out_ranks(g)))
         return seen
+
+
+def _keys(op: cascade.OnlineOp) -> dict[int, int]:
+    """Where in a state the extreme behind each index is."""
+    places = [g for g in op.gauge_indices if op.combiner_names[g] in EXTREMES]
+    return {g: len(op.results) + n for n, g in enumerate(places)}
+
+
+def _better(combiner: str, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The better of two (index, extreme) pairs; the first on a tie; NaN is better than any number."""
+    (i, x), (j, y) = a, b
+    take = (y > x) if combiner == "argmax" else (y < x)
+    take = take | ((y != y) & (x == x))
+    return torch.where(take, j, i), torch.where(take, y, x)
 
 
 def _within(named: Named, space: Space, whole: Space) -> Named:

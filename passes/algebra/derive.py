@@ -120,7 +120,9 @@ def _form(r: Reduction, readout: Expr, work: Workspace) -> OnlineForm:
     plain = readout.is_Symbol
     readout = as_powers(readout)
     order = r.combiner != "sum" and r.combiner != "prod"
-    if not moves:
+    if any(a.moves is not None for a in accumulators):
+        form = "carried"
+    elif not moves:
         as_written = plain and all(a.psi == r.expr for a in accumulators)
         form = "monotone" if order and not as_written else "independent"
     elif len(accumulators) > 1:
@@ -138,6 +140,8 @@ def _certificate(r: Reduction, accumulators, readout: Expr, work: Workspace) -> 
     gauges = sorted({str(a.gauge) for a in accumulators if a.gauge is not None})
     if gauges:
         text += "; moved by exp of the change of " + ", ".join(gauges)
+    if any(a.moves is not None for a in accumulators):
+        text += "; the winner keeps what it carries"
     if stabilised(r.expr, work.context) and not all(stabilised(a.psi, work.context) for a in accumulators):
         text += "; caution: an accumulator holds an exponential that nothing stabilises"
     return text

@@ -17,6 +17,18 @@ import sympy as sp
 from sympy import Expr, Function, S
 
 
+class Position(sp.Symbol):
+    """A leaf: the position of the element along the rank."""
+
+    __slots__ = ()
+
+
+class Place(sp.Symbol):
+    """The position of an extreme (an argmax or argmin); while it is reduced, that of the best element so far."""
+
+    __slots__ = ()
+
+
 class _Real(Function):
     """A real-valued function that sympy evaluates at exact numbers only (`EXACT`)."""
 

@@ -71,7 +71,8 @@ def moved_to(name: Symbol) -> Symbol:
 class OnlineForm:
     """How one reduction is computed while the reductions it depends on are still running.
 
-    form: "independent", "defer", "rescale", "rescale+defer", "moments", "monotone".
+    form: "independent", "defer", "rescale", "rescale+defer", "moments", "monotone",
+    "carried".
     readout: over accumulator symbols, constants and *final* values of earlier reductions; evaluated once, at the end.
     certificate: the identity that was used, in one line.
     anchors: further constants of the row that ψ and the readout name, each with an expression over leaves whose value

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import sympy as sp
-from sympy import Expr, Symbol
+from sympy import Expr, Mul, Symbol
 
 from . import expressions as ex
 
@@ -57,8 +57,11 @@ def bounds(e: Expr, known: Mapping[Symbol, Interval] | None = None, masked: bool
         parts = [within(a) for a in e.args]
         return _numbers(sum(a for a, _ in parts), sum(b for _, b in parts))
     if e.is_Mul:
-        low, high = 1.0, 1.0
-        for a in e.args:
+        low, high, left = 1.0, 1.0, list(e.args)
+        for s in sorted((s for s in e.free_symbols if s.is_nonnegative), key=str):
+            most, left = _ratio(s, left, within)
+            low, high = _product((low, high), (0.0 if most is not None else 1.0, 1.0 if most is None else most))
+        for a in left:
             low, high = _product((low, high), within(a))
         return low, high
     if isinstance(e, ex.select):
@@ -78,6 +81,49 @@ def bounds(e: Expr, known: Mapping[Symbol, Interval] | None = None, masked: bool
     if e.is_Pow and e.exp.is_Rational:
         return _power(within(e.base), e.exp)
     return _RANGES.get(f, (0.0, math.inf) if e.is_nonnegative else ANY)
+
+
+def _ratio(s: Symbol, factors: list[Expr], within: Callable[[Expr], Interval]) -> tuple[float | None, list[Expr]]:
+    """An upper bound of a power of s >= 0 over what grows like it, and the factors that are left; (None, all) without one.
+
+    s / (s/n + eps) is at most n, sqrt(s) / max(sqrt(s), eps) at most 1.
+    """
+    above = [f for f in factors if f == s or (f.is_Pow and f.base == s and f.exp.is_positive and f.exp.is_Rational)]
+    below = [(f, z) for f in factors if f not in above and (z := _under(f)) is not None and s in z.free_symbols]
+    if not above or not below:
+        return None, factors
+    power = sum((sp.Integer(1) if f == s else f.exp for f in above), sp.Integer(0))
+    growth = _grows(Mul(*(z for _, z in below), evaluate=False), s, within)
+    known = [c for c, p in growth if p == power and c > 0]
+    if not known:
+        return None, factors
+    return 1 / max(known), [f for f in factors if f not in above and f not in [b for b, _ in below]]
+
+
+def _under(e: Expr) -> Expr | None:
+    """z with e = 1/z, or None."""
+    if isinstance(e, ex.rsqrt):
+        return sp.sqrt(e.args[0])
+    return e.base**-e.exp if e.is_Pow and e.exp.is_Rational and e.exp.is_negative else None
+
+
+def _grows(e: Expr, s: Symbol, within: Callable[[Expr], Interval]) -> list[tuple[float, Expr]]:
+    """Pairs (c, p) with e >= c s**p for all s >= 0; c >= 0."""
+    if s not in e.free_symbols:
+        low = within(e)[0]
+        return [(low, sp.Integer(0))] if 0 < low < math.inf else []
+    if e == s:
+        return [(1.0, sp.Integer(1))]
+    if isinstance(e, sp.Max) or (e.is_Add and all(within(a)[0] >= 0 for a in e.args)):
+        return [pair for a in e.args for pair in _grows(a, s, within)]
+    if e.is_Mul:
+        pairs: list[tuple[float, Expr]] = [(1.0, sp.Integer(0))]
+        for a in e.args:
+            pairs = [(c * d, p + q) for c, p in pairs for d, q in _grows(a, s, within)]
+        return pairs
+    if e.is_Pow and e.exp.is_Rational and e.exp.is_positive:
+        return [(c ** float(e.exp), p * e.exp) for c, p in _grows(e.base, s, within)]
+    return []
 
 
 def _numbers(low: float, high: float) -> Interval:

@@ -108,7 +108,9 @@ def _allowed(form: OnlineForm | Refused, repair: str) -> bool:
     if isinstance(form, Refused) or repair == "none" or form.cancels:
         return False
     single = form.J <= 1
-    return repair == "full" or (single and (repair == "stable" or all(a.gauge is None for a in form.accumulators)))
+    return repair == "full" or (
+        single and (repair == "stable" or all(a.gauge is None and a.moves is None for a in form.accumulators))
+    )
 
 
 def passes_over(cascade: Cascade, levels: Levels, leaf: Symbol) -> int:

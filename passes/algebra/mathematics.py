@@ -23,6 +23,7 @@ from sympy import Expr, Symbol
 from sympy.printing.str import StrPrinter
 
 from .forms import Accumulator, OnlineForm, Reduction, moved_to
+from .transport import grows, transport_exponent
 
 _SIGN = {"sum": "Σ", "prod": "Π"}
 _BOTH = {"sum": "added", "prod": "multiplied", "max": "max of both", "min": "min of both"}
@@ -117,23 +118,32 @@ def _pass(
     moving = [a for a in held if a.gauge is not None]
     for a in moving:
         new = {g: Symbol(f"{g}'", real=True) for g in a.gauge.free_symbols & names}
-        factor = sp.exp(a.gauge.xreplace(new) - a.gauge)
+        factor = sp.exp(transport_exponent(a.gauge, new))
         text = f"{a.symbol}*{formula(factor)}"
         if a.moves is not None:
             names = {g for g in a.moves.free_symbols if moved_to(g) in a.moves.free_symbols}
             renamed = a.moves.xreplace({**same, **{moved_to(g): Symbol(f"{g}'", real=True) for g in names}})
             text = f"{formula(_finite_steps(renamed))}, each times {formula(factor)} first"
         rows += _column("step" if a is moving[0] else "", [(f"{a.symbol}'", text)])
+    carried = [a for a in held if a.gauge is None and a.moves is not None]
+    for a in carried:
+        at = next(s for s in a.psi.free_symbols if moved_to(s) in a.moves.free_symbols)
+        text = f"{a.symbol} where {at}' = {at}, else 0: the winner keeps what it carries"
+        rows += _column("" if moving or a is not carried[0] else "step", [(f"{a.symbol}'", text)])
     merge = [f"{g}' = {_BOTH.get(_combiner(g, held), 'combined')}" for g in gauges]
     if moving:
         merge.append("each side moved to it by the step, then " + _BOTH["sum"])
-    others = sorted({a.combiner for a in held if a.gauge is None and a.symbol not in gauges})
+    if carried:
+        merge.append("what is carried: by the step, then added")
+    others = sorted({a.combiner for a in held if a.gauge is None and a.moves is None and a.symbol not in gauges})
     merge += [f"{c}: {_BOTH.get(c, 'the better of both, the earlier on a tie')}" for c in others]
     rows.append(f"  {'merge':8} {'; '.join(merge)}")
     rows += _column("readout", readouts)
     if gauges:
         names = ", ".join(map(str, gauges))
         rows.append(f"  {'guard':8} {names} infinite: a finite stand-in in differences, for nothing was folded yet")
+        if any(grows(a.gauge, g, _combiner(g, held)) for a in moving for g in gauges):
+            rows.append(f"  {'':8} a factor of unknown sign: nothing is moved before something was folded")
     return rows
 
 

@@ -10,6 +10,7 @@ that no other spelling need be tried.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +18,7 @@ import sympy as sp
 from sympy import Expr, Symbol
 
 from . import expressions as ex
-from .forms import OnlineForm, Reduction
+from .forms import Accumulator, OnlineForm, Reduction, moved_to
 from .numeric import evaluate, fold
 
 ROWS, EXTENT, GRID, MAX_RANK, GAP = 3, 5, 9, 6, 1e-7
@@ -46,6 +47,10 @@ def sample(s: Symbol, index: int, shape: tuple[int, ...], flags: set[Symbol]) ->
     v = _noise(index, shape)
     if s in flags:
         return (v > 0) * 1.0
+    if isinstance(s, ex.Position):
+        return np.broadcast_to(np.arange(shape[-1], dtype=float), shape)
+    if isinstance(s, ex.Place):
+        return np.floor(np.abs(v) * 3) % EXTENT
     if s.is_integer:
         v = np.rint(3 * v)
         return np.abs(v) + 1.0 if s.is_positive else np.abs(v) if s.is_nonnegative else v
@@ -79,9 +84,25 @@ def agrees(reduction: Reduction, form: OnlineForm, leaves: frozenset[Symbol], in
             step = np.exp(evaluate(a.gauge, moved, moved_memo) - evaluate(a.gauge, env, memo))
             if not _close(psi * step, evaluate(a.psi, moved, moved_memo)):
                 return f"{a.psi} does not move by exp of {a.gauge}"
+        if a.moves is not None and not _carried(a, env):
+            return f"{a.symbol} is not carried as {a.moves}"
     online = np.broadcast_to(evaluate(form.readout, final), (ROWS, 1))[..., 0]
     direct = np.broadcast_to(direct, (ROWS,))
     return "" if _close(direct, online) else f"the readout gives {online}, the reduction {direct}"
+
+
+def _carried(a: Accumulator, env: Mapping[Symbol, np.ndarray]) -> bool:
+    """The law of an accumulator that is kept while a place stays, and dropped when an element that is new takes it."""
+    places, seen = [s for s in a.psi.free_symbols if isinstance(s, ex.Place)], EXTENT // 2 + 1
+    part = {s: v[..., :seen] if np.shape(v)[-1] == EXTENT else v for s, v in env.items()}
+    for old in range(seen):
+        for new in (old, *range(seen, EXTENT)):
+            at, there = dict.fromkeys(places, float(old)), dict.fromkeys(places, float(new))
+            held, wanted = (fold(a.combiner, evaluate(a.psi, {**part, **i}), seen)[..., None] for i in (at, there))
+            moved = {**env, **at, **{moved_to(s): float(new) for s in places}, a.symbol: held}
+            if not _close(wanted, evaluate(a.moves, moved)):
+                return False
+    return True
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -18,6 +18,20 @@ import sympy as sp
 from sympy import Add, Expr, Mul, Symbol
 
 
+def grows(gauge: Expr, name: Symbol, combiner: str) -> bool:
+    """Whether the factor may be infinite while the running value `name` still equals its combiner's identity.
+
+    exp((m - m')/t) with m = -oo is 0 for t > 0, and infinite for t < 0.  Where the sign of a constant of the row is not
+    known, an accumulator has to be left alone until something was folded.
+    """
+    for term in Add.make_args(sp.expand_mul(gauge)):
+        if name in term.free_symbols:
+            still = Mul(*[f for f in Mul.make_args(term) if name not in f.free_symbols])
+            if still.free_symbols and not (still.is_nonpositive if combiner == "max" else still.is_nonnegative):
+                return True
+    return False
+
+
 def transport_exponent(gauge: Expr, fresh: Mapping[Symbol, Symbol]) -> Expr:
     """gauge(new) - gauge(old), where `fresh` names the new value of each running value; 0 when nothing moves."""
     linear: dict[Expr, list[Expr]] = {}

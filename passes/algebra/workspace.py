@@ -12,7 +12,7 @@ from sympy import Expr, Symbol
 
 from .context import Context, NotSeparable
 from .expressions import eq, select
-from .forms import Accumulator, Reduction
+from .forms import Accumulator, Reduction, moved_to
 from .separate import Separator
 
 MAX_ACCUMULATORS = 8
@@ -27,6 +27,7 @@ class Workspace:
         self._prefix = f"{reduction.name}_a"
         self._taken = {str(s) for s in reduction.expr.free_symbols}
         self._found: dict[tuple[str, Expr, Expr | None], Symbol] = {}
+        self._place: dict[Symbol, Symbol] = {}
 
     def accumulate(self, combiner: str, psi: Expr, gauge: Expr = sp.S.Zero) -> Symbol:
         """The symbol of the accumulator `combiner psi`."""
@@ -40,8 +41,20 @@ class Workspace:
             self._found[key] = Symbol(name, real=True)
         return self._found[key]
 
+    def carry(self, psi: Expr, place: Symbol) -> Symbol:
+        """The symbol of what the winner at `place` carries along: `sum psi`, dropped when another element wins."""
+        symbol = self.accumulate("sum", psi)
+        self._place[symbol] = place
+        return symbol
+
     def accumulators(self) -> tuple[Accumulator, ...]:
-        return tuple(Accumulator(s, combiner, psi, gauge) for (combiner, psi, gauge), s in self._found.items())
+        return tuple(
+            Accumulator(s, combiner, psi, gauge, self._kept(s)) for (combiner, psi, gauge), s in self._found.items()
+        )
+
+    def _kept(self, s: Symbol) -> Expr | None:
+        place = self._place.get(s)
+        return None if place is None else select(eq(place, moved_to(place)), s, sp.S.Zero)
 
 
 def moving_selects(e: Expr, context: Context) -> Expr | None:

@@ -92,6 +92,17 @@ def softmin_of_scaled_differences(s: Tensor, v: Tensor) -> Tensor:
     return (e / e.sum(-1, keepdim=True)) @ v
 
 
+def softmax_with_temperatures(s: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """Of which nothing but their values says that they are positive."""
+    e = torch.exp((s - s.amax(-1, keepdim=True)) / (1 + t.clamp(-0.5, 0.5)))
+    return (e / e.sum(-1, keepdim=True)) @ v
+
+
+def softmax_with_learned_temperature(s: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    e = torch.exp((s - s.amax(-1, keepdim=True)) * t.exp())
+    return (e / e.sum(-1, keepdim=True)) @ v
+
+
 def safe_softmax(x: Tensor) -> Tensor:
     e = torch.exp(x - x.amax(-1, keepdim=True))
     return e / e.sum(-1, keepdim=True)
@@ -208,6 +219,16 @@ def attention_softcap(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(20 * torch.tanh(scores(q, k) / 20), -1) @ v
 
 
+def attention_cosine(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2)
+    return torch.softmax(10 * s, -1) @ v
+
+
+def attention_rms(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k = (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) for x in (q, k))
+    return attention(q, k, v)
+
+
 def attention_alibi(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> Tensor:
     at = torch.arange(k.shape[-2], device=k.device) - torch.arange(q.shape[-2], device=q.device)[:, None]
     return torch.softmax(scores(q, k) - slopes[:, None, None] * at.abs(), -1) @ v
@@ -307,6 +328,18 @@ def monotone_max(h: Tensor, e: Tensor) -> Tensor:
 def monotone_argmax(h: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     best, which = (h @ e.T).max(-1)
     return torch.sigmoid(best), which
+
+
+def likeliest(h: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    best, which = torch.softmax(h @ e.T, -1).max(-1)
+    return best, which
+
+
+def sampled_score(h: Tensor, e: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """A draw by the largest of perturbed scores, and how likely it was: what reads scores at the winner of another order."""
+    s = h @ e.T
+    which = (s + noise).argmax(-1, keepdim=True)
+    return torch.log_softmax(s, -1).gather(-1, which).squeeze(-1), which.squeeze(-1)
 
 
 def lm_head(h: Tensor, e: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -453,6 +486,15 @@ SOFTMAX = (
         Row(fn, rows(2048, 4096, of(4096, 64)), rows(16384, 4096, of(4096, 64)))
         for fn in (softmax_of_scaled_differences, softmax_with_temperature, softmin_of_scaled_differences)
     ),
+    *(
+        Row(
+            fn,
+            rows(2048, 4096, of(4096, 64), of(2048, 1)),
+            rows(16384, 4096, of(4096, 64), of(16384, 1)),
+            offset=offset,
+        )
+        for fn, offset in ((softmax_with_temperatures, 0.0), (softmax_with_learned_temperature, 50.0))
+    ),  # without a sign, some rows overflow in eager, too
     Row(safe_softmax, CPU_ROWS, GPU_ROWS, passes=2, never_pays=IN_CACHE),
     Row(safe_softmax_of_head, CPU_HEAD, head(8192, 64, 8192), passes=2, never_pays=("cpu", "sm_90")),
     Row(logsumexp, CPU_ROWS, GPU_ROWS, never_pays=IN_CACHE),
@@ -461,8 +503,8 @@ SOFTMAX = (
 )
 
 CROSS_ENTROPY = (
-    Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
-    Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=("cpu", "sm_90")),
+    Row(ce_logits, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=IN_CACHE),
+    Row(ce_logits_all, (*CPU_ROWS, CPU_TARGETS), (*GPU_ROWS, GPU_TARGETS), never_pays=IN_CACHE),
     Row(ce_head, CPU_LABELLED, GPU_LABELLED, never_pays=IN_CACHE),
     Row(
         ce_head_mean, CPU_LABELLED, GPU_LABELLED, kernels=2, cpu_kernels=1, never_pays=IN_CACHE, larger_refused=True
@@ -496,6 +538,8 @@ STATISTICS = (
 ATTENTION = (
     Row(attention, CPU_QKV, GPU_QKV),
     Row(attention_softcap, CPU_QKV, GPU_QKV),
+    Row(attention_cosine, CPU_QKV, GPU_QKV),
+    Row(attention_rms, CPU_QKV, GPU_QKV),
     Row(attention_alibi, (*CPU_QKV, of(4)), (*GPU_QKV, of(32))),
     Row(attention_bias, (*CPU_QKV, of(4, 1024, 2048)), (*GPU_QKV, of(32, 4096, 4096))),
     Row(attention_additive_mask, (*CPU_QKV, minus_infinity(1024, 2048)), (*GPU_QKV, minus_infinity(4096, 4096))),
@@ -554,6 +598,14 @@ NORMS = (
 ORDER = (
     Row(monotone_max, CPU_HEAD, GPU_HEAD),
     Row(monotone_argmax, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T),
+    Row(likeliest, CPU_HEAD, GPU_HEAD, scores=lambda h, e: h @ e.T, never_pays=IN_CACHE),
+    Row(
+        sampled_score,
+        (*CPU_HEAD, of(1024, 8192)),
+        (*head(8192, 64, 32000), of(8192, 32000)),
+        scores=lambda h, e, noise: h @ e.T + noise,
+        never_pays=IN_CACHE,
+    ),
     Row(lm_head, pooled(4, 256, 64, 8192), pooled(32, 512, 256, 30522)),
     Row(
         lm_head,

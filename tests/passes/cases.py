@@ -227,6 +227,24 @@ def picked_log_probabilities(x, w, t):
     return z.gather(-1, t).sum(-1) + torch.logsumexp(x @ w, -1)
 
 
+def at_temperature(x: Tensor, w: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    s = x @ w
+    e = torch.exp((s - s.amax(-1, keepdim=True)) / t)
+    return (e / e.sum(-1, keepdim=True)) @ v
+
+
+def carried_by_winner(x: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+    s = x @ w
+    i = (s + noise).argmax(-1, keepdim=True)
+    return s.gather(-1, i).squeeze(-1), torch.log_softmax(s, -1).gather(-1, i).squeeze(-1), i.squeeze(-1)
+
+
+def carried_by_both(x: Tensor, w: Tensor) -> Tensor:
+    s = torch.round(x @ w)
+    first, last = s.abs().argmin(-1, keepdim=True), torch.sin(s).argmax(-1, keepdim=True)
+    return (s.gather(-1, last) - (2 * s).gather(-1, first)).squeeze(-1)
+
+
 CASES: dict[str, Case] = {
     # attention and its like
     "attention": Case(attention, [Q, K, V]),
@@ -280,6 +298,12 @@ CASES: dict[str, Case] = {
     "kmeans": Case(kmeans, [X, _r(7, 9)]),
     "max_pooled_head": Case(lambda h, e: torch.log1p(torch.relu(h @ e.T)).amax(1), [_r(2, 5, 4), _r(7, 4)]),
     "argmax_of_linear": Case(lambda x, w: torch.argmax(x @ w, -1), [X, W]),
+    "temperature_of_all": Case(at_temperature, [X, W, _r(5, 3), torch.tensor(0.7)]),
+    "temperature_of_rows": Case(at_temperature, [X, W, _r(5, 3), _r(6, 1).abs() + 0.5]),
+    "temperature_below_zero": Case(at_temperature, [X, W, _r(5, 3), -_r(6, 1).abs() - 0.5]),
+    "carried_by_winner": Case(carried_by_winner, [X, W, _r(6, 5)]),
+    "carried_by_both": Case(carried_by_both, [X, W]),
+    "largest_probability": Case(lambda x, w: torch.softmax(x @ w, -1).max(-1), [X, W]),
     "topmost_and_where": Case(lambda x, w: (x @ w).max(-1), [X, W]),
     "mean_of_linear": Case(lambda x, w: torch.sigmoid(x @ w).mean(-1), [X, W]),
     "head_mean_of_scores": Case(lambda q, k: torch.softmax(q @ k.transpose(-1, -2), -1).mean(0), [Q, K], None),

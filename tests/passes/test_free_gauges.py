@@ -68,6 +68,19 @@ def with_sink(q: Tensor, k: Tensor, v: Tensor, sink: Tensor) -> Tensor:
     return e @ v / (e.sum(-1, keepdim=True) + torch.exp(sink - m))
 
 
+def unit(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=-1)
+
+
+def rms(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+def cosines(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = q @ k.mT / q.norm(dim=-1, keepdim=True) / k.norm(dim=-1)[..., None, :]
+    return torch.softmax(20 * s, -1) @ v
+
+
 def with_maximum(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     s = cap(q @ k.mT, 20)
     return torch.softmax(s, -1) @ v, s.amax(-1)
@@ -133,11 +146,24 @@ GONE: dict[str, tuple[Callable, list[Tensor]]] = {
     "bf16": (attend(lambda s: cap(s, 20)), [t.bfloat16() for t in (Q, K, V)]),
     "fp16, narrow": (attend(lambda s: cap(s, 9)), [t.half() for t in (Q, K, V)]),
     "fp16, no product": (lambda x, w: torch.logsumexp(cap(x @ w, 30), -1), [X.half(), W.half()]),
+    "unit rows": (lambda q, k, v: torch.softmax(20 * unit(q) @ unit(k).mT, -1) @ v, [Q, K, V]),
+    "unit rows, masked": (
+        lambda q, k, v, kept: torch.softmax((unit(q) @ unit(k).mT).masked_fill(~kept, -math.inf), -1) @ v,
+        [Q, K, V, KEPT],
+    ),
+    "rms norms": (lambda q, k, v: torch.softmax(rms(q) @ rms(k).mT / 2, -1) @ v, [Q, K, V]),
+    "divided behind the product": (cosines, [Q, K, V]),
     "fp64": (attend(lambda s: cap(s, 200)), [t.double() for t in (Q, K, V)]),
 }
 STAYS: dict[str, tuple[Callable, list[Tensor]]] = {
     "too wide": (attend(lambda s: cap(s, 60)), [Q, K, V]),
     "bounded above only": (attend(lambda s: s.clamp(max=20)), [Q, K, V]),
+    "one side normalised": (lambda q, k, v: torch.softmax(unit(q) @ k.mT, -1) @ v, [Q, K, V]),
+    "norms of another kind": (
+        lambda q, k, v: torch.softmax(unit(q) @ (k / k.abs().sum(-1, keepdim=True)).mT, -1) @ v,
+        [Q, K, V],
+    ),
+    "far too steep": (lambda q, k, v: torch.softmax(60 * unit(q) @ unit(k).mT, -1) @ v, [Q, K, V]),
     "masked by +inf": (masked(lambda s: cap(s, 20), math.inf), [Q, K, V, KEPT]),
     "masked by a large number": (masked(lambda s: cap(s, 20), -1e4), [Q, K, V, KEPT]),
     "an output": (with_maximum, [Q, K, V]),

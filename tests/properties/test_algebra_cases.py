@@ -20,20 +20,23 @@ import sympy as sp
 from sympy import Abs, Max, S, Symbol, exp, log, sqrt, tanh
 
 from fusecade.passes.algebra import Cascade, Reduction, derive
-from fusecade.passes.algebra.expressions import eq, exp2, gt, log1p, relu, round_, select
+from fusecade.passes.algebra.expressions import Place, Position, eq, exp2, gt, log1p, relu, round_, select
 from fusecade.passes.algebra.levels import Levels, count, passes_over
 from fusecade.passes.algebra.numeric import evaluate
 from fusecade.passes.algebra.streaming import reference, run
 
-LEAVES = x, y, v, w, W, t, b, dp, kk, xa = [Symbol(n, real=True) for n in "x y v w W t b dp kk xa".split()]
+k = Position("k", integer=True, nonnegative=True)
+i = Place("i", integer=True, nonnegative=True)
+x, y, v, w, W, t, b, dp, kk, xa = [Symbol(n, real=True) for n in "x y v w W t b dp kk xa".split()]
+LEAVES = x, y, v, w, W, t, b, dp, kk, xa, k
 N, eps, cap = [Symbol(n, positive=True) for n in "N eps cap".split()]
-sink, Lse = [Symbol(n, real=True) for n in "sink Lse".split()]
+sink, Lse, below = [Symbol(n, real=True) for n in "sink Lse below".split()]
 m, m2, s, o, h, z, mu, delta, c = [Symbol(n, real=True) for n in "m m2 s o h z mu delta c".split()]
 total, l2, ss, q, n, amax = [Symbol(n, nonnegative=True) for n in "l l2 ss q n amax".split()]
 temperature = sqrt(eps + q / N)
 
 EXTENT = 37
-CONSTANTS = {N: float(EXTENT), eps: 1e-3, cap: 2.0, sink: 0.3, Lse: 1.5}
+CONSTANTS = {N: float(EXTENT), eps: 1e-3, cap: 2.0, sink: 0.3, Lse: 1.5, below: -0.7}
 
 
 @dataclass(frozen=True)
@@ -332,6 +335,35 @@ CASES = [
     Case(
         "argmax of probabilities", (M, L, (c, "argmax", exp(x - m) / sqrt(eps + total))), c, (3, 2, 1), "defer", 1, "x"
     ),
+    Case(
+        "temperature of any sign",
+        (M, (total, "sum", exp((x - m) / below)), (o, "sum", v * exp((x - m) / below) / total)),
+        o,
+        (3, 2, 1),
+        "rescale+defer",
+        1,
+        "v*exp((-m + x)/below)",
+        "o_a0/l",
+    ),
+    Case(
+        "carried by the winner",
+        ((i, "argmax", Max(0, x)), (o, "sum", select(eq(k, i), v, 0))),
+        o,
+        (2, 2, 1),
+        "carried",
+        1,
+        "select(eq(k, i), v, 0)",
+        "o_a0",
+    ),
+    Case(
+        "carried by the least, and more made of it",
+        (M, L, (i, "argmin", v - x), (o, "sum", select(eq(k, i), v * (x - m - log(total)), 0))),
+        o,
+        (3, 3, 1),
+        "carried",
+        2,
+        readout="o_a0*(-m + o_a1 - log(l))",
+    ),
     Case("argmax keeps ties", ((c, "argmax", Max(0, x)),), c, (1, 1, 1), "independent", 1, "Max(0, x)"),
     Case("any above", (SUM, (c, "any", gt(x, s / N + 1))), c, (2, 1, 1), "defer", 1),
     Case("product of scaled", (SS, (o, "prod", x / sqrt(eps + ss))), o, (2, 2, 1), "moments", 2),
@@ -341,6 +373,7 @@ CASES = [
 def data_for(cascade: Cascade, seed: int, offset: float = 0.0) -> dict[Symbol, np.ndarray]:
     rng = np.random.default_rng(seed)
     data = {a: rng.normal(size=EXTENT) + offset for a in sorted(cascade.leaves, key=str)}
+    data |= {a: np.arange(EXTENT) * 1.0 for a in cascade.leaves & {k}}
     if t in data:
         data[t] = (rng.random(EXTENT) < 0.6) * 1.0
     return data | CONSTANTS
