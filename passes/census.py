@@ -64,7 +64,7 @@ class Nested:
 class Dot:
     """A dot of a kernel: what it multiplies, floating-point operations of all its executions, (m, n, k) of one of them.
 
-    batched: whether its tiles have batch ranks.
+    batched: whether its tiles have batch ranks, of more than one element.
     """
 
     dtype: str
@@ -152,7 +152,7 @@ class _Entry:
     rows: tuple[str, ...] = ()  # of a dot
     columns: tuple[str, ...] = ()
     over: str = ""
-    batched: bool = False
+    batch: tuple[str, ...] = ()
     in_place: bool = False  # of a dot: into a tile that is carried anyway
     access: tuple[sympy.Expr, ...] = ()  # of a transfer
     bounds: tuple[Bounds, ...] = ()  # of the loops around that do not walk all of their rank
@@ -244,7 +244,7 @@ class Census:
                         rows=tuple(r for r in lhs.names if r not in shared),
                         columns=tuple(r for r in rhs.names if r not in shared),
                         over=over,
-                        batched=len(op.batch) > 0,
+                        batch=tuple(op.batch),
                         in_place=op.acc is not None,
                         made=_made(op) if loops else (),
                     )
@@ -412,7 +412,7 @@ class Census:
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
-                w.dots.append(Dot(e.dtype, 2.0 * total, shape, e.batched))
+                w.dots.append(Dot(e.dtype, 2.0 * total, shape, _product(size, e.batch) > 1))
                 w.made_operands += [(_product(tile_of, r), shape[0], shared) for r, shared in e.made]
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape

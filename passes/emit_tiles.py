@@ -93,7 +93,10 @@ class _Emitter:
         for inner, outer in self.buffer.items():
             outer.name_hint = inner.name_hint
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
-        self.levels = self._levels()
+        self.levels: dict[Operation, int] = {}
+        self._levels()
+        self.along: dict[tuple[str, int], list[int]] = {}  # outputs to store, by the loop rank they carry and their level
+        self.stored: set[int] = set()
         self.neutral = Neutral(kernel)
         self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
@@ -105,10 +108,18 @@ class _Emitter:
         for n, value in enumerate(self.kernel.returned):
             self.targets[n].name_hint = value.name_hint or f"out{n}"
             carried = [r for r in _out_ranks(value) if self._role(r) == "loop"]
+            if len(carried) > 1:
+                raise _Stop(f"an output carries two streamed ranks, {carried}")
             if carried:
-                self._store_loop(carried, n, value)
+                self.along.setdefault((carried[0], self._level(value, carried[0])), []).append(n)
+        for n, value in enumerate(self.kernel.returned):
+            for at, those in list(self.along.items()):
+                if n in those:
+                    self._store_along(*at)
+                    break
             else:
-                self._store(n, value)
+                if n not in self.stored:
+                    self._store(n, value)
         self.top.block.add_op(tile.ReturnOp())
         result = tile.KernelOp(
             self.kernel.sym_name.data,
@@ -132,17 +143,28 @@ class _Emitter:
             source = self._broadcast(source, self.table.ordered(access.ranks))
         self._scope_for([source], access.ranks).block.add_op(tile.StoreOp(source, self.targets[n], access, guard))
 
-    def _store_loop(self, ranks: Sequence[str], n: int, value: SSAValue) -> None:
-        if len(ranks) > 1:
-            raise _Stop(f"an output carries two streamed ranks, {ranks}")
-        rank = ranks[0]
-        self._finish(value, rank)
+    def _store_along(self, rank: str, level: int) -> None:
+        """Store the outputs along `rank` that wait for so many reductions over it: beside reductions that do, if there are."""
+        for op in self.kernel.body.block.ops:
+            beside = isinstance(op, EinsumOp | OnlineOp) and rank in _reduced(op) and self.levels[op] == level
+            if beside and not self._is_done(op.results[0]) and self._reachable_home(op) == self.top.depth:  # pyright: ignore
+                self._loop(rank, op)  # pyright: ignore
+                if (rank, level) not in self.along:
+                    return
+        for n in self.along[rank, level]:
+            self._finish(self.kernel.returned[n], rank)
         body = _Scope(Block(), rank, len(self.stack))
         self.stack.append(body)
-        self._store(n, value)
+        self._store_all(rank, level)
         self.stack.pop()
         body.block.add_op(tile.YieldOp())
         self.stack[-1].block.add_op(tile.ForOp(rank, [], Region(body.block), 0, self.extents[rank]))
+
+    def _store_all(self, rank: str, level: int) -> None:
+        """In a loop over `rank`, the outputs along it that can be stored there."""
+        for n in self.along.pop((rank, level), ()):
+            self._store(n, self.kernel.returned[n])
+            self.stored.add(n)
 
     def _finish(self, value: SSAValue, rank: str) -> None:
         """Run the loops over `rank` that `value` depends on, before a loop of its own is opened."""
@@ -311,22 +333,20 @@ class _Emitter:
 
     # --- reductions ----------------------------------------------------------------------------------------------
 
-    def _levels(self) -> dict[Operation, int]:
+    def _levels(self) -> None:
         """How many reductions over the same rank must have ended before each reduction can start."""
-        level: dict[Operation, int] = {}
-
-        def deepest(value: SSAValue, rank: str) -> int:
-            op = value.owner
-            if not isinstance(op, EinsumOp | OnlineOp):
-                return 0
-            if rank in _reduced(op):
-                return level[op] + 1
-            return max((deepest(v, rank) for v in op.inputs), default=0)
-
         for op in self.kernel.body.block.ops:
             if isinstance(op, EinsumOp | OnlineOp) and _reduced(op):
-                level[op] = max((deepest(v, r) for r in _reduced(op) for v in op.inputs), default=0)
-        return level
+                self.levels[op] = max((self._level(v, r) for r in _reduced(op) for v in op.inputs), default=0)
+
+    def _level(self, value: SSAValue, rank: str) -> int:
+        """How many reductions over `rank` must have ended before a value is known."""
+        op = value.owner
+        if not isinstance(op, EinsumOp | OnlineOp):
+            return 0
+        if rank in _reduced(op):
+            return self.levels[op] + 1
+        return max((self._level(v, rank) for v in op.inputs), default=0)
 
     def _reduce(self, op: EinsumOp | OnlineOp) -> None:
         reduced = _reduced(op)
@@ -378,8 +398,9 @@ class _Emitter:
         parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
+        taken = home == self.top.depth and visited == TRUE  # every tile is visited: what is stored along the rank can be
         for part in parts:
-            loop = self._walk(rank, part, about(visited, rank), members, state)
+            loop = self._walk(rank, part, about(visited, rank), members, state, self.levels[wanted] if taken else None)
             outer.block.add_op(loop)
             state = list(loop.results)
             if part is not parts[-1]:
@@ -400,8 +421,12 @@ class _Emitter:
         given: Predicate,
         members: Sequence[EinsumOp | OnlineOp],
         state: Sequence[SSAValue],
+        level: int | None,
     ) -> tile.ForOp:
-        """One loop over a part of `rank` that folds its tiles into the state of `members`."""
+        """One loop over a part of `rank` that folds its tiles into the state of `members`.
+
+        level: of the outputs along the rank that it stores, if it does.
+        """
         body = _Scope(Block(arg_types=[v.type for v in state]), rank, len(self.stack))
         self.stack.append(body)
         outside = self.given, self.full
@@ -421,6 +446,8 @@ class _Emitter:
                 env = self._env(op)
                 for n, held in enumerate(mine):
                     yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
+        if level is not None:
+            self._store_all(rank, level)
         self.stack.pop()
         self.given, self.full = outside
         body.block.add_op(tile.YieldOp(*yielded))
