@@ -385,7 +385,8 @@ class _Printer(Addresses):
         if innermost and loads:
             self.used.add("num_stages")
             stages = ", num_stages=num_stages"
-        out.add(f"for {self.rank_names[f'start_{rank.name}']} in tl.range({lower}, {upper}, {rank.tile}{stages}):")
+        at = self.rank_names[f"start_{rank.name}" if rank.tile else rank.name]
+        out.add(f"for {at} in tl.range({lower}, {upper}, {rank.tile or 1}{stages}):")
         out.lines += inner.lines
         if outermost:
             self.before = None

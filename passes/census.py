@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import sympy
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type
-from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
@@ -251,7 +251,9 @@ class Census:
                 )
             case tile.ForOp():
                 self.outside[(*loops, op.rank.data)] = _read_from_outside(op)
-                for arg in op.body.block.args:
+                for arg, first in zip(op.body.block.args, op.init, strict=True):
+                    if loops and isinstance(first, BlockArgument) and first.block is op.parent_block():
+                        continue  # it goes on from what the loop around carries: one tile
                     add(_Entry("carry", "carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
                 self._block(op.body.block, (*loops, op.rank.data))
             case tile.YieldOp() | tile.ReturnOp():

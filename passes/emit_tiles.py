@@ -97,6 +97,7 @@ class _Emitter:
         self._levels()
         self.along: dict[tuple[str, int], list[int]] = {}  # outputs to store, by the loop rank they carry and their level
         self.stored: set[int] = set()
+        self.begun: dict[SSAValue, SSAValue] = {}  # a sum -> the state that it goes on from, instead of from zero
         self.neutral = Neutral(kernel)
         self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
@@ -107,7 +108,7 @@ class _Emitter:
     def run(self) -> tile.KernelOp:
         for n, value in enumerate(self.kernel.returned):
             self.targets[n].name_hint = value.name_hint or f"out{n}"
-            carried = [r for r in _out_ranks(value) if self._role(r) == "loop"]
+            carried = [r for r in _out_ranks(value) if self.walk.loops(r)]
             if len(carried) > 1:
                 raise _Stop(f"an output carries two streamed ranks, {carried}")
             if carried:
@@ -188,7 +189,7 @@ class _Emitter:
             if at.depth > scope.depth:
                 scope = at
         for r in ranks:
-            if r in self.extents and self._role(r) == "loop":
+            if r in self.extents and self.walk.loops(r):
                 bound = [s for s in self.stack if s.rank == r]
                 if not bound:
                     raise _Stop(f"rank {r} is needed outside its loop")
@@ -350,7 +351,7 @@ class _Emitter:
 
     def _reduce(self, op: EinsumOp | OnlineOp) -> None:
         reduced = _reduced(op)
-        streamed = [r for r in reduced if self._role(r) == "loop"]
+        streamed = [r for r in reduced if self.walk.loops(r)]
         if len(streamed) > 1:
             raise _Stop(f"a reduction streams two ranks at once, {streamed}")
         if streamed:
@@ -362,7 +363,8 @@ class _Emitter:
         else:
             env = self._env(op)
             for n, result in enumerate(op.results):
-                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, None)[
+                state = [self.begun[result]] if result in self.begun else None
+                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, state)[
                     -1 if _is_arg(op.combiner_names[n]) else 0
                 ]
                 self.done[result].name_hint = result.name_hint
@@ -392,7 +394,7 @@ class _Emitter:
                 kind = compute_type(result.type.element_type)  # pyright: ignore
                 if _is_arg(combiner):
                     kind = op.yields[n].type  # pyright: ignore
-                first = self._constant(scalar.identity(combiner, kind), kind, ranks)
+                first = self.begun.get(result) or self._constant(scalar.identity(combiner, kind), kind, ranks)
                 state.extend([first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first])
         visited = some(*(self.neutral.visited(op) for op in members))
         parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
@@ -429,19 +431,26 @@ class _Emitter:
         """
         body = _Scope(Block(arg_types=[v.type for v in state]), rank, len(self.stack))
         self.stack.append(body)
-        outside = self.given, self.full
+        outside, begun_outside = (self.given, self.full), dict(self.begun)
         if part.full:
             self.given, self.full = every(self.given, given), self.full | {rank}
         yielded: list[SSAValue] = []
         left: list[SSAValue] = list(body.block.args)
+        states: list[list[list[SSAValue]]] = []
         for op in members:
             mine = _by_result(op, left)
             for held, result in zip(mine, op.results, strict=True):
                 for a in held:
                     self.scope_of[a] = body
                     a.name_hint = result.name_hint
+                    if (sum_ := self._inner_sum(op)) is not None:
+                        self.begun[sum_] = held[0]
+            states.append(mine)
+        for op, mine in zip(members, states, strict=True):
             if isinstance(op, OnlineOp):
                 yielded.extend(self._online_step(op, [m[0] for m in mine]))
+            elif (sum_ := self._inner_sum(op)) in self.begun:
+                yielded.append(self._env(op).make[op.yields[0]]())  # pyright: ignore
             else:
                 env = self._env(op)
                 for n, held in enumerate(mine):
@@ -450,8 +459,22 @@ class _Emitter:
             self._store_all(rank, level)
         self.stack.pop()
         self.given, self.full = outside
+        self.begun = begun_outside
         body.block.add_op(tile.YieldOp(*yielded))
         return tile.ForOp(rank, state, Region(body.block), part.lower, part.upper)
+
+    def _inner_sum(self, op: EinsumOp | OnlineOp) -> SSAValue | None:
+        """The sum that `op` only adds up, element by element: it may go on from what was added up so far."""
+        if not isinstance(op, EinsumOp) or op.combiner_names != ("sum",) or any(self._role(r) != "unit" for r in op.reduced):
+            return None
+        read = op.yields[0]
+        inner = op.operand_accesses[read.index][0] if isinstance(read, BlockArgument) else None
+        maker = inner.owner if inner is not None else None
+        if not isinstance(maker, EinsumOp) or maker.combiner_names != ("sum",) or sum(1 for _ in inner.uses) > 1:  # pyright: ignore
+            return None
+        kinds = {compute_type(v.type.element_type) for v in (inner, op.results[0])}  # pyright: ignore
+        same = self.table.ordered(maker.out_ranks()) == self.table.ordered(op.out_ranks())
+        return inner if same and kinds == {read.type} else None
 
     def _reachable_home(self, op: EinsumOp | OnlineOp) -> int:
         try:
@@ -471,6 +494,7 @@ class _Emitter:
         kind = tile.tile_type(contribution).element_type
         neutral = scalar.identity(combiner, kind)
         extreme: list[SSAValue] = [contribution]
+        reduced = [r for r in reduced if self._role(r) != "unit"]  # one element is what it is reduced to
         for r in reduced:
             if r not in tile.tile_type(contribution).names:
                 contribution = self._broadcast(

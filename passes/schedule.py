@@ -10,6 +10,7 @@ Roles come from how contractions use a rank, never from what the operations are 
     batch ranks of every contraction          one element a program (unit)
     the streamed rank                         a loop, or whole where the row fits
     other reduced ranks                       whole where they fit, else a loop inside
+    batch ranks of some contractions          one element a step of a loop, on a GPU: its matrix units take no batches
     output ranks that some contraction lacks  whole: a grid over them would repeat that contraction
     other output ranks                        the grid, tiled
 
@@ -44,6 +45,7 @@ from .idle_loops import drop_idle_loops
 from .split_reduction import Split, split_kernel
 from .walk import Parts, Walk
 
+EACH = "each"  # the role of a rank that a loop walks element by element: in tables a unit rank, without the grid
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
@@ -414,7 +416,8 @@ class _Shape:
                 return ["loop"]
             if whole and rank != self.stream:
                 return ["whole"]
-            return ["loop", "whole"] if whole else ["loop"]
+            loop = EACH if self._one_by_one(rank) else "loop"
+            return [loop, "whole"] if whole else [loop]
         if self.parts is not None and rank == self.parts.part:
             return ["unit"]
         if self._batch(rank):  # on a CPU, the innermost batch rank is folded: a few dots in one call
@@ -424,6 +427,15 @@ class _Shape:
         if lacking and carrying:
             return ["whole"] if self.may_be_whole(rank) else ["grid"]
         return ["grid"] if rank in self._tiled() else ["unit"]
+
+    def _one_by_one(self, rank: str) -> bool:
+        """Whether a reduced rank is walked element by element: a batch of some product, of which no element is chosen."""
+        choosing = any(
+            isinstance(op, EinsumOp) and rank in op.reduced and any("arg" in c for c in op.combiner_names)
+            for op in self.kernel.body.block.ops
+        )
+        batch = any(rank in d.batch for d in self.dots) and all(rank != d.over for d in self.dots)
+        return not self.cpu and batch and not choosing
 
     def _batch(self, rank: str) -> bool:
         """A rank that both sides of every contraction that has it carry."""
@@ -460,7 +472,12 @@ class _Shape:
         order.update(dict.fromkeys([*self.out, *self.extents]))
         return tile.TileRanks(
             tuple(
-                tile.TileRank(r, self.extents[r], roles[r], _parameter(r) if roles[r] in ("grid", "loop") else None)
+                tile.TileRank(
+                    r,
+                    self.extents[r],
+                    "unit" if roles[r] == EACH else roles[r],
+                    _parameter(r) if roles[r] in ("grid", "loop") else None,
+                )
                 for r in order
                 if r in self.extents
             )
@@ -480,7 +497,7 @@ class _Shape:
 
     def choices(self, roles: Mapping[str, str]) -> dict[str, list[int]]:
         """The values that each parameter may take."""
-        loops = {r for r, role in roles.items() if role == "loop"}
+        loops = {r for r, role in roles.items() if role in ("loop", EACH)}
         inner = {d.over for d in self.dots if d.over in loops and loops & d.ranks - {d.over}}
         around = loops & {r for d in self.dots if d.over in inner for r in d.ranks} - inner
         longest = {**dict.fromkeys(inner, INNER), **dict.fromkeys(around, AROUND)}
@@ -496,8 +513,6 @@ class _Shape:
         extent = max(1, self.value(rank))
         if self.cpu and self._batch(rank):
             return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
-        if role == "loop" and any(rank in d.batch for d in self.dots):  # one product for each of its elements
-            return [s for s in (1, 2, 4, 8) if s <= extent]
         if self.cpu:
             steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
             kept = [s for s in steps if s < extent]
