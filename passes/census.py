@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sympy
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type, i1
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
 from ..errors import InternalCompilerError
@@ -179,6 +179,7 @@ class Census:
         self.outside: dict[
             tuple[str, ...], list[tuple[str, ...]]
         ] = {}  # by loops: tiles from before that are read there
+        self.waiting: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}  # by loops: see `_waiting`
         self._block(kernel.body.block, ())
         self._prepare()
 
@@ -251,6 +252,7 @@ class Census:
                 )
             case tile.ForOp():
                 self.outside[(*loops, op.rank.data)] = _read_from_outside(op)
+                self.waiting[(*loops, op.rank.data)] = _waiting(op.body.block)
                 for arg, first in zip(op.body.block.args, op.init, strict=True):
                     if loops and isinstance(first, BlockArgument) and first.block is op.parent_block():
                         continue  # it goes on from what the loop around carries: one tile
@@ -462,7 +464,7 @@ class Census:
     def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
         """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
 
-        In an innermost loop two tiles of the largest kind are alive; outside of all loops, the result of a loop is worked
+        In an innermost loop two tiles of the largest kind are alive, or all that wait for a reduction of such a tile; outside of all loops, the result of a loop is worked
         on in place, an element at a time, and narrowed in the end; `Nested` is what lies between.
         """
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
@@ -474,12 +476,15 @@ class Census:
             w.temporary_bytes = max(w.temporary_bytes, size)
             if at and at not in self.innermost:
                 columns = sum(tile_of[r] for r in self.columns.get(at, {}).values())
-                held += size * 3 // 2 if at in self.multiplied else size  # in place; narrowed where it is an operand
+                tiles_held = max(1, self.waiting.get(at, {}).get(largest, 1))
+                held += size * tiles_held  # in place; narrowed where it is an operand
+                held += size // 2 if at in self.multiplied else 0
                 found = Nested(held, columns, size // 4)
                 w.nested = max(w.nested or found, found, key=lambda n: n.held_bytes + 32 * n.column_elements)
             else:
                 held += self._spread_bytes(at, tile_of) if at and not self.multiplied else 0
-                w.held_bytes = max(w.held_bytes, held + (2 * size if at else size * 7 // 4))
+                tiles_held = max(2, self.waiting.get(at, {}).get(largest, 2))
+                w.held_bytes = max(w.held_bytes, held + (tiles_held * size if at else size * 7 // 4))
 
     def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
         """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.
@@ -497,6 +502,32 @@ class Census:
             spread = _product(tile_of, tuple(missing)) // vector if missing and ranks else 1
             total += times * 4 * _product(tile_of, ranks) * (max(1, spread) - 1)
         return total
+
+
+def _waiting(block: Block) -> dict[tuple[str, ...], int]:
+    """How many tiles of a loop's body are held, at most, until a tile like them is reduced: what follows reads them.
+
+    By their ranks; flags are not counted.
+    """
+    most: dict[tuple[str, ...], int] = {}
+    for reduction in block.ops:
+        if not isinstance(reduction, tile.ReduceOp):
+            continue
+        names = tile.tile_type(reduction.value).names
+        after: set[Operation] = {reduction}  # what waits for it
+        held: set[SSAValue] = set()
+        op = reduction.next_op
+        while op is not None:
+            if any(v.owner in after for o in op.walk() for v in o.operands):
+                after.add(op)
+            op = op.next_op
+        for op in after - {reduction}:
+            for v in op.operands:
+                like = isinstance(v.type, tile.TileType) and v.type.names == names and v.type.element_type != i1
+                if like and v.owner not in after and isinstance(v.owner, Operation) and v.owner.parent is block:
+                    held.add(v)
+        most[names] = max(most.get(names, 0), len(held))
+    return most
 
 
 def _read_from_outside(loop: tile.ForOp) -> list[tuple[str, ...]]:

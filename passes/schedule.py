@@ -11,7 +11,8 @@ Roles come from how contractions use a rank, never from what the operations are 
     the streamed rank                         a loop, or whole where the row fits
     other reduced ranks                       whole where they fit, else a loop inside
     batch ranks of some contractions          one element a step of a loop, on a GPU: its matrix units take no batches
-    output ranks that some contraction lacks  whole: a grid over them would repeat that contraction
+    output ranks that some contraction lacks  whole: a grid over them would repeat that contraction; the grid where
+                                              nothing else fits
     other output ranks                        the grid, tiled
 
 Why legal: a walk only orders independent work; reductions that cannot be split along a rank are never split.
@@ -208,7 +209,11 @@ def _schedule_whole(
     best: Scheduled | None = None
     filled = math.inf, 0
     reasons: list[str] = []
-    for roles in shape.variants():
+    seen: list[dict[str, str]] = []
+    for roles, last_resort in (*((r, False) for r in shape.variants()), *((r, True) for r in shape.variants(True))):
+        if roles in seen or (last_resort and best is not None):
+            continue
+        seen.append(roles)
         walk = Walk(
             shape.table(roles),
             shape.grid(roles),
@@ -395,12 +400,12 @@ class _Shape:
     def may_be_whole(self, rank: str, limit: int | None = None) -> bool:
         return self.static(rank) and self.value(rank) <= (limit or self.whole_limit)
 
-    def variants(self) -> Iterator[dict[str, str]]:
-        """Assignments of roles to ranks that make sense, a few."""
+    def variants(self, last_resort: bool = False) -> Iterator[dict[str, str]]:
+        """Assignments of roles to ranks that make sense, a few; or those that repeat work, to hold less at once."""
         fixed: dict[str, str] = {}
         choices: dict[str, list[str]] = {}
         for rank in self.extents:
-            options = self._options(rank)
+            options = self._options(rank, last_resort)
             if len(options) == 1:
                 fixed[rank] = options[0]
             else:
@@ -408,13 +413,13 @@ class _Shape:
         for combination in itertools.islice(itertools.product(*choices.values()), 12):
             yield {r: {**fixed, **dict(zip(choices, combination, strict=True))}[r] for r in self.extents}
 
-    def _options(self, rank: str) -> list[str]:
+    def _options(self, rank: str, last_resort: bool) -> list[str]:
         if rank in self.reduced or (rank == self.stream):
             limit = self.target.sram_bytes // 16 if rank not in {d.over for d in self.dots} and not self.cpu else None
             whole = self.may_be_whole(rank, limit)
             if self.parts is not None and rank == self.parts.rank:
                 return ["loop"]
-            if whole and rank != self.stream:
+            if whole and rank != self.stream and not last_resort:
                 return ["whole"]
             loop = EACH if self._one_by_one(rank) else "loop"
             return [loop, "whole"] if whole else [loop]
@@ -425,7 +430,9 @@ class _Shape:
         lacking = [d for d in self.dots if rank not in d.ranks]
         carrying = [d for d in self.dots if rank in d.ranks]
         if lacking and carrying:
-            return ["whole"] if self.may_be_whole(rank) else ["grid"]
+            if self.may_be_whole(rank):
+                return ["whole", "grid"] if last_resort else ["whole"]
+            return ["grid"]
         return ["grid"] if rank in self._tiled() else ["unit"]
 
     def _one_by_one(self, rank: str) -> bool:
