@@ -464,8 +464,9 @@ class Census:
     def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
         """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
 
-        In an innermost loop two tiles of the largest kind are alive, or all that wait for a reduction of such a tile; outside of all loops, the result of a loop is worked
-        on in place, an element at a time, and narrowed in the end; `Nested` is what lies between.
+        In an innermost loop two tiles of the largest kind are alive, or all that wait for a reduction of such a tile;
+        outside of all loops, the result of a loop is worked on in place, an element at a time, and narrowed in the end;
+        `Nested` is what lies between.
         """
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
         w.carried_bytes = sum(carried.values())

@@ -95,7 +95,9 @@ class _Emitter:
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
         self.levels: dict[Operation, int] = {}
         self._levels()
-        self.along: dict[tuple[str, int], list[int]] = {}  # outputs to store, by the loop rank they carry and their level
+        self.along: dict[
+            tuple[str, int], list[int]
+        ] = {}  # outputs to store, by the loop rank they carry and their level
         self.stored: set[int] = set()
         self.begun: dict[SSAValue, SSAValue] = {}  # a sum -> the state that it goes on from, instead of from zero
         self.neutral = Neutral(kernel)
@@ -400,7 +402,9 @@ class _Emitter:
         parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
-        taken = home == self.top.depth and visited == TRUE  # every tile is visited: what is stored along the rank can be
+        taken = (
+            home == self.top.depth and visited == TRUE
+        )  # every tile is visited: what is stored along the rank can be
         for part in parts:
             loop = self._walk(rank, part, about(visited, rank), members, state, self.levels[wanted] if taken else None)
             outer.block.add_op(loop)
@@ -465,7 +469,11 @@ class _Emitter:
 
     def _inner_sum(self, op: EinsumOp | OnlineOp) -> SSAValue | None:
         """The sum that `op` only adds up, element by element: it may go on from what was added up so far."""
-        if not isinstance(op, EinsumOp) or op.combiner_names != ("sum",) or any(self._role(r) != "unit" for r in op.reduced):
+        if (
+            not isinstance(op, EinsumOp)
+            or op.combiner_names != ("sum",)
+            or any(self._role(r) != "unit" for r in op.reduced)
+        ):
             return None
         read = op.yields[0]
         inner = op.operand_accesses[read.index][0] if isinstance(read, BlockArgument) else None
