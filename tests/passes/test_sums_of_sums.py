@@ -60,7 +60,9 @@ def test_a_sum_of_sums_has_one_accumulator(large: Scheduled):
     """The inner loop goes on from what the outer one carries; the cost model counts that tile once."""
     (outer,) = [op for op in loops_of(large) if op.parent_op() is large.kernel]
     sums = [
-        op for op in loops_of(large) if any(isinstance(v, BlockArgument) and v.block is outer.body.block for v in op.init)
+        op
+        for op in loops_of(large)
+        if any(isinstance(v, BlockArgument) and v.block is outer.body.block for v in op.init)
     ]
     assert len(sums) == 1
     (total,) = (v for v in outer.body.block.args if len(tile.tile_type(v).names) == 2)
