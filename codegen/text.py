@@ -230,7 +230,7 @@ def summary(kernel: tile.KernelOp) -> list[str]:
     lines = []
     for rank in kernel.ranks.data:
         walked = {
-            "unit": "one element a program",
+            "unit": "one element a program" if rank.name in kernel.grid_ranks else "one element a step of a loop",
             "grid": f"{kernel.parameters.get(rank.tile or '')} elements a program",
             "loop": f"{kernel.parameters.get(rank.tile or '')} elements a step of a loop",
             "whole": "held whole",

@@ -59,7 +59,8 @@ class Accesses(Scratch):
         if linear is None:
             raise NotPrintable(f"the access {op.access.text()} is not affine")
         coefficients, constant = linear
-        units = [n for n in self.kernel.grid_ranks if self.ranks[n].role == "unit" and n in coefficients]
+        walked = [r.name for r in self.ranks.data if r.name not in self.kernel.grid_ranks]
+        units = [n for n in (*self.kernel.grid_ranks, *walked) if self.ranks[n].role == "unit" and n in coefficients]
         dims: list[str | None] = [*units, *layout]
         sizes, strides, index, flips = [], [], [], []
         for place, d in enumerate(dims):

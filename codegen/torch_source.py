@@ -297,11 +297,12 @@ class _Printer(Accesses):
         self.block(op.body.block, inner)
         self.carry(cast(tile.YieldOp, op.body.block.last_op), slots, names, inner)
         opening = self.opening(inner)
-        opening = self.bounds(rank, None, inner.depth) + opening
+        if rank.tile:
+            opening = self.bounds(rank, None, inner.depth) + opening
         self.scopes.pop()
         lower, upper = (self.expression(e) for e in op.bounds)
-        start = self.rank_names[f"start_{rank.name}"]
-        scope.add(f"for {start} in range({lower}, {upper}, {self.params[rank.tile or '']}):")
+        start = self.rank_names[f"start_{rank.name}" if rank.tile else rank.name]
+        scope.add(f"for {start} in range({lower}, {upper}{f', {self.params[rank.tile]}' if rank.tile else ''}):")
         scope.lines += (opening + inner.lines) or ["    " * inner.depth + "pass"]
         for result, argument, slot, name in zip(op.outs, op.body.block.args, slots, names, strict=True):
             self.values[result] = replace(self.values[argument], text=name)

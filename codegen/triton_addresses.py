@@ -43,6 +43,7 @@ class Addresses(Indices):
             lane_terms, scalars = split
             lanes = self.sum(lane_terms, names)
         steps = {f"start_{r.name}" for r in self.ranks.data if r.role == "loop"}
+        steps |= {r.name for r in self.ranks.data if r.role == "unit" and r.name not in self.kernel.grid_ranks}
         fixed = [t for t in scalars if not symbols.names(t) & steps]
         moving = [t for t in scalars if symbols.names(t) & steps]
         base = self.pointers[op.buffer]

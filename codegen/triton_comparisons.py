@@ -1,8 +1,10 @@
-"""Comparisons of a loop's index with 64-bit integers, as Triton has them cheapest.
+"""Comparisons of a tile's index with 64-bit integers, as Triton has them cheapest.
 
     before:  start_k + lane_k == t                             an addition and a 64-bit comparison for each element
-    after:   near = clamp(max(t, -1) - start_k, -1, BK) in 32 bits       once for each row
+    after:   near = clamp(max(t, -1) - start_k, -1, BK) in 32 bits       once for each t
              lane_k == near                                              the lanes are constants of the instructions
+
+The rank k is that of a loop or of the grid.
 
 The lanes are 0 ... BK - 1, so what lies outside of that may be moved to -1 or BK: every comparison stays what it was.  The
 first maximum keeps the difference from overflowing.
@@ -29,12 +31,12 @@ class Fits(Protocol):
 
 
 def compared_only(op: tile.IndexOp, ranks: tile.TileRanks, fits: Fits) -> str | None:
-    """The loop rank whose element `op` is, if all that is done with it is to compare it with 64-bit integers without it."""
+    """The tiled rank whose element `op` is, if all that is done with it is to compare it with 64-bit integers without it."""
     names = tile.tile_type(op.result).names
     if len(names) != 1 or not isinstance(op.expr, sympy.Symbol) or op.expr.name != names[0] or not fits(op.expr):
         return None
     (rank,) = names
-    if ranks[rank].role != "loop" or not op.result.first_use:
+    if ranks[rank].role not in ("loop", "grid") or not op.result.first_use:
         return None
     for use in op.result.uses:
         user = use.operation

@@ -269,7 +269,7 @@ class _Printer(Addresses):
         self.define(op, text, out, narrow and function in KEEPS)
 
     def compare(self, op: tile.MapOp, out: Lines) -> None:
-        """A comparison of a loop's index: its lane, with how far the other side is from the tile's first element."""
+        """A comparison of a tile's index: its lane, with how far the other side is from the tile's first element."""
         names = tile.tile_type(op.result).names
         index = next(o for o in op.operands if o in self.compared)
         (other,) = (o for o in op.operands if o is not index)
@@ -305,7 +305,10 @@ class _Printer(Addresses):
         self.define(op, row.format(value.text, axis=axis, index=index), out, narrow=value.narrow)
 
     def dot(self, op: tile.DotOp, out: Lines) -> None:
-        """Operands as [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension."""
+        """Operands as [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension.
+
+        A batch of one product is none: the widest matrix units take no batches.
+        """
         k, batch = op.over.data, op.batch
         lhs, rhs = self.tensor(op.lhs), self.tensor(op.rhs)
         names = tile.tile_type(op.result).names
@@ -317,19 +320,21 @@ class _Printer(Addresses):
             raise NotPrintable("a dot needs a rank of its own in each operand")
         if lhs.element != rhs.element:
             raise NotPrintable(f"a dot of {lhs.element} and {rhs.element}; cast one of them")
-        a = self.folded(lhs, [list(batch), rows, [k]])
-        b = self.folded(rhs, [list(batch), [k], cols])
+        of_one = all(self.params.get(self.ranks[r].tile or "") == 1 for r in batch)
+        outer, single = ([], [*batch]) if of_one else ([*batch], [])
+        a = self.folded(lhs, [outer, [*single, *rows], [k]])
+        b = self.folded(rhs, [outer, [*single, k], cols])
         natural = [*batch, *rows, *cols]
         acc = ""
         if op.acc is not None:
             value = self.tensor(op.acc)
-            acc = f", {self.folded(value, [list(batch), rows, cols])}"
+            acc = f", {self.folded(value, [outer, [*single, *rows], cols])}"
         precision = f', input_precision="{op.precision.data}"' if isinstance(lhs.element, Float32Type) else ""
-        text = f"tl.dot({a}, {b}{acc}{precision})"
         element = tile.tile_type(op.result).element_type
+        text = f"tl.dot({a}, {b}{acc}{precision})"
         if not isinstance(element, Float32Type):
             text = f"tl.dot({a}, {b}{acc}{precision}, out_dtype={dtype(element)})"
-        if len(rows) > 1 or len(cols) > 1 or len(batch) > 1:
+        if single or len(rows) > 1 or len(cols) > 1 or len(batch) > 1:
             text = f"tl.reshape({text}, {self.shape(natural)})"
         self.define(op, self.at(text, natural, names), out)
 
@@ -380,7 +385,8 @@ class _Printer(Addresses):
         if innermost and loads:
             self.used.add("num_stages")
             stages = ", num_stages=num_stages"
-        out.add(f"for {self.rank_names[f'start_{rank.name}']} in tl.range({lower}, {upper}, {rank.tile}{stages}):")
+        at = self.rank_names[f"start_{rank.name}" if rank.tile else rank.name]
+        out.add(f"for {at} in tl.range({lower}, {upper}, {rank.tile or 1}{stages}):")
         out.lines += inner.lines
         if outermost:
             self.before = None

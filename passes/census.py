@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sympy
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type
-from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float64Type, i1
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
@@ -64,7 +64,7 @@ class Nested:
 class Dot:
     """A dot of a kernel: what it multiplies, floating-point operations of all its executions, (m, n, k) of one of them.
 
-    batched: whether its tiles have batch ranks.
+    batched: whether its tiles have batch ranks, of more than one element.
     """
 
     dtype: str
@@ -152,7 +152,7 @@ class _Entry:
     rows: tuple[str, ...] = ()  # of a dot
     columns: tuple[str, ...] = ()
     over: str = ""
-    batched: bool = False
+    batch: tuple[str, ...] = ()
     in_place: bool = False  # of a dot: into a tile that is carried anyway
     access: tuple[sympy.Expr, ...] = ()  # of a transfer
     bounds: tuple[Bounds, ...] = ()  # of the loops around that do not walk all of their rank
@@ -179,6 +179,7 @@ class Census:
         self.outside: dict[
             tuple[str, ...], list[tuple[str, ...]]
         ] = {}  # by loops: tiles from before that are read there
+        self.waiting: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}  # by loops: see `_waiting`
         self._block(kernel.body.block, ())
         self._prepare()
 
@@ -244,14 +245,17 @@ class Census:
                         rows=tuple(r for r in lhs.names if r not in shared),
                         columns=tuple(r for r in rhs.names if r not in shared),
                         over=over,
-                        batched=len(op.batch) > 0,
+                        batch=tuple(op.batch),
                         in_place=op.acc is not None,
                         made=_made(op) if loops else (),
                     )
                 )
             case tile.ForOp():
                 self.outside[(*loops, op.rank.data)] = _read_from_outside(op)
-                for arg in op.body.block.args:
+                self.waiting[(*loops, op.rank.data)] = _waiting(op.body.block)
+                for arg, first in zip(op.body.block.args, op.init, strict=True):
+                    if loops and isinstance(first, BlockArgument) and first.block is op.parent_block():
+                        continue  # it goes on from what the loop around carries: one tile
                     add(_Entry("carry", "carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
                 self._block(op.body.block, (*loops, op.rank.data))
             case tile.YieldOp() | tile.ReturnOp():
@@ -412,7 +416,7 @@ class Census:
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
-                w.dots.append(Dot(e.dtype, 2.0 * total, shape, e.batched))
+                w.dots.append(Dot(e.dtype, 2.0 * total, shape, _product(size, e.batch) > 1))
                 w.made_operands += [(_product(tile_of, r), shape[0], shared) for r, shared in e.made]
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
@@ -460,8 +464,9 @@ class Census:
     def _hold(self, w: Work, tile_of: Mapping[str, int]) -> None:
         """The tiles that a program holds at once: in each loop, what the loops around it carry and what it computes.
 
-        In an innermost loop two tiles of the largest kind are alive; outside of all loops, the result of a loop is worked
-        on in place, an element at a time, and narrowed in the end; `Nested` is what lies between.
+        In an innermost loop two tiles of the largest kind are alive, or all that wait for a reduction of such a tile;
+        outside of all loops, the result of a loop is worked on in place, an element at a time, and narrowed in the end;
+        `Nested` is what lies between.
         """
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
         w.carried_bytes = sum(carried.values())
@@ -472,12 +477,15 @@ class Census:
             w.temporary_bytes = max(w.temporary_bytes, size)
             if at and at not in self.innermost:
                 columns = sum(tile_of[r] for r in self.columns.get(at, {}).values())
-                held += size * 3 // 2 if at in self.multiplied else size  # in place; narrowed where it is an operand
+                tiles_held = max(1, self.waiting.get(at, {}).get(largest, 1))
+                held += size * tiles_held  # in place; narrowed where it is an operand
+                held += size // 2 if at in self.multiplied else 0
                 found = Nested(held, columns, size // 4)
                 w.nested = max(w.nested or found, found, key=lambda n: n.held_bytes + 32 * n.column_elements)
             else:
                 held += self._spread_bytes(at, tile_of) if at and not self.multiplied else 0
-                w.held_bytes = max(w.held_bytes, held + (2 * size if at else size * 7 // 4))
+                tiles_held = max(2, self.waiting.get(at, {}).get(largest, 2))
+                w.held_bytes = max(w.held_bytes, held + (tiles_held * size if at else size * 7 // 4))
 
     def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
         """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.
@@ -495,6 +503,32 @@ class Census:
             spread = _product(tile_of, tuple(missing)) // vector if missing and ranks else 1
             total += times * 4 * _product(tile_of, ranks) * (max(1, spread) - 1)
         return total
+
+
+def _waiting(block: Block) -> dict[tuple[str, ...], int]:
+    """How many tiles of a loop's body are held, at most, until a tile like them is reduced: what follows reads them.
+
+    By their ranks; flags are not counted.
+    """
+    most: dict[tuple[str, ...], int] = {}
+    for reduction in block.ops:
+        if not isinstance(reduction, tile.ReduceOp):
+            continue
+        names = tile.tile_type(reduction.value).names
+        after: set[Operation] = {reduction}  # what waits for it
+        held: set[SSAValue] = set()
+        op = reduction.next_op
+        while op is not None:
+            if any(v.owner in after for o in op.walk() for v in o.operands):
+                after.add(op)
+            op = op.next_op
+        for op in after - {reduction}:
+            for v in op.operands:
+                like = isinstance(v.type, tile.TileType) and v.type.names == names and v.type.element_type != i1
+                if like and v.owner not in after and isinstance(v.owner, Operation) and v.owner.parent is block:
+                    held.add(v)
+        most[names] = max(most.get(names, 0), len(held))
+    return most
 
 
 def _read_from_outside(loop: tile.ForOp) -> list[tuple[str, ...]]:

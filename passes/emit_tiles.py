@@ -93,7 +93,13 @@ class _Emitter:
         for inner, outer in self.buffer.items():
             outer.name_hint = inner.name_hint
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
-        self.levels = self._levels()
+        self.levels: dict[Operation, int] = {}
+        self._levels()
+        self.along: dict[
+            tuple[str, int], list[int]
+        ] = {}  # outputs to store, by the loop rank they carry and their level
+        self.stored: set[int] = set()
+        self.begun: dict[SSAValue, SSAValue] = {}  # a sum -> the state that it goes on from, instead of from zero
         self.neutral = Neutral(kernel)
         self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
@@ -104,11 +110,19 @@ class _Emitter:
     def run(self) -> tile.KernelOp:
         for n, value in enumerate(self.kernel.returned):
             self.targets[n].name_hint = value.name_hint or f"out{n}"
-            carried = [r for r in _out_ranks(value) if self._role(r) == "loop"]
+            carried = [r for r in _out_ranks(value) if self.walk.loops(r)]
+            if len(carried) > 1:
+                raise _Stop(f"an output carries two streamed ranks, {carried}")
             if carried:
-                self._store_loop(carried, n, value)
+                self.along.setdefault((carried[0], self._level(value, carried[0])), []).append(n)
+        for n, value in enumerate(self.kernel.returned):
+            for at, those in list(self.along.items()):
+                if n in those:
+                    self._store_along(*at)
+                    break
             else:
-                self._store(n, value)
+                if n not in self.stored:
+                    self._store(n, value)
         self.top.block.add_op(tile.ReturnOp())
         result = tile.KernelOp(
             self.kernel.sym_name.data,
@@ -132,17 +146,28 @@ class _Emitter:
             source = self._broadcast(source, self.table.ordered(access.ranks))
         self._scope_for([source], access.ranks).block.add_op(tile.StoreOp(source, self.targets[n], access, guard))
 
-    def _store_loop(self, ranks: Sequence[str], n: int, value: SSAValue) -> None:
-        if len(ranks) > 1:
-            raise _Stop(f"an output carries two streamed ranks, {ranks}")
-        rank = ranks[0]
-        self._finish(value, rank)
+    def _store_along(self, rank: str, level: int) -> None:
+        """Store the outputs along `rank` that wait for so many reductions over it: beside reductions that do, if there are."""
+        for op in self.kernel.body.block.ops:
+            beside = isinstance(op, EinsumOp | OnlineOp) and rank in _reduced(op) and self.levels[op] == level
+            if beside and not self._is_done(op.results[0]) and self._reachable_home(op) == self.top.depth:  # pyright: ignore
+                self._loop(rank, op)  # pyright: ignore
+                if (rank, level) not in self.along:
+                    return
+        for n in self.along[rank, level]:
+            self._finish(self.kernel.returned[n], rank)
         body = _Scope(Block(), rank, len(self.stack))
         self.stack.append(body)
-        self._store(n, value)
+        self._store_all(rank, level)
         self.stack.pop()
         body.block.add_op(tile.YieldOp())
         self.stack[-1].block.add_op(tile.ForOp(rank, [], Region(body.block), 0, self.extents[rank]))
+
+    def _store_all(self, rank: str, level: int) -> None:
+        """In a loop over `rank`, the outputs along it that can be stored there."""
+        for n in self.along.pop((rank, level), ()):
+            self._store(n, self.kernel.returned[n])
+            self.stored.add(n)
 
     def _finish(self, value: SSAValue, rank: str) -> None:
         """Run the loops over `rank` that `value` depends on, before a loop of its own is opened."""
@@ -166,7 +191,7 @@ class _Emitter:
             if at.depth > scope.depth:
                 scope = at
         for r in ranks:
-            if r in self.extents and self._role(r) == "loop":
+            if r in self.extents and self.walk.loops(r):
                 bound = [s for s in self.stack if s.rank == r]
                 if not bound:
                     raise _Stop(f"rank {r} is needed outside its loop")
@@ -311,26 +336,24 @@ class _Emitter:
 
     # --- reductions ----------------------------------------------------------------------------------------------
 
-    def _levels(self) -> dict[Operation, int]:
+    def _levels(self) -> None:
         """How many reductions over the same rank must have ended before each reduction can start."""
-        level: dict[Operation, int] = {}
-
-        def deepest(value: SSAValue, rank: str) -> int:
-            op = value.owner
-            if not isinstance(op, EinsumOp | OnlineOp):
-                return 0
-            if rank in _reduced(op):
-                return level[op] + 1
-            return max((deepest(v, rank) for v in op.inputs), default=0)
-
         for op in self.kernel.body.block.ops:
             if isinstance(op, EinsumOp | OnlineOp) and _reduced(op):
-                level[op] = max((deepest(v, r) for r in _reduced(op) for v in op.inputs), default=0)
-        return level
+                self.levels[op] = max((self._level(v, r) for r in _reduced(op) for v in op.inputs), default=0)
+
+    def _level(self, value: SSAValue, rank: str) -> int:
+        """How many reductions over `rank` must have ended before a value is known."""
+        op = value.owner
+        if not isinstance(op, EinsumOp | OnlineOp):
+            return 0
+        if rank in _reduced(op):
+            return self.levels[op] + 1
+        return max((self._level(v, rank) for v in op.inputs), default=0)
 
     def _reduce(self, op: EinsumOp | OnlineOp) -> None:
         reduced = _reduced(op)
-        streamed = [r for r in reduced if self._role(r) == "loop"]
+        streamed = [r for r in reduced if self.walk.loops(r)]
         if len(streamed) > 1:
             raise _Stop(f"a reduction streams two ranks at once, {streamed}")
         if streamed:
@@ -342,7 +365,8 @@ class _Emitter:
         else:
             env = self._env(op)
             for n, result in enumerate(op.results):
-                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, None)[
+                state = [self.begun[result]] if result in self.begun else None
+                self.done[result] = self._fold(op.combiner_names[n], op.yields[n], env, reduced, state)[
                     -1 if _is_arg(op.combiner_names[n]) else 0
                 ]
                 self.done[result].name_hint = result.name_hint
@@ -372,14 +396,17 @@ class _Emitter:
                 kind = compute_type(result.type.element_type)  # pyright: ignore
                 if _is_arg(combiner):
                     kind = op.yields[n].type  # pyright: ignore
-                first = self._constant(scalar.identity(combiner, kind), kind, ranks)
+                first = self.begun.get(result) or self._constant(scalar.identity(combiner, kind), kind, ranks)
                 state.extend([first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first])
         visited = some(*(self.neutral.visited(op) for op in members))
         parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
+        taken = (
+            home == self.top.depth and visited == TRUE
+        )  # every tile is visited: what is stored along the rank can be
         for part in parts:
-            loop = self._walk(rank, part, about(visited, rank), members, state)
+            loop = self._walk(rank, part, about(visited, rank), members, state, self.levels[wanted] if taken else None)
             outer.block.add_op(loop)
             state = list(loop.results)
             if part is not parts[-1]:
@@ -400,31 +427,62 @@ class _Emitter:
         given: Predicate,
         members: Sequence[EinsumOp | OnlineOp],
         state: Sequence[SSAValue],
+        level: int | None,
     ) -> tile.ForOp:
-        """One loop over a part of `rank` that folds its tiles into the state of `members`."""
+        """One loop over a part of `rank` that folds its tiles into the state of `members`.
+
+        level: of the outputs along the rank that it stores, if it does.
+        """
         body = _Scope(Block(arg_types=[v.type for v in state]), rank, len(self.stack))
         self.stack.append(body)
-        outside = self.given, self.full
+        outside, begun_outside = (self.given, self.full), dict(self.begun)
         if part.full:
             self.given, self.full = every(self.given, given), self.full | {rank}
         yielded: list[SSAValue] = []
         left: list[SSAValue] = list(body.block.args)
+        states: list[list[list[SSAValue]]] = []
         for op in members:
             mine = _by_result(op, left)
             for held, result in zip(mine, op.results, strict=True):
                 for a in held:
                     self.scope_of[a] = body
                     a.name_hint = result.name_hint
+                    if (sum_ := self._inner_sum(op)) is not None:
+                        self.begun[sum_] = held[0]
+            states.append(mine)
+        for op, mine in zip(members, states, strict=True):
             if isinstance(op, OnlineOp):
                 yielded.extend(v for held in self._online_step(op, mine) for v in held)
+            elif (sum_ := self._inner_sum(op)) in self.begun:
+                yielded.append(self._env(op).make[op.yields[0]]())  # pyright: ignore
             else:
                 env = self._env(op)
                 for n, held in enumerate(mine):
                     yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
+        if level is not None:
+            self._store_all(rank, level)
         self.stack.pop()
         self.given, self.full = outside
+        self.begun = begun_outside
         body.block.add_op(tile.YieldOp(*yielded))
         return tile.ForOp(rank, state, Region(body.block), part.lower, part.upper)
+
+    def _inner_sum(self, op: EinsumOp | OnlineOp) -> SSAValue | None:
+        """The sum that `op` only adds up, element by element: it may go on from what was added up so far."""
+        if (
+            not isinstance(op, EinsumOp)
+            or op.combiner_names != ("sum",)
+            or any(self._role(r) != "unit" for r in op.reduced)
+        ):
+            return None
+        read = op.yields[0]
+        inner = op.operand_accesses[read.index][0] if isinstance(read, BlockArgument) else None
+        maker = inner.owner if inner is not None else None
+        if not isinstance(maker, EinsumOp) or maker.combiner_names != ("sum",) or sum(1 for _ in inner.uses) > 1:  # pyright: ignore
+            return None
+        kinds = {compute_type(v.type.element_type) for v in (inner, op.results[0])}  # pyright: ignore
+        same = self.table.ordered(maker.out_ranks()) == self.table.ordered(op.out_ranks())
+        return inner if same and kinds == {read.type} else None
 
     def _reachable_home(self, op: EinsumOp | OnlineOp) -> int:
         try:
@@ -444,6 +502,7 @@ class _Emitter:
         kind = tile.tile_type(contribution).element_type
         neutral = scalar.identity(combiner, kind)
         extreme: list[SSAValue] = [contribution]
+        reduced = [r for r in reduced if self._role(r) != "unit"]  # one element is what it is reduced to
         for r in reduced:
             if r not in tile.tile_type(contribution).names:
                 contribution = self._broadcast(

@@ -10,7 +10,9 @@ Roles come from how contractions use a rank, never from what the operations are 
     batch ranks of every contraction          one element a program (unit)
     the streamed rank                         a loop, or whole where the row fits
     other reduced ranks                       whole where they fit, else a loop inside
-    output ranks that some contraction lacks  whole: a grid over them would repeat that contraction
+    batch ranks of some contractions          one element a step of a loop, on a GPU: its matrix units take no batches
+    output ranks that some contraction lacks  whole: a grid over them would repeat that contraction; the grid where
+                                              nothing else fits
     other output ranks                        the grid, tiled
 
 Why legal: a walk only orders independent work; reductions that cannot be split along a rank are never split.
@@ -43,6 +45,7 @@ from .idle_loops import drop_idle_loops
 from .split_reduction import Split, split_kernel
 from .walk import Parts, Walk
 
+EACH = "each"  # the role of a rank that a loop walks element by element: in tables a unit rank, without the grid
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
@@ -203,7 +206,11 @@ def _schedule_whole(
     best: Scheduled | None = None
     filled = math.inf, 0
     reasons: list[str] = []
-    for roles in shape.variants():
+    seen: list[dict[str, str]] = []
+    for roles, last_resort in (*((r, False) for r in shape.variants()), *((r, True) for r in shape.variants(True))):
+        if roles in seen or (last_resort and best is not None):
+            continue
+        seen.append(roles)
         walk = Walk(
             shape.table(roles),
             shape.grid(roles),
@@ -389,12 +396,12 @@ class _Shape:
     def may_be_whole(self, rank: str, limit: int | None = None) -> bool:
         return self.static(rank) and self.value(rank) <= (limit or self.whole_limit)
 
-    def variants(self) -> Iterator[dict[str, str]]:
-        """Assignments of roles to ranks that make sense, a few."""
+    def variants(self, last_resort: bool = False) -> Iterator[dict[str, str]]:
+        """Assignments of roles to ranks that make sense, a few; or those that repeat work, to hold less at once."""
         fixed: dict[str, str] = {}
         choices: dict[str, list[str]] = {}
         for rank in self.extents:
-            options = self._options(rank)
+            options = self._options(rank, last_resort)
             if len(options) == 1:
                 fixed[rank] = options[0]
             else:
@@ -402,15 +409,16 @@ class _Shape:
         for combination in itertools.islice(itertools.product(*choices.values()), 12):
             yield {r: {**fixed, **dict(zip(choices, combination, strict=True))}[r] for r in self.extents}
 
-    def _options(self, rank: str) -> list[str]:
+    def _options(self, rank: str, last_resort: bool) -> list[str]:
         if rank in self.reduced or (rank == self.stream):
             limit = self.target.sram_bytes // 16 if rank not in {d.over for d in self.dots} and not self.cpu else None
             whole = self.may_be_whole(rank, limit)
             if self.parts is not None and rank == self.parts.rank:
                 return ["loop"]
-            if whole and rank != self.stream:
+            if whole and rank != self.stream and not last_resort:
                 return ["whole"]
-            return ["loop", "whole"] if whole else ["loop"]
+            loop = EACH if self._one_by_one(rank) else "loop"
+            return [loop, "whole"] if whole else [loop]
         if self.parts is not None and rank == self.parts.part:
             return ["unit"]
         if self._batch(rank):  # on a CPU, the innermost batch rank is folded: a few dots in one call
@@ -418,8 +426,19 @@ class _Shape:
         lacking = [d for d in self.dots if rank not in d.ranks]
         carrying = [d for d in self.dots if rank in d.ranks]
         if lacking and carrying:
-            return ["whole"] if self.may_be_whole(rank) else ["grid"]
+            if self.may_be_whole(rank):
+                return ["whole", "grid"] if last_resort else ["whole"]
+            return ["grid"]
         return ["grid"] if rank in self._tiled() else ["unit"]
+
+    def _one_by_one(self, rank: str) -> bool:
+        """Whether a reduced rank is walked element by element: a batch of some product, of which no element is chosen."""
+        choosing = any(
+            isinstance(op, EinsumOp) and rank in op.reduced and any("arg" in c for c in op.combiner_names)
+            for op in self.kernel.body.block.ops
+        )
+        batch = any(rank in d.batch for d in self.dots) and all(rank != d.over for d in self.dots)
+        return not self.cpu and batch and not choosing
 
     def _batch(self, rank: str) -> bool:
         """A rank that both sides of every contraction that has it carry."""
@@ -456,7 +475,12 @@ class _Shape:
         order.update(dict.fromkeys([*self.out, *self.extents]))
         return tile.TileRanks(
             tuple(
-                tile.TileRank(r, self.extents[r], roles[r], _parameter(r) if roles[r] in ("grid", "loop") else None)
+                tile.TileRank(
+                    r,
+                    self.extents[r],
+                    "unit" if roles[r] == EACH else roles[r],
+                    _parameter(r) if roles[r] in ("grid", "loop") else None,
+                )
                 for r in order
                 if r in self.extents
             )
@@ -476,7 +500,7 @@ class _Shape:
 
     def choices(self, roles: Mapping[str, str]) -> dict[str, list[int]]:
         """The values that each parameter may take."""
-        loops = {r for r, role in roles.items() if role == "loop"}
+        loops = {r for r, role in roles.items() if role in ("loop", EACH)}
         inner = {d.over for d in self.dots if d.over in loops and loops & d.ranks - {d.over}}
         around = loops & {r for d in self.dots if d.over in inner for r in d.ranks} - inner
         longest = {**dict.fromkeys(inner, INNER), **dict.fromkeys(around, AROUND)}
@@ -492,8 +516,6 @@ class _Shape:
         extent = max(1, self.value(rank))
         if self.cpu and self._batch(rank):
             return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
-        if role == "loop" and any(rank in d.batch for d in self.dots):  # one product for each of its elements
-            return [s for s in (1, 2, 4, 8) if s <= extent]
         if self.cpu:
             steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
             kept = [s for s in steps if s < extent]

@@ -41,7 +41,7 @@ class Walk:
 
     full_tiles: where a mask of indices leaves tiles without anything masked, walk those in a loop without the mask.
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
-    parts: the streamed rank that is cut into parts, if one is.
+    parts: the streamed rank that is cut into parts, if one is.  Unit ranks that are not in the grid are walked by loops.
     """
 
     table: TileRanks
@@ -50,6 +50,11 @@ class Walk:
     low_precision_dots: bool = True
     parts: Parts | None = None
     full_tiles: bool = True
+
+    def loops(self, rank: str) -> bool:
+        """Whether a rank is walked by loops."""
+        role = self.table[rank].role
+        return role == "loop" or (role == "unit" and rank not in self.grid)
 
     def segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         """The loops over `rank`, inside of those over `around`, one after the other: what is visited of it, or of a part."""
@@ -67,7 +72,7 @@ class Walk:
         reach: dict[str, Range] = {}
         for r in self.table.data:
             first = symbols.symbol(r.name)
-            if r.role == "unit":
+            if r.role == "unit" and (r.name in self.grid or r.name in around):
                 reach[r.name] = first, first
             elif r.role == "grid" or r.name in around:
                 reach[r.name] = first, first + symbols.symbol(r.tile or "") - 1

@@ -152,7 +152,7 @@ class TileProgram:
             raise InternalCompilerError(f"tile.for {rank.name} starts at {lower}, no multiple of its tile {step}")
         state = [values[v] for v in op.init]
         for start in range(lower, upper, step):
-            inner = {**space, rank.name: range(start, max(start, min(start + step, extent)))}
+            inner = {**space, rank.name: range(start, max(start, min(start + step, extent)))} if rank.tile else space
             program = TileProgram(self.kernel, self.buffers, {**self.sizes, rank.name: start}, self.tiles)
             state = program.block(op.body.block, {**values, **dict(zip(op.body.block.args, state, strict=True))}, inner)
         return state

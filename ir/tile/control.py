@@ -44,6 +44,8 @@ class YieldOp(IRDLOperation):
 class ForOp(IRDLOperation):
     """`%r:2 = tile.for j from 0 to n (%m = %m0 : T, %l = %l0 : T) { ... tile.yield }`: walk a loop rank, tile by tile.
 
+    A unit rank that is not in the grid is walked element by element.
+
     `from` and `to` are index expressions in elements; `from` is a multiple of the rank's tile.  In them a unit rank
     stands for its index, a grid rank (or the rank of a loop around this one) for its first index here, and a parameter
     for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.
@@ -249,7 +251,9 @@ class KernelOp(IRDLOperation):
         table = self.ranks.data
         if len(set(self.ranks.names)) != len(table):
             raise VerifyException("a rank is declared twice")
-        expected = {r.name for r in table if r.role in ("unit", "grid")}
+        walked = {op.rank.data for op in self.body.walk() if isinstance(op, ForOp)}
+        apart = [r.name for r in table if r.name in walked and r.role == "unit" and r.name not in self.grid_ranks]
+        expected = {r.name for r in table if r.role in ("unit", "grid")} - set(apart)
         if set(self.grid_ranks) != expected or len(self.grid_ranks) != len(expected):
             raise VerifyException(f"the grid must list the unit and grid ranks {sorted(expected)} once each")
         unbound = [r.tile for r in table if r.tile is not None and r.tile not in self.parameters]
@@ -262,9 +266,9 @@ class KernelOp(IRDLOperation):
                 wrong = [n for n in kind.names if not self._is_dimension(n)] if isinstance(kind, TileType) else []
                 if wrong:
                     raise VerifyException(f"{op.name} gives a tile over {wrong}, no dimensions of {self.ranks.text()}")
-            if isinstance(op, ForOp) and op.rank.data not in [r.name for r in table if r.role == "loop"]:
+            if isinstance(op, ForOp) and op.rank.data not in [*apart, *(r.name for r in table if r.role == "loop")]:
                 raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
 
     def _is_dimension(self, name: str) -> bool:
-        """Whether tiles may have this rank: it is in the table, and more than one element a program."""
+        """Whether tiles may have this rank: it is in the table, and more than one element at a time."""
         return name in self.ranks.names and self.ranks[name].role != "unit"

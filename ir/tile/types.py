@@ -23,7 +23,8 @@ ROLES = ("unit", "grid", "loop", "whole")
 class TileRank:
     """One rank of a kernel: `extent` elements walked as `role`, `tile` elements at a time (a parameter's name).
 
-    `tile` is None exactly for `unit` (one element) and `whole` (the extent).
+    `tile` is None exactly for `unit` (one element) and `whole` (the extent).  A unit rank is one of the grid, or walked by
+    loops: one element a program, or a step of a loop.
     """
 
     name: str

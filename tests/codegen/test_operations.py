@@ -511,3 +511,56 @@ def test_a_loops_index_against_integers_of_64_bits(runner, function, side):
     runner.check(text, [numbers])
     (kernel,) = parse_module(text).body.block.ops
     assert "near_j = tl.minimum(" in print_triton(cast(tile.KernelOp, kernel)).text
+
+
+def test_a_grids_index_against_integers_of_64_bits(runner):
+    """One number in each row hits; the tile is not the rank's first."""
+    text = """tile.kernel @k [i = 13 whole, j = 21 grid BJ] grid (j) params {BJ = 8} (%t : !tile.buffer<[13], [1], i64>) -> (%o : !tile.buffer<[13, 21], [21, 1], i1>) {
+  %t_1 = tile.load %t<[i]> guard ["i"] : !tile.buffer<[13], [1], i64> -> !tile.tile<[i], i64>
+  %j_1 = tile.index<[j]> : !tile.tile<[j], i64>
+  %hit = tile.map "ieq"(%j_1, %t_1) : (!tile.tile<[j], i64>, !tile.tile<[i], i64>) -> !tile.tile<[i, j], i1>
+  tile.store %hit, %o<[i, j]> guard ["i", "j"] : !tile.tile<[i, j], i1>, !tile.buffer<[13, 21], [21, 1], i1>
+  tile.return
+}"""
+    numbers = torch.tensor([-(2**63), -(2**31) - 1, -9, -1, 0, 7, 8, 13, 20, 21, 24, 2**32 + 3, 2**63 - 1])
+    runner.check(text, [numbers])
+    (kernel,) = parse_module(text).body.block.ops
+    assert "near_j = tl.minimum(" in print_triton(cast(tile.KernelOp, kernel)).text
+
+
+def test_a_loop_over_single_elements(runner):
+    """A unit rank that is not in the grid: no tile has it, and an inner sum goes on from what the loop carries."""
+    text = """tile.kernel @k [b = 3 unit, i = 19 grid BI, f = 32 whole, j = 37 loop BJ] grid (i) params {BI = 16, BJ = 16} (%a : !tile.buffer<[3, 19, 37], [703, 37, 1], f32>, %v : !tile.buffer<[3, 37, 32], [1184, 32, 1], f32>) -> (%o : !tile.buffer<[19, 32], [32, 1], f32>, %m : !tile.buffer<[3, 19], [19, 1], f32>) {
+  %zero = tile.fill 0.0 : f32 -> !tile.tile<[i, f], f32>
+  %none = tile.fill 0xff800000 : f32 -> !tile.tile<[i], f32>
+  %all = tile.for b from 0 to 3 (%sum = %zero : !tile.tile<[i, f], f32>) {
+    %some, %top = tile.for j from 0 to 37 (%part = %sum : !tile.tile<[i, f], f32>, %most = %none : !tile.tile<[i], f32>) {
+      %a_1 = tile.load %a<[b, i, j]> guard ["i", "j"] : !tile.buffer<[3, 19, 37], [703, 37, 1], f32> -> !tile.tile<[i, j], f32>
+      %v_1 = tile.load %v<[b, j, f]> guard ["j"] : !tile.buffer<[3, 37, 32], [1184, 32, 1], f32> -> !tile.tile<[f, j], f32>
+      %more = tile.dot %a_1, %v_1 acc %part : !tile.tile<[i, f], f32> over "j" precision "ieee" : !tile.tile<[i, j], f32>, !tile.tile<[f, j], f32> -> !tile.tile<[i, f], f32>
+      %pad = tile.pad %a_1 over ["j"] with 0xff800000 : f32 : !tile.tile<[i, j], f32> -> !tile.tile<[i, j], f32>
+      %row = tile.reduce "max" %pad over "j" : (!tile.tile<[i, j], f32>) -> !tile.tile<[i], f32>
+      %now = tile.map "maximum"(%most, %row) : (!tile.tile<[i], f32>, !tile.tile<[i], f32>) -> !tile.tile<[i], f32>
+      tile.yield %more, %now : !tile.tile<[i, f], f32>, !tile.tile<[i], f32>
+    }
+    tile.store %top, %m<[b, i]> guard ["i"] : !tile.tile<[i], f32>, !tile.buffer<[3, 19], [19, 1], f32>
+    tile.yield %some : !tile.tile<[i, f], f32>
+  }
+  tile.store %all, %o<[i, f]> guard ["i"] : !tile.tile<[i, f], f32>, !tile.buffer<[19, 32], [32, 1], f32>
+  tile.return
+}"""
+    runner.check(text, [torch.randn(3, 19, 37), torch.randn(3, 37, 32)])
+
+
+def test_a_batch_of_one_is_a_plain_product(runner):
+    text = """tile.kernel @k [b = 3 loop BB, i = 19 grid BI, f = 32 whole, j = 32 whole] grid (i) params {BB = 1, BI = 16} (%a : !tile.buffer<[3, 32, 19], [608, 19, 1], f32>, %v : !tile.buffer<[3, 32, 32], [1024, 32, 1], f32>) -> (%o : !tile.buffer<[3, 19, 32], [608, 32, 1], f32>) {
+  tile.for b from 0 to 3 () {
+    %a_1 = tile.load %a<[b, j, i]> guard ["b", "i"] : !tile.buffer<[3, 32, 19], [608, 19, 1], f32> -> !tile.tile<[b, i, j], f32>
+    %v_1 = tile.load %v<[b, j, f]> guard ["b"] : !tile.buffer<[3, 32, 32], [1024, 32, 1], f32> -> !tile.tile<[b, f, j], f32>
+    %more = tile.dot %a_1, %v_1 over "j" precision "ieee" : !tile.tile<[b, i, j], f32>, !tile.tile<[b, f, j], f32> -> !tile.tile<[b, i, f], f32>
+    tile.store %more, %o<[b, i, f]> guard ["b", "i"] : !tile.tile<[b, i, f], f32>, !tile.buffer<[3, 19, 32], [608, 32, 1], f32>
+    tile.yield
+  }
+  tile.return
+}"""
+    runner.check(text, [torch.randn(3, 32, 19), torch.randn(3, 32, 32)])

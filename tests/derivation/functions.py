@@ -469,13 +469,6 @@ CPU_TARGETS, GPU_TARGETS = index(1024, below=4096), index(16384, below=8192)
 CPU_WEIGHT, GPU_WEIGHT = of(64, 4096), of(128, 4096)
 IN_CACHE = ("cpu",)  # a sweep over rows is as fast in one pointwise kernel there
 
-# Why rows fail, where it is the same for several.
-
-
-def fails_with(reason: str, *where: str) -> dict[str, str]:
-    return dict.fromkeys(where or ("cpu", "sm_90"), reason)
-
-
 SOFTMAX = (
     Row(
         softmax_times_v,
@@ -620,11 +613,6 @@ ORDER = (
         kernels=2,
         passes=2,
         never_pays=("cpu", "sm_90"),
-        fails=fails_with(
-            "ties are compared in the kernel that computes the scores, which then holds a column of 512 scores with "
-            "512 x 256 sums: no tile sizes fit (passes/recompute.py)",
-            "sm_90",
-        ),
     ),
     Row(
         lm_head_winners_backward,
@@ -635,9 +623,6 @@ ORDER = (
             1,
         ),  # with the forward kernel, in which the gradients of weight and bias wait for the winners; the other one
         never_pays=("cpu", "sm_90"),
-        fails=fails_with(
-            "tiles of the forward kernel fit no program, and a gradient spills 48 bytes (passes/cost.py)", "sm_90"
-        ),
     ),
     Row(kmeans, points(16384, 1024, 64), points(1 << 20, 1024, 128), scores=squared_distances, largest=False),
     Row(
