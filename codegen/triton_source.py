@@ -374,6 +374,8 @@ class _Printer(Addresses):
         if not inner.lines:
             inner.add("pass")
         lower, upper = (self.expression(e, None) for e in op.bounds)
+        if self.wide and op.bounds[1].is_Integer:  # a literal between 2**31 and 2**32 would be unsigned
+            upper = f"tl.cast({upper}, tl.int64)"
         innermost = not any(isinstance(o, tile.ForOp) for o in op.body.block.ops)
         loads = any(isinstance(o, tile.LoadOp) for o in op.body.block.ops)
         stages = ""
