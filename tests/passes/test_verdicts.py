@@ -219,7 +219,9 @@ def test_enough_programs_are_not_split():
         pytest.param(
             "logsumexp",
             marks=pytest.mark.xfail(
-                strict=True, reason="predicted to take 0.86 of the time apart; the bar on a CPU is 0.85"
+                strict=True,
+                reason="predicted to take 0.86 of the time apart, where the bar on a CPU is 0.85; measured, it takes 0.69 to "
+                "0.77 of what Inductor takes, and a third of eager: the price is off, not the bar",
             ),
         ),
     ],
