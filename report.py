@@ -6,7 +6,6 @@ print(report);  report.kernels[0].passes;  report.to_json();  report.to_html("re
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -88,7 +87,8 @@ class Report:
     rewrites: (rule, kernel, certificate).  fallbacks: (part, reason) of what failed and runs eagerly.
     hbm_bytes: of all kernel calls; hbm_bytes_unfused: of the same work, an operation at a time.
     peak_intermediate_bytes: the arena that values between kernels need; intermediate_bytes_bound: no arena is smaller;
-    arena_bytes: what each heuristic of the planner came to.
+    arena_bytes: what each heuristic of the planner came to.  calls: of each kernel call, in order, the kernel's name and the
+    graph's nodes that it computes.
     """
 
     target: str
@@ -103,6 +103,7 @@ class Report:
     intermediate_bytes_bound: int = 0
     arena_bytes: Mapping[str, int] = field(default_factory=dict)
     program: str = field(default="", repr=False)
+    calls: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @property
     def predicted_us(self) -> float:
@@ -123,8 +124,10 @@ class Report:
 
     def to_html(self, path: str | Path) -> Path:
         """Write a page that needs nothing else, and return its path."""
+        from .report_page import page
+
         path = Path(path)
-        path.write_text(_page(self), encoding="utf-8")
+        path.write_text(page(self), encoding="utf-8")
         return path
 
     def __str__(self) -> str:
@@ -169,6 +172,7 @@ def report_of(
         intermediate_bytes_bound=plan.memory.bound if plan.memory is not None else 0,
         arena_bytes=plan.memory.tried if plan.memory is not None else {},
         program=plan.program_text,
+        calls=tuple((c.artifact.kernels[0].name, tuple(dict.fromkeys(c.nodes))) for c in plan.calls),
     )
 
 
@@ -207,39 +211,6 @@ def _resources(compiled: Compiled | CompileFailure | None) -> dict[str, Any]:
     }
 
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }
-pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }
-summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
-@media (prefers-color-scheme: dark) { body { background: #1b1b1b; color: #ddd; } pre { background: #262626; } }
-"""
-
-
 def counted_noun(number: int, noun: str) -> str:
     """1 kernel, 2 kernels."""
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _page(report: Report) -> str:
-    """The tables as text, then each kernel's programs behind a fold."""
-    count = counted_noun(len(report.kernels), "kernel")
-    parts = [f"<h1>Fusecade: {count} for {html.escape(report.target)}</h1>"]
-    parts.append(f"<pre>{html.escape(str(report))}</pre>")
-    folds = [(f"{k.name}: {what}", text) for k in report.kernels for what, text in _texts(k) if text]
-    folds.append(("the program", report.program))
-    parts += [f"<details><summary>{html.escape(a)}</summary><pre>{html.escape(b)}</pre></details>" for a, b in folds]
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Fusecade report</title>\n'
-        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def _texts(kernel: KernelReport) -> list[tuple[str, str | None]]:
-    derivation = "\n".join([*kernel.derivation, *kernel.visits])
-    return [
-        ("derivation", derivation),
-        ("source", kernel.source),
-        ("tile program", kernel.tile),
-        ("cascade", kernel.cascade),
-    ]

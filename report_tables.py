@@ -24,7 +24,7 @@ class Table(RichTable):
 
 def tables(report: Report) -> Iterator[Table | str]:
     """The parts of the report, in the order in which one reads them; empty parts are left out."""
-    yield _summary(report)
+    yield summary(report)
     if report.kernels:
         yield _kernels(report)
         yield _work(report)
@@ -49,7 +49,8 @@ def tables(report: Report) -> Iterator[Table | str]:
         yield _pairs("not fused", "operations", "reason", list(report.refusals))
 
 
-def _summary(report: Report) -> str:
+def summary(report: Report) -> str:
+    """The whole in a sentence."""
     kernels, calls = len(report.kernels), sum(k.calls for k in report.kernels)
     if not kernels:
         return f"target {report.target}: nothing was fused"

@@ -36,7 +36,7 @@ def bind(
     what they are multiples of; the caller answers for it when the kernel runs.  Unknown parameters are an
     InternalCompilerError.
     """
-    unknown = sorted(set(params or {}) - set(kernel.parameters) - {"num_warps", "num_stages"})
+    unknown = sorted(set(params or {}) - set(kernel.parameters) - set(text.LAUNCH_PARAMETERS))
     if unknown:
         raise InternalCompilerError(f"kernel {kernel.sym_name.data} has no parameters {unknown}")
     bound = kernel.clone()

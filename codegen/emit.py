@@ -22,7 +22,7 @@ from .text import NotPrintable
 from .torch_source import print_torch
 from .triton_source import print_triton
 
-__all__ = ["NotPrintable", "dtype_name", "emit"]
+__all__ = ["NotPrintable", "dtype_name", "emit", "index_fits"]
 
 _FLOATS = {Float16Type: "f16", BFloat16Type: "bf16", Float32Type: "f32", Float64Type: "f64"}
 
@@ -39,7 +39,7 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
         printed = print_torch(bound)
         kind, launch = "torch", {"programs": symbols.to_python(symbols.from_text(printed.grid))}
     else:
-        printed = print_triton(bound)
+        printed = print_triton(bound, wide=not index_fits(bound))
         kind = "triton"
         launch = {
             "arguments": list(printed.arguments),
@@ -62,6 +62,17 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
         sizes=tuple(printed.sizes),
         params=dict(kernel.parameters),
         launch=launch,
+    )
+
+
+def index_fits(kernel: tile.KernelOp) -> bool:
+    """Whether every index into every rank, up to the end of its last tile, fits in 32 bits.
+
+    A size that is not known is taken to: `Launcher` refuses others.  Offsets into buffers are another matter: they are in
+    64 bits wherever they may need it (`triton_addresses.py`).
+    """
+    return all(
+        int(r.extent) + kernel.parameters.get(r.tile or "", 1) < 2**31 for r in kernel.ranks.data if r.extent.is_Integer
     )
 
 

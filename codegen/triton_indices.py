@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, Float6
 from xdsl.ir import Attribute, SSAValue
 
 from ..ir import symbols, tile
-from .text import Names, NotPrintable, dot_ranks, index_text, size_names, tiles_of, whole_lanes
+from .text import LAUNCH_PARAMETERS, Names, NotPrintable, dot_ranks, index_text, size_names, tiles_of, whole_lanes
 from .triton_functions import HELPERS, SPELLING
 
 NARROW = 2**31
@@ -76,6 +76,7 @@ class Indices:
         self.wide = wide
         self.ranks = kernel.ranks
         self.params = kernel.parameters
+        self.persistent = self.params.get("persistent", 0) if kernel.grid_ranks else 0
         self.sizes = size_names(kernel)
         self.dots = dot_ranks(kernel)
         self.names = Names()
@@ -87,7 +88,7 @@ class Indices:
         self.before: Lines | None = None  # where such text goes: in front of the outermost loop
         for name in ("tl", "triton", *HELPERS, *self.sizes, *(n for n in self.params)):
             self.names.reserve(name)
-        for extra in ("num_warps", "num_stages", "pid"):
+        for extra in (*LAUNCH_PARAMETERS, "pid"):
             self.names.taken.add(extra)
         self.rank_names = self._rank_names()
         self.pointers = {a: self.names.fresh(f"{a.name_hint or 'buffer'}_ptr") for a in kernel.arguments}
@@ -105,7 +106,7 @@ class Indices:
 
     def constexprs(self) -> dict[str, int]:
         """Tile sizes and the like; `num_warps` and an unused `num_stages` are the launch's business."""
-        launch = {"num_warps"} | ({"num_stages"} if "num_stages" not in self.used else set())
+        launch = {"num_warps", "persistent"} | {n for n in ("num_stages", "warp_specialize") if n not in self.used}
         found = {k: v for k, v in self.params.items() if k not in launch}
         if "num_stages" in self.used:
             found["num_stages"] = self.params.get("num_stages", 3)
@@ -203,7 +204,7 @@ class Indices:
 
     def prologue(self) -> list[str]:
         head = Lines(1)
-        if self.kernel.grid_ranks:
+        if self.kernel.grid_ranks and not self.persistent:
             head.add(f"pid = tl.program_id(0){'.to(tl.int64)' if self.wide else ''}")
         rest = "pid"
         decode = []

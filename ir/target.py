@@ -57,6 +57,7 @@ class Target:
     dot_min: tuple[int, int, int] = (16, 16, 16)  # smallest (m, n, k) of one dot
     dots_from_sram: bool = False  # matrix units read their operands there, not in registers
     library_rate: float = 0.8  # part of `flops` that the vendor's products reach, on large operands
+    l2_merge: float = 1.0  # how often the shared cache answers several SMs, which ask for the same, by reading it once
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flops", Rates(self.flops))
@@ -143,8 +144,12 @@ _ROWS = (
         flops={"f64": 66.9e12, "tf32": 494e12, "bf16": 989e12, "f16": 989e12, "f8": 1979e12, "i8": 1979e12},
         launch_us=4.0, dots_from_sram=True,
         library_rate=0.7,  # at the clock that 700 W allow
+        # 10 TB/s arrive in products on tiles, where 0.8 of 9 leave the cache.  Triton's persistent product of 8192 x 8192
+        # x 4096 in f16 on tiles of 128 x 256 (0.69 ms, meta-pytorch/tritonbench#894) draws 9.3, and the vendor's product
+        # on tiles of 128 x 128 in f8 10.0 (8192 x 8192 x 4096 at 1278 T/s, triton-lang/triton#5461).
+        l2_merge=1.4,
     ),
-    # NVIDIA B200: HGX B200 data sheet (2025); CUDA programming guide, 10.0.  L2 bandwidth, exp: est.
+    # NVIDIA B200: HGX B200 data sheet (2025); CUDA programming guide, 10.0.  L2 bandwidth and merging, exp: est.
     Target(
         name="sm_100", kind="cuda", arch="sm_100",
         hbm_bytes_per_s=8.0e12, l2_bytes=126 * _MB, l2_bytes_per_s=10e12,
@@ -153,7 +158,7 @@ _ROWS = (
         sms=148, warp_size=32, max_threads=1024, max_threads_per_sm=2048,
         vector_flops=75e12, exp_per_s=4.4e12,
         flops={"f64": 37e12, "tf32": 1.1e15, "bf16": 2.25e15, "f16": 2.25e15, "f8": 4.5e15, "i8": 4.5e15},
-        launch_us=4.0, dots_from_sram=True,
+        launch_us=4.0, dots_from_sram=True, l2_merge=1.4,
     ),
     # AMD Instinct MI300X: data sheet (2023); CDNA 3 white paper and ISA guide.  The shared cache is the Infinity Cache
     # (each die's own L2 has 4 MB); an SM is a compute unit with 512 KB of vector registers.  exp: est., 16 a clock.

@@ -33,6 +33,8 @@ TRANSCENDENTAL = {
     "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "tanh", "sin", "cos", "erf", "pow", "div",
 }  # fmt: skip
 
+STEPWISE = {"erf", "pow", "sin", "cos", "expm1", "log1p"}  # computed by many instructions, with registers of their own
+
 
 @dataclass(frozen=True)
 class Transfer:
@@ -40,12 +42,14 @@ class Transfer:
 
     again: for each loop and grid rank that repeats it, how many times it comes back (programs that run at the same time
     count once), and how many bytes are touched in between: where the shared cache holds those, coming back is free.
+    together: how many of the programs that run at the same time ask for the same.
     """
 
     buffer: str
     bytes: int
     distinct: int
     again: tuple[tuple[int, int], ...] = ()
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -331,15 +335,24 @@ class Census:
         self.innermost = {at for at in nests if at and not any(o[: len(at)] == at for o in nests - {at})}
         self.multiplied = {e.loops for e in self.entries if e.kind == "dot"}
 
-    def _again(
-        self, e: _Entry, repeats: tuple[str, ...], trips: Mapping[str, int], tile_of: Mapping[str, int], flight: int
-    ) -> tuple[tuple[int, int], ...]:
-        """`Transfer.again` of one load, with `flight` programs at the same time."""
+    def _at_once(self, trips: Mapping[str, int], flight: int) -> dict[str, int]:
+        """Of each grid rank, how many of its tiles `flight` programs have at the same time."""
         at_once: dict[str, int] = {}
         left = flight
         for r in reversed(self.grid):
             at_once[r] = max(1, min(trips[r], left))
             left = -(-left // at_once[r])
+        return at_once
+
+    def _again(
+        self,
+        e: _Entry,
+        repeats: tuple[str, ...],
+        trips: Mapping[str, int],
+        tile_of: Mapping[str, int],
+        at_once: Mapping[str, int],
+    ) -> tuple[tuple[int, int], ...]:
+        """`Transfer.again` of one load, with so many tiles of the grid ranks at the same time."""
         found = []
         for r in repeats:
             returns = -(-trips[r] // at_once.get(r, 1))
@@ -377,7 +390,7 @@ class Census:
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
         self._hold(w, tile_of)
         alone = w.nested is not None and w.nested.held_bytes > ALONE  # one program on each multiprocessor, not two
-        flight = self.flight // 2 if alone else self.flight
+        at_once = self._at_once(trips, self.flight // 2 if alone else self.flight)
         for e, elements, repeats in self.counted:
             at = (e.loops, e.bounds)
             if at not in runs_of:
@@ -385,9 +398,10 @@ class Census:
             w.operations += runs_of[at]
             repeated = _product(trips, repeats)
             if e.kind in ("load", "store"):
-                again = self._again(e, repeats, trips, tile_of, flight) if e.kind == "load" else ()
+                again = self._again(e, repeats, trips, tile_of, at_once) if e.kind == "load" else ()
+                together = _product(at_once, tuple(r for r in self.grid if r not in e.ranks))
                 points = walk.total(e.ranks, *at, e.inside) if e.bounds else e.points * repeated
-                transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again)
+                transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again, together)
                 moved = w.loads if e.kind == "load" else w.stores
                 piece = (e.kind, e.buffer, e.access, e.loops)
                 if e.continues and piece in pieces:  # of the same walk: what it touches there may be the same
@@ -466,7 +480,9 @@ class Census:
 
         In an innermost loop two tiles of the largest kind are alive, or all that wait for a reduction of such a tile;
         outside of all loops, the result of a loop is worked on in place, an element at a time, and narrowed in the end;
-        `Nested` is what lies between.
+        `Nested` is what lies between.  (A product of 128 x 256 in 8 warps, compiled: 128 registers of each thread for it,
+        163 to 191 in all with scales of rows and columns behind it; 255, and spills, with another tile of that size, or
+        with erf.)
         """
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
         w.carried_bytes = sum(carried.values())
@@ -485,7 +501,24 @@ class Census:
             else:
                 held += self._spread_bytes(at, tile_of) if at and not self.multiplied else 0
                 tiles_held = max(2, self.waiting.get(at, {}).get(largest, 2))
-                w.held_bytes = max(w.held_bytes, held + (tiles_held * size if at else size * 7 // 4))
+                behind = size * 5 // 4 if self._plain_behind(largest) else size * 7 // 4
+                w.held_bytes = max(w.held_bytes, held + (tiles_held * size if at else behind))
+
+    def _plain_behind(self, largest: tuple[str, ...]) -> bool:
+        """Whether nothing but short arithmetic with vectors is done to the largest tile outside of all loops.
+
+        That is, it is carried by a loop, and no other tile over its ranks is loaded, nor reduced, nor any function computed
+        that takes many steps.
+        """
+        if not any(set(largest) == set(r) for tiles in self.carried.values() for r in tiles):
+            return False
+        outside = [e for e, _, _ in self.counted if not e.loops and e.kind != "store"]
+        return not any(
+            e.kind == "dot"
+            or e.function in STEPWISE
+            or (e.kind in ("load", "reduce") and len(set(largest) & set(e.ranks)) > 1)
+            for e in outside
+        )
 
     def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
         """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.

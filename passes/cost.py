@@ -105,19 +105,22 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     dots = sum(d.flops / (target.dot_flops(d.dtype) * _gpu_efficiency(d, target)) for d in w.dots)
     quick = sum(n for f, n in w.elements.items() if f in FULL_RATE)
     vector = (w.map_elements * 2 - quick + w.reduce_elements) / (target.vector_flops / 2)
-    special = w.transcendental_elements / target.exp_per_s
+    vector = max(vector, w.transcendental_elements / target.exp_per_s)
+    issue = w.operations * ISSUE_S / target.sms  # beside dots, where the matrix unit works on its own
     waits = w.programs * w.waits * LATENCY_S / (target.sms * resident)
-    l2 = target.l2_bytes_per_s * 0.8 * drawn
+    merged = sum(t.bytes * (1 - 1 / target.l2_merge) for t in w.loads if t.together > 1)
+    l2 = (w.load_bytes + w.store_bytes - merged) / (target.l2_bytes_per_s * 0.8 * drawn)
     if w.loop_load_bytes:  # no more comes than was asked for before it is needed
-        l2 = min(l2, target.sms * resident * (stages - 1) * w.loop_load_bytes / LATENCY_S)
+        asked = target.sms * resident * (stages - 1) * w.loop_load_bytes
+        l2 = max(l2, (w.load_bytes + w.store_bytes) * LATENCY_S / asked)
     times = {
-        "compute": (dots + max(vector, special) * 0.7 + w.operations * ISSUE_S / target.sms + waits) * full,
+        "compute": ((max(dots, issue) if target.dots_from_sram else dots + issue) + vector * 0.7 + waits) * full,
         "HBM": hbm / (target.hbm_bytes_per_s * HBM_EFFICIENCY * drawn),
-        "L2": (w.load_bytes + w.store_bytes) / l2,
+        "L2": l2,
     }
     bound_by = max(times, key=lambda k: times[k])
     us = times[bound_by] * 1e6 + target.launch_us
-    return Price(us, bound_by, hbm, sram, registers, fits, sum(times.values()) * 1e6)
+    return Price(us, bound_by, hbm, sram, registers, fits, (sum(times.values()) + issue) * 1e6)
 
 
 def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: int) -> float:

@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import BFloat16Type, DictionaryAttr, Float16Type, Str
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 
 from ..ir import scalar, tile
-from ..ir.attributes import AccessMap, TensorType, compute_type, is_float
+from ..ir.attributes import AccessMap, TensorType, compute_type, element_bits, is_float
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .algebra.forms import Refused
 from .bounds import inside
@@ -124,6 +124,9 @@ class _Emitter:
                 if n not in self.stored:
                     self._store(n, value)
         self.top.block.add_op(tile.ReturnOp())
+        for op in [o for o in self.top.block.walk() if isinstance(o, tile.CastOp) and not o.result.first_use]:
+            op.detach()  # looked through
+            op.erase()
         result = tile.KernelOp(
             self.kernel.sym_name.data,
             self.table,
@@ -315,6 +318,10 @@ class _Emitter:
     def _convert(self, value: SSAValue, element: Attribute) -> SSAValue:
         if tile.tile_type(value).element_type == element:
             return value
+        if isinstance(value.owner, tile.CastOp) and _holds(tile.tile_type(value).element_type, element):
+            narrow = value.owner.value
+            if tile.tile_type(narrow).element_type == element:  # widened, and narrowed again
+                return narrow
         cast = self._emit(("cast", element), [value], lambda: tile.CastOp(value, element))[0]
         self.beyond[cast] = self.beyond.get(value, {})
         return cast
@@ -701,3 +708,8 @@ def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:
 
 def _out_ranks(value: SSAValue) -> tuple[str, ...]:
     return value.owner.out_ranks(value.index)  # pyright: ignore
+
+
+def _holds(wide: Attribute, narrow: Attribute) -> bool:
+    """Whether each number of a type is one of the other, so that there and back changes nothing."""
+    return is_float(wide) and is_float(narrow) and element_bits(wide) > element_bits(narrow)

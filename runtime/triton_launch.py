@@ -15,6 +15,8 @@ from ..codegen.artifact import KernelArtifact
 from ..errors import InvalidArgument
 from .expressions import function_of
 
+LARGEST_TILE = 1 << 16  # elements that the last tile may reach beyond the end
+
 
 class Launcher:
     """One kernel, ready to be launched on tensors and sizes."""
@@ -22,6 +24,7 @@ class Launcher:
     def __init__(self, kernel: Any, artifact: KernelArtifact) -> None:
         self.kernel, self.artifact = kernel, artifact
         launch = artifact.launch
+        self.narrow = "i32" in launch.get("signature", {}).values()
         self.grid = function_of(launch["grid"], artifact.sizes)
         self.constants: dict[str, Any] = dict(launch.get("constexprs", {}))
         self.constants |= {name: launch[name] for name in ("num_warps", "num_stages") if name in launch}
@@ -35,6 +38,11 @@ class Launcher:
         programs = self.grid(sizes)
         if programs == 0:
             return
+        if self.narrow and any(s >= 2**31 - LARGEST_TILE for s in sizes):
+            raise InvalidArgument(
+                f"kernel {self.artifact.name} counts in 32 bits, and a size is {max(sizes)}",
+                next_step="compile it for that size, not for a symbol",
+            )
         constants = self.constants | {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
         device = tensors[0].device
         if is_interpreted(self.kernel):

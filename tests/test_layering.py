@@ -49,8 +49,8 @@ TABLE: dict[str, May] = {
     "commands": May.use("ir frontend passes codegen runtime assembly api driver report", "torch triton xdsl rich"),
     # The root modules, the faces of the package.
     "": May.use(
-        "ir frontend passes codegen autotune runtime assembly commands aot api cli driver report report_tables testing "
-        "torch_backend",
+        "ir frontend passes codegen autotune runtime assembly commands aot api cli driver report report_graph report_page "
+        "report_tables testing torch_backend",
         "torch triton xdsl sympy numpy rich optuna",
     ),
 }
