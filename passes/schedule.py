@@ -213,6 +213,7 @@ def _schedule_whole(
             dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2} | shape.counts,
             target.kind != "cpu",
             shape.parts,
+            vector_dots=shape.vectors,
         )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):
@@ -364,6 +365,10 @@ class _Shape:
                 for n in symbols.names(e):
                     self.sizes.setdefault(n, LARGE)
         self.dots: list[Contraction] = contractions(kernel)
+        # A matrix unit has no use for a single row; a library's product on a CPU reads the matrix once for it.
+        self.vectors = target.kind == "cpu" and not self.dots
+        if self.vectors:
+            self.dots = contractions(kernel, vectors=True)
         self.out: list[str] = list(dict.fromkeys(r for v in kernel.returned for r in v.owner.out_ranks(v.index)))  # pyright: ignore
         self.reduced: set[str] = set()
         for op in kernel.body.block.ops:
@@ -454,7 +459,7 @@ class _Shape:
         last = dict.fromkeys((r for r in roles if roles[r] == "unit" and not self.cpu), len(rank_at))
         for d in self.dots:  # units are no part of a tile: they do not make a side the rows of a matrix unit
             sides = [d.lhs - d.rhs, d.rhs - d.lhs]
-            sides.sort(key=lambda side: min(rank_at[r] + last.get(r, 0) for r in side))
+            sides.sort(key=lambda side: min((rank_at[r] + last.get(r, 0) for r in side), default=0))
             for side in sides:
                 order.update(dict.fromkeys(r for r in [*self.out, *self.extents] if r in side))
         order.update(dict.fromkeys([*self.out, *self.extents]))
@@ -500,6 +505,8 @@ class _Shape:
             return [s for s in (1, 2, 4, 8) if s <= extent]
         if self.cpu:
             steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
+            if self.vectors and role == "loop":  # a matrix that is read once need not stay in cache
+                steps += [4096, 8192, 16384]
             kept = [s for s in steps if s < extent]
             return [*kept, extent] if extent <= steps[-1] and self.static(rank) else kept or [steps[0]]
         low = 16 if any(rank in d.ranks for d in self.dots) else 1

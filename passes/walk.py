@@ -40,6 +40,7 @@ class Walk:
     """Roles of all ranks, the grid order (outermost first), and the binding of the tile parameters.
 
     full_tiles: where a mask of indices leaves tiles without anything masked, walk those in a loop without the mask.
+    vector_dots: products of a matrix and a vector are dots as well.
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
     parts: the streamed rank that is cut into parts, if one is.
     """
@@ -50,6 +51,7 @@ class Walk:
     low_precision_dots: bool = True
     parts: Parts | None = None
     full_tiles: bool = True
+    vector_dots: bool = False
 
     def segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         """The loops over `rank`, inside of those over `around`, one after the other: what is visited of it, or of a part."""
