@@ -26,7 +26,9 @@ CPU_RATES = {
     "reduce": 5.5e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9,
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9
-CPU_VECTOR_RATE = 4.5e9  # elements of a matrix that a core multiplies by a vector in a second, from its cache (measured)
+CPU_VECTOR_RATE = (
+    4.5e9  # elements of a matrix that a core multiplies by a vector in a second, from its cache (measured)
+)
 
 # What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
 FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}

@@ -48,6 +48,9 @@ EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
+FEW_ROWS = (
+    64  # a side of a contraction with fewer is not yet worth a tile of its own: further ranks go into the same tile
+)
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
@@ -447,8 +450,22 @@ class _Shape:
                 mine = [r for r in candidates if r in side]
                 walked = side & self.reduced  # the streamed rank gives this side its tile
                 if mine and (self.cpu or not walked):
-                    tiled.add(max(mine, key=lambda r: (self.value(r), -candidates.index(r))))
+                    tiled.update(self._together(mine))
         return tiled
+
+    def _together(self, ranks: Sequence[str]) -> list[str]:
+        """Which free ranks of one side share its tile, the largest first: further ones as long as the tile has few rows.
+
+        What the other side has is loaded once for all of them: keys and values once for a group of heads and their queries.
+        """
+        first, *rest = sorted(ranks, key=lambda r: (-self.value(r), ranks.index(r)))
+        found, rows = [first], self.value(first)
+        for r in rest:
+            if not self.static(r) or rows * self.value(r) > FEW_ROWS:
+                break
+            found.append(r)
+            rows *= self.value(r)
+        return found
 
     # --- tables --------------------------------------------------------------------------------------------------
 
@@ -494,7 +511,25 @@ class _Shape:
             for r, role in roles.items()
             if role in ("grid", "loop")
         }
+        found |= self._shared_sizes([r for r, role in roles.items() if role == "grid" and not self._batch(r)])
         return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
+
+    def _shared_sizes(self, grid: Sequence[str]) -> dict[str, list[int]]:
+        """Sizes of the ranks that share a tile: all of each but the first, and of that one at least what fills a dot."""
+        found: dict[str, list[int]] = {}
+        for d in self.dots:
+            for side in (d.lhs - d.rhs, d.rhs - d.lhs):
+                first, *rest = self._together(mine) if (mine := [r for r in grid if r in side]) else [""]
+                if not rest:
+                    continue
+                whole = {r: self.value(r) if self.cpu else 1 << (self.value(r) - 1).bit_length() for r in rest}
+                found |= {_parameter(r): [n] for r, n in whole.items()}
+                if not self.cpu:
+                    least = -(-16 // math.prod(whole.values()))
+                    steps = [s for s in (1, 2, 4, 8, 16, 32, 64) if least <= s]
+                    ceiling = max(least, 1 << (self.value(first) - 1).bit_length())
+                    found[_parameter(first)] = [s for s in steps if s <= ceiling]
+        return found
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:
         """longest: step of a loop beside contractions on a GPU."""
