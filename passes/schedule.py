@@ -143,7 +143,8 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     if rank is None:
         return []
     extent = symbols.evaluate(rank.extent, dict.fromkeys(symbols.names(rank.extent), LARGE) | dict(sizes or {}))
-    longest = min(MOST_PARTS, extent // SHORTEST_PART)
+    visited = extent * whole.work.visits.get(rank.name, 1.0)  # what is cut
+    longest = min(MOST_PARTS, int(visited) // SHORTEST_PART)
     wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, programs))))
     fewest = wanted if target.kind == "cpu" else 2
     first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
@@ -515,7 +516,7 @@ class _Shape:
         return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
 
     def _shared_sizes(self, grid: Sequence[str]) -> dict[str, list[int]]:
-        """Sizes of the ranks that share a tile: all of each but the first, and of that one at least what fills a dot."""
+        """Sizes of the ranks that share a tile: all of each, and at least what fills a dot."""
         found: dict[str, list[int]] = {}
         for d in self.dots:
             for side in (d.lhs - d.rhs, d.rhs - d.lhs):
@@ -525,10 +526,8 @@ class _Shape:
                 whole = {r: self.value(r) if self.cpu else 1 << (self.value(r) - 1).bit_length() for r in rest}
                 found |= {_parameter(r): [n] for r, n in whole.items()}
                 if not self.cpu:
-                    least = -(-16 // math.prod(whole.values()))
-                    steps = [s for s in (1, 2, 4, 8, 16, 32, 64) if least <= s]
-                    ceiling = max(least, 1 << (self.value(first) - 1).bit_length())
-                    found[_parameter(first)] = [s for s in steps if s <= ceiling]
+                    least = max(1, 16 // math.prod(whole.values()))
+                    found[_parameter(first)] = [max(least, 1 << (self.value(first) - 1).bit_length())]
         return found
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:
