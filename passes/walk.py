@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
@@ -23,16 +23,25 @@ class Parts:
     part: str
     count: str
 
-    def cut(self, lower: sympy.Expr, upper: sympy.Expr, extent: sympy.Expr, tile: str) -> tuple[sympy.Expr, sympy.Expr]:
-        """What a loop from `lower` to `upper` walks of a part, over the part and the parameters.
+    def cut(self, found: Sequence[Segment], tile: str) -> list[Segment]:
+        """What loops over `found`, one after the other, walk of a part, over the part and the parameters.
 
-        Parts have whole tiles, equally many but for the last parts.  Parts behind the last element begin where they end,
-        or later: they have no elements.
+        It is what is visited that is cut, not the whole rank: where a mask of indices leaves few tiles, each part has its
+        share of them.  Parts have whole tiles, equally many but for the last parts.  Parts behind the last element begin
+        where they end, or later: they have no elements.
         """
-        length = symbols.symbol(tile) * symbols.ceildiv(extent, symbols.symbol(tile) * symbols.symbol(self.count))
-        first = symbols.symbol(self.part) * length
-        last = sympy.Min(upper, first + length)
-        return (first if lower == 0 else sympy.Max(lower, first)), last
+        begin, end = found[0].lower, found[-1].upper
+        step = symbols.symbol(tile)
+        length = step * symbols.ceildiv(end - begin, step * symbols.symbol(self.count))
+        first = begin + symbols.symbol(self.part) * length
+        return [
+            replace(
+                s,
+                lower=first if s.lower == begin else sympy.Max(s.lower, first),
+                upper=sympy.Min(s.upper, first + length),
+            )
+            for s in found
+        ]
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,7 @@ class Walk:
         of = self.table[rank]
         if self.parts is None or self.parts.rank != rank or of.tile is None:
             return found
-        cuts = [self.parts.cut(s.lower, s.upper, of.extent, of.tile) for s in found]
-        return [replace(s, lower=lower, upper=upper) for s, (lower, upper) in zip(found, cuts, strict=True)]
+        return self.parts.cut(found, of.tile)
 
     def _segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         extent = self.table[rank].extent
