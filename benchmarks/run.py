@@ -108,12 +108,78 @@ def minilm(quick: bool):
     return encode, (ids, mask)
 
 
+def decode(quick: bool):
+    """One query a head over a long cache: a product of a matrix and a vector on each side of the softmax."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(q @ k.transpose(-1, -2) / 8, dim=-1) @ v
+
+    length = 4096 if quick else 65536
+    return attend, (torch.randn(8, 1, 64), torch.randn(8, length, 64), torch.randn(8, length, 64))
+
+
+def window(quick: bool):
+    """Each token sees the 256 before it, itself among them."""
+    length = 512 if quick else 4096
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        i, j = torch.arange(length)[:, None], torch.arange(length)
+        hidden = (j > i) | (i - j >= 256)
+        scores = (q @ k.transpose(-1, -2) / 8).masked_fill(hidden, -torch.inf)
+        return torch.softmax(scores, dim=-1) @ v
+
+    return attend, tuple(torch.randn(8, length, 64) for _ in range(3))
+
+
+def packed(quick: bool):
+    """Texts of uneven lengths, one after the other: a token sees those of its own text."""
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        scores = (q @ k.transpose(-1, -2) / 8).masked_fill(text[:, None] != text, -torch.inf)
+        return torch.softmax(scores, dim=-1) @ v
+
+    length = 512 if quick else 4096
+    lengths = torch.tensor([3, 14, 7, 25, 10, 5]) * (length // 64)
+    text = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return attend, (*(torch.randn(8, length, 64) for _ in range(3)), text)
+
+
+def relative(quick: bool):
+    """A learned bias for each distance between two tokens."""
+    length = 512 if quick else 2048
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        i = torch.arange(length)
+        bias = table[:, i - i[:, None] + length - 1]
+        return torch.softmax(q @ k.transpose(-1, -2) / 8 + bias, dim=-1) @ v
+
+    return attend, (*(torch.randn(8, length, 64) for _ in range(3)), torch.randn(8, 2 * length - 1))
+
+
+def mlp(quick: bool):
+    """Two products with few features outside and many between them."""
+
+    def expand(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.gelu(x @ up) @ down
+
+    rows = 4096 if quick else 65536
+    return expand, (torch.randn(rows, 64), torch.randn(64, 1024) / 8, torch.randn(1024, 64) / 32)
+
+
 CASES = [
     Case("attention", "softmax(q@kᵀ/8)@v, 8×4096×64", attention, _whole_function, {"eager": 2.0, "inductor": 2.0}),
     Case("kmeans", "argmin of squared distances, 65536×1024×64", kmeans, _whole_function,
          {"eager": 3.0, "inductor": 1.5}),
     Case("lm-head", "log1p(relu(h@Eᵀ)).amax(1), 8×256×256×30522", lm_head, _whole_function,
          {"eager": 2.0, "inductor": 1.1}),
+    Case("decode", "softmax(q@kᵀ/8)@v, one query, 8×65536×64", decode, _whole_function, {"inductor": 1.0}),
+    Case("window", "softmax(q@kᵀ/8)@v, 256 tokens back, 8×4096×64", window, _whole_function,
+         {"eager": 2.0, "inductor": 2.0}),
+    Case("packed", "softmax(q@kᵀ/8)@v in six texts, 8×4096×64", packed, _whole_function,
+         {"eager": 1.0, "inductor": 1.0}),
+    Case("relative", "softmax(q@kᵀ/8+table[j-i])@v, 8×2048×64", relative, _whole_function,
+         {"eager": 1.0, "inductor": 1.0}),
+    Case("mlp", "gelu(x@W1)@W2, 65536×64×1024×64", mlp, _whole_function, {"eager": 1.0, "inductor": 1.0}),
     Case("minilm", "MiniLM, 32 texts of up to 256 tokens", minilm, _through_dynamo, {"eager": 1.0}),
 ]  # fmt: skip
 

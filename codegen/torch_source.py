@@ -220,7 +220,7 @@ class _Printer(Accesses):
         scope.add(f"{', '.join(names)} = {text}")
 
     def dot(self, op: tile.DotOp, scope: Scope) -> None:
-        """mm or bmm: [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension."""
+        """mm or bmm: [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension; a vector is one row."""
         k, batch = op.over.data, list(op.batch)
         lhs, rhs = op.lhs, op.rhs
         names = tile.tile_type(op.result).names
@@ -228,8 +228,10 @@ class _Printer(Accesses):
         cols = [r for r in names if r in tile.tile_type(rhs).names and r not in batch]
         if cols and rows and names.index(cols[0]) < names.index(rows[0]):
             lhs, rhs, rows, cols = rhs, lhs, cols, rows
-        if not rows or not cols:
-            raise NotPrintable("a dot needs a rank of its own in each operand")
+        if not cols:
+            lhs, rhs, rows, cols = rhs, lhs, cols, rows
+        if not cols:
+            raise NotPrintable("a dot needs a rank of its own in an operand")
         if held(self.values[lhs].element) != held(self.values[rhs].element):
             raise NotPrintable("a dot of two types; cast one of them")
         groups = [g for g in (batch, rows, cols) if g]
@@ -242,16 +244,18 @@ class _Printer(Accesses):
         a = self.folded(align(self.values[lhs].text, self.values[lhs].layout, (*batch, *rows, k)), [batch, rows, [k]])
         b = self.folded(align(self.values[rhs].text, self.values[rhs].layout, (*batch, k, *cols)), [batch, [k], cols])
         into = self.folded(align(out, layout, natural), [batch, rows, cols], view=True)
+        one = "" if rows else ".unsqueeze(-2)"
+        a, into, out_is_into = a + one, into + one, into == out
         function = "bmm" if batch else "mm"
         if op.acc is None:
             text = f"torch.{function}({a}, {b}, out={into})"
         else:
             acc = self.values[op.acc]
-            start = self.folded(align(acc.text, acc.layout, natural), [batch, rows, cols])
+            start = self.folded(align(acc.text, acc.layout, natural), [batch, rows, cols]) + one
             text = (
                 f"torch.{'baddbmm' if batch else 'addmm'}({start if acc.text != out else into}, {a}, {b}, out={into})"
             )
-        if into == out:
+        if out_is_into and rows:
             self.define(op, scope, text, slot, layout)
         else:
             scope.add(text)

@@ -56,9 +56,12 @@ def scalar_ranks(
 
 
 def split(
-    factors: Sequence[SSAValue], carried: Mapping[SSAValue, frozenset[str]], over: str
+    factors: Sequence[SSAValue], carried: Mapping[SSAValue, frozenset[str]], over: str, vectors: bool = False
 ) -> tuple[list[SSAValue], list[SSAValue]] | None:
-    """Split factors that all carry `over` into two sides, each with a rank the other lacks; the fewest shared ranks win."""
+    """Split factors that all carry `over` into two sides, each with a rank the other lacks; the fewest shared ranks win.
+
+    vectors: one side may be a vector along `over`, with no rank that the other lacks.
+    """
     best: tuple[int, list[SSAValue], list[SSAValue]] | None = None
     for size in range(1, len(factors)):
         for chosen in combinations(range(len(factors)), size):
@@ -68,7 +71,8 @@ def split(
             right = [f for n, f in enumerate(factors) if n not in chosen]
             a = frozenset().union(*(carried[f] for f in left)) - {over}
             b = frozenset().union(*(carried[f] for f in right)) - {over}
-            if a - b and b - a and (best is None or len(a & b) < best[0]):
+            own = (a - b or b - a) if vectors else (a - b and b - a)
+            if own and (best is None or len(a & b) < best[0]):
                 best = (len(a & b), left, right)
     return (best[1], best[2]) if best else None
 
@@ -87,8 +91,8 @@ def argument_ranks(op: EinsumOp | OnlineOp) -> dict[SSAValue, frozenset[str]]:
     return carried
 
 
-def contractions(kernel: KernelOp) -> list[Contraction]:
-    """Every contraction in a kernel's body."""
+def contractions(kernel: KernelOp, vectors: bool = False) -> list[Contraction]:
+    """Every contraction in a kernel's body.  vectors: those with a vector on one side as well."""
     found: list[Contraction] = []
     for op in kernel.body.block.ops:
         if not isinstance(op, EinsumOp | OnlineOp):
@@ -107,7 +111,7 @@ def contractions(kernel: KernelOp) -> list[Contraction]:
             factors = product_factors(value)
             ranks = {f: scalar_ranks(f, carried, known) for f in factors}
             inner = [f for f in factors if reduced[0] in ranks[f]]
-            sides = split(inner, ranks, reduced[0])
+            sides = split(inner, ranks, reduced[0], vectors)
             if sides is not None:
                 lhs = frozenset().union(*(ranks[f] for f in sides[0]))
                 rhs = frozenset().union(*(ranks[f] for f in sides[1]))

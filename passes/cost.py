@@ -26,6 +26,9 @@ CPU_RATES = {
     "reduce": 5.5e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9,
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9
+CPU_VECTOR_RATE = (
+    4.5e9  # elements of a matrix that a core multiplies by a vector in a second, from its cache (measured)
+)
 
 # What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
 FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}
@@ -154,22 +157,27 @@ def _filled(dot: Dot, depth: float) -> float:
     return min(1.0, m / 64) ** 0.5 * min(1.0, n / 64) ** 0.5 * min(1.0, k / 32) ** depth
 
 
+def _cpu_dot(dot: Dot, target: Target) -> float:
+    """Seconds of a dot on all cores."""
+    return dot.flops / (target.dot_flops(dot.dtype if dot.dtype in target.flops else "f32") * _filled(dot, 0.3))
+
+
 def _price_cpu(w: Work, target: Target) -> Price:
     """A tile program as torch calls: dots, sweeps over tiles, transcendental functions, and the calls themselves."""
     hbm = hbm_bytes(w, target)
     live = w.carried_bytes + 2 * w.temporary_bytes + w.loop_load_bytes + w.kept_load_bytes
-    dots = sum(
-        d.flops / (target.dot_flops(d.dtype if d.dtype in target.flops else "f32") * _filled(d, 0.3)) for d in w.dots
-    )
+    vectors = sum(d.flops / (2 * CPU_VECTOR_RATE * target.sms) for d in w.dots if 1 in d.shape[:2])
+    dots = sum(_cpu_dot(d, target) for d in w.dots if 1 not in d.shape[:2])
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
     sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
-    calls = w.operations * target.launch_us * 1e-6 / target.sms
+    spread = target.sms if w.programs >= 2 * target.sms else 1  # of fewer programs, the cores share each operation
+    calls = w.operations * target.launch_us * 1e-6 / spread
     uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if w.programs else 1.0
     times = {
         "compute": dots * uneven,
         "sweeps": sweep * uneven,
         "calls": calls,
-        "memory": 0.5 * hbm / target.hbm_bytes_per_s,
+        "memory": max(0.5 * hbm / target.hbm_bytes_per_s, vectors),  # a matrix is multiplied by a vector as it comes
     }
     bound_by = max(times, key=lambda k: times[k])
     us = sum(times.values()) * 1e6

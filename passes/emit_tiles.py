@@ -624,7 +624,7 @@ class _Emitter:
         carried = {f: self._scalar_ranks(f, env) for f in factors}
         inner = [f for f in factors if rank in carried[f]]
         outer = [f for f in factors if rank not in carried[f]]
-        sides = split(inner, carried, rank)
+        sides = split(inner, carried, rank, self.walk.vector_dots)
         if sides is None:
             return None
         left, right = sides

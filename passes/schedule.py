@@ -50,6 +50,9 @@ EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
+FEW_ROWS = (
+    64  # a side of a contraction with fewer is not yet worth a tile of its own: further ranks go into the same tile
+)
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
@@ -141,7 +144,8 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     if rank is None:
         return []
     extent = symbols.evaluate(rank.extent, dict.fromkeys(symbols.names(rank.extent), LARGE) | dict(sizes or {}))
-    longest = min(MOST_PARTS, extent // SHORTEST_PART)
+    visited = extent * whole.work.visits.get(rank.name, 1.0)  # what is cut
+    longest = min(MOST_PARTS, int(visited) // SHORTEST_PART)
     wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, programs))))
     fewest = wanted if target.kind == "cpu" else 2
     first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
@@ -217,6 +221,7 @@ def _schedule_whole(
             dict.fromkeys(shape.parameters(roles), 1) | {"num_warps": 4, "num_stages": 2} | shape.counts,
             target.kind != "cpu",
             shape.parts,
+            vector_dots=shape.vectors,
         )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):
@@ -368,6 +373,10 @@ class _Shape:
                 for n in symbols.names(e):
                     self.sizes.setdefault(n, LARGE)
         self.dots: list[Contraction] = contractions(kernel)
+        # A matrix unit has no use for a single row; a library's product on a CPU reads the matrix once for it.
+        self.vectors = target.kind == "cpu" and not self.dots
+        if self.vectors:
+            self.dots = contractions(kernel, vectors=True)
         self.out: list[str] = list(dict.fromkeys(r for v in kernel.returned for r in v.owner.out_ranks(v.index)))  # pyright: ignore
         self.reduced: set[str] = set()
         for op in kernel.body.block.ops:
@@ -457,8 +466,22 @@ class _Shape:
                 mine = [r for r in candidates if r in side]
                 walked = side & self.reduced  # the streamed rank gives this side its tile
                 if mine and (self.cpu or not walked):
-                    tiled.add(max(mine, key=lambda r: (self.value(r), -candidates.index(r))))
+                    tiled.update(self._together(mine))
         return tiled
+
+    def _together(self, ranks: Sequence[str]) -> list[str]:
+        """Which free ranks of one side share its tile, the largest first: further ones as long as the tile has few rows.
+
+        What the other side has is loaded once for all of them: keys and values once for a group of heads and their queries.
+        """
+        first, *rest = sorted(ranks, key=lambda r: (-self.value(r), ranks.index(r)))
+        found, rows = [first], self.value(first)
+        for r in rest:
+            if not self.static(r) or rows * self.value(r) > FEW_ROWS:
+                break
+            found.append(r)
+            rows *= self.value(r)
+        return found
 
     # --- tables --------------------------------------------------------------------------------------------------
 
@@ -469,7 +492,7 @@ class _Shape:
         last = dict.fromkeys((r for r in roles if roles[r] == "unit" and not self.cpu), len(rank_at))
         for d in self.dots:  # units are no part of a tile: they do not make a side the rows of a matrix unit
             sides = [d.lhs - d.rhs, d.rhs - d.lhs]
-            sides.sort(key=lambda side: min(rank_at[r] + last.get(r, 0) for r in side))
+            sides.sort(key=lambda side: min((rank_at[r] + last.get(r, 0) for r in side), default=0))
             for side in sides:
                 order.update(dict.fromkeys(r for r in [*self.out, *self.extents] if r in side))
         order.update(dict.fromkeys([*self.out, *self.extents]))
@@ -509,7 +532,23 @@ class _Shape:
             for r, role in roles.items()
             if role in ("grid", "loop")
         }
+        found |= self._shared_sizes([r for r, role in roles.items() if role == "grid" and not self._batch(r)])
         return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
+
+    def _shared_sizes(self, grid: Sequence[str]) -> dict[str, list[int]]:
+        """Sizes of the ranks that share a tile: all of each, and at least what fills a dot."""
+        found: dict[str, list[int]] = {}
+        for d in self.dots:
+            for side in (d.lhs - d.rhs, d.rhs - d.lhs):
+                first, *rest = self._together(mine) if (mine := [r for r in grid if r in side]) else [""]
+                if not rest:
+                    continue
+                whole = {r: self.value(r) if self.cpu else 1 << (self.value(r) - 1).bit_length() for r in rest}
+                found |= {_parameter(r): [n] for r, n in whole.items()}
+                if not self.cpu:
+                    least = max(1, 16 // math.prod(whole.values()))
+                    found[_parameter(first)] = [max(least, 1 << (self.value(first) - 1).bit_length())]
+        return found
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:
         """longest: step of a loop beside contractions on a GPU."""
@@ -518,6 +557,8 @@ class _Shape:
             return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
         if self.cpu:
             steps = [64, 128, 256, 512, 1024, 2048] if role == "loop" else [16, 32, 64, 128, 256, 512, 1024]
+            if self.vectors and role == "loop":  # a matrix that is read once need not stay in cache
+                steps += [4096, 8192, 16384]
             kept = [s for s in steps if s < extent]
             return [*kept, extent] if extent <= steps[-1] and self.static(rank) else kept or [steps[0]]
         low = 16 if any(rank in d.ranks for d in self.dots) else 1

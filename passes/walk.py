@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
@@ -23,16 +23,25 @@ class Parts:
     part: str
     count: str
 
-    def cut(self, lower: sympy.Expr, upper: sympy.Expr, extent: sympy.Expr, tile: str) -> tuple[sympy.Expr, sympy.Expr]:
-        """What a loop from `lower` to `upper` walks of a part, over the part and the parameters.
+    def cut(self, found: Sequence[Segment], tile: str) -> list[Segment]:
+        """What loops over `found`, one after the other, walk of a part, over the part and the parameters.
 
-        Parts have whole tiles, equally many but for the last parts.  Parts behind the last element begin where they end,
-        or later: they have no elements.
+        It is what is visited that is cut, not the whole rank: where a mask of indices leaves few tiles, each part has its
+        share of them.  Parts have whole tiles, equally many but for the last parts.  Parts behind the last element begin
+        where they end, or later: they have no elements.
         """
-        length = symbols.symbol(tile) * symbols.ceildiv(extent, symbols.symbol(tile) * symbols.symbol(self.count))
-        first = symbols.symbol(self.part) * length
-        last = sympy.Min(upper, first + length)
-        return (first if lower == 0 else sympy.Max(lower, first)), last
+        begin, end = found[0].lower, found[-1].upper
+        step = symbols.symbol(tile)
+        length = step * symbols.ceildiv(end - begin, step * symbols.symbol(self.count))
+        first = begin + symbols.symbol(self.part) * length
+        return [
+            replace(
+                s,
+                lower=first if s.lower == begin else sympy.Max(s.lower, first),
+                upper=sympy.Min(s.upper, first + length),
+            )
+            for s in found
+        ]
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Walk:
     """Roles of all ranks, the grid order (outermost first), and the binding of the tile parameters.
 
     full_tiles: where a mask of indices leaves tiles without anything masked, walk those in a loop without the mask.
+    vector_dots: products of a matrix and a vector are dots as well.
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
     parts: the streamed rank that is cut into parts, if one is.  Unit ranks that are not in the grid are walked by loops.
     """
@@ -50,6 +60,7 @@ class Walk:
     low_precision_dots: bool = True
     parts: Parts | None = None
     full_tiles: bool = True
+    vector_dots: bool = False
 
     def loops(self, rank: str) -> bool:
         """Whether a rank is walked by loops."""
@@ -62,8 +73,7 @@ class Walk:
         of = self.table[rank]
         if self.parts is None or self.parts.rank != rank or of.tile is None:
             return found
-        cuts = [self.parts.cut(s.lower, s.upper, of.extent, of.tile) for s in found]
-        return [replace(s, lower=lower, upper=upper) for s, (lower, upper) in zip(found, cuts, strict=True)]
+        return self.parts.cut(found, of.tile)
 
     def _segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         extent = self.table[rank].extent
