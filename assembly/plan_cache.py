@@ -69,6 +69,7 @@ def key_of(gm: fx.GraphModule, target: Target, options: Options, size_names: Map
         "target": asdict(target),
         "tune": options.tune,
         "fuse": options.fuse,
+        "skip": options.skip,
         "size_names": dict(size_names),
         "versions": versions(),
     }

@@ -22,8 +22,10 @@ from ..ir.attributes import AccessMap, TensorType, compute_type, is_float
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .algebra.forms import Refused
 from .bounds import inside
+from .closed_tiles import NEVER, opening_test, region_of, write
+from .closed_tiles import to_text as test_text
 from .contraction import product_factors, split
-from .index_predicates import TRUE, Predicate, Segment, about, every, some, to_text
+from .index_predicates import TRUE, Equals, Predicate, Segment, about, every, of_indices, some, to_text
 from .neutral import Neutral
 from .small_values import is_small
 from .walk import Walk
@@ -31,6 +33,7 @@ from .walk import Walk
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 VISITED = "visited"  # a tile kernel's attribute: of the ranks that loops walk in part, which part that is
+SKIPPED = "skipped"  # of the ranks of whose tiles data rules some out: what is asked of a tile before it is loaded
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}
 _COMBINE_INT = {"sum": "iadd", "prod": "imul", "max": "imaximum", "min": "iminimum"}
@@ -44,6 +47,7 @@ class _Scope:
     rank: str | None
     depth: int
     known: dict[tuple, tuple[SSAValue, ...]] = field(default_factory=dict)  # value numbering
+    branch: _Scope | None = None  # the conditional that ends this block: what is not needed to decide it goes there
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,10 @@ class _Emitter:
             outer.name_hint = inner.name_hint
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
         self.levels = self._levels()
-        self.neutral = Neutral(kernel)
+        self.neutral = Neutral(kernel, data=walk.skip != NEVER)
         self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
+        self.skipped: dict[str, str] = {}  # of the ranks in which data rules tiles out: what is asked of a tile
         self.full: frozenset[str] = frozenset()  # the loop ranks whose present tile has no lanes beyond the extent
 
     # --- driving -------------------------------------------------------------------------------------------------
@@ -117,7 +122,11 @@ class _Emitter:
             self.walk.params,
             len(self.targets),
             Region(self.top.block),
-            {VISITED: DictionaryAttr({r: StringAttr(t) for r, t in self.visited.items()})} if self.visited else None,
+            {
+                name: DictionaryAttr({r: StringAttr(t) for r, t in found.items()})
+                for name, found in ((VISITED, self.visited), (SKIPPED, self.skipped))
+                if found
+            },
         )
         return result
 
@@ -172,7 +181,7 @@ class _Emitter:
                     raise _Stop(f"rank {r} is needed outside its loop")
                 if bound[-1].depth > scope.depth:
                     scope = bound[-1]
-        return scope
+        return scope.branch or scope
 
     def _emit(
         self, key: tuple, operands: Sequence[SSAValue], build: Callable[[], Operation], ranks: Sequence[str] = ()
@@ -374,12 +383,15 @@ class _Emitter:
                     kind = op.yields[n].type  # pyright: ignore
                 first = self._constant(scalar.identity(combiner, kind), kind, ranks)
                 state.extend([first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first])
-        visited = some(*(self.neutral.visited(op) for op in members))
+        visited = of_indices(some(*(self.neutral.visited(op) for op in members)))
+        test = opening_test(self.neutral, members, rank, self.walk.skip)
+        if test is not None:
+            self.skipped.setdefault(rank, test_text(test, self.neutral))
         parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
         for part in parts:
-            loop = self._walk(rank, part, about(visited, rank), members, state)
+            loop = self._walk(rank, part, about(visited, rank), members, state, test)
             outer.block.add_op(loop)
             state = list(loop.results)
             if part is not parts[-1]:
@@ -400,31 +412,95 @@ class _Emitter:
         given: Predicate,
         members: Sequence[EinsumOp | OnlineOp],
         state: Sequence[SSAValue],
+        test: Predicate | None,
     ) -> tile.ForOp:
-        """One loop over a part of `rank` that folds its tiles into the state of `members`."""
+        """One loop over a part of `rank` that folds its tiles into the state of `members`, those for which `test` holds."""
         body = _Scope(Block(arg_types=[v.type for v in state]), rank, len(self.stack))
         self.stack.append(body)
         outside = self.given, self.full
         if part.full:
             self.given, self.full = every(self.given, given), self.full | {rank}
-        yielded: list[SSAValue] = []
-        left: list[SSAValue] = list(body.block.args)
-        for op in members:
-            mine = _by_result(op, left)
-            for held, result in zip(mine, op.results, strict=True):
-                for a in held:
-                    self.scope_of[a] = body
-                    a.name_hint = result.name_hint
-            if isinstance(op, OnlineOp):
-                yielded.extend(self._online_step(op, [m[0] for m in mine]))
-            else:
-                env = self._env(op)
-                for n, held in enumerate(mine):
-                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
+        arguments = self._named(members, body)
+        if test is None:
+            yielded = self._folded(members, arguments)
+        else:
+            condition = self._condition(test, rank)
+            branch = self._open_branch(body, arguments)
+            inner = self._folded(members, self._named(members, branch))
+            yielded = self._close_branch(branch, body, "any", condition, arguments, inner)
         self.stack.pop()
         self.given, self.full = outside
         body.block.add_op(tile.YieldOp(*yielded))
         return tile.ForOp(rank, state, Region(body.block), part.lower, part.upper)
+
+    def _named(self, members: Sequence[EinsumOp | OnlineOp], scope: _Scope) -> list[SSAValue]:
+        """The state that a block is given, by the names of what the members compute."""
+        left: list[SSAValue] = list(scope.block.args)
+        for op in members:
+            for held, result in zip(_by_result(op, left), op.results, strict=True):
+                for a in held:
+                    self.scope_of[a] = scope
+                    a.name_hint = result.name_hint
+        return list(scope.block.args)
+
+    def _folded(self, members: Sequence[EinsumOp | OnlineOp], state: Sequence[SSAValue]) -> list[SSAValue]:
+        """The state of the members after one more tile."""
+        left, folded = list(state), []
+        for op in members:
+            mine = _by_result(op, left)
+            if isinstance(op, OnlineOp):
+                folded.extend(self._online_step(op, [m[0] for m in mine]))
+            else:
+                env = self._env(op)
+                for n, held in enumerate(mine):
+                    folded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
+        return folded
+
+    # --- conditionals --------------------------------------------------------------------------------------------
+
+    def _open_branch(self, scope: _Scope, state: Sequence[SSAValue]) -> _Scope:
+        """From here on, what would be computed in `scope` is computed in a conditional that is given the state."""
+        branch = _Scope(Block(arg_types=[v.type for v in state]), scope.rank, len(self.stack), dict(scope.known))
+        self.stack.append(branch)
+        scope.branch = branch
+        return branch
+
+    def _close_branch(
+        self,
+        branch: _Scope,
+        scope: _Scope,
+        quantifier: str,
+        condition: SSAValue,
+        state: Sequence[SSAValue],
+        yielded: Sequence[SSAValue],
+    ) -> list[SSAValue]:
+        """The state behind the conditional, which is the next operation of `scope`."""
+        self.stack.remove(branch)
+        scope.branch = None
+        branch.block.add_op(tile.YieldOp(*yielded))
+        op = tile.IfOp(quantifier, condition, state, Region(branch.block))
+        scope.block.add_op(op)
+        for result, given in zip(op.results, state, strict=True):
+            self.scope_of[result] = scope
+            result.name_hint = given.name_hint
+        return list(op.results)
+
+    def _condition(self, test: Predicate, rank: str) -> SSAValue:
+        """The tile of a test; in lanes beyond an extent it is false."""
+
+        def tile_of(e: Equals) -> SSAValue:
+            value = self.scalar(e.value, self._env(region_of(e.value)))
+            kind = e.value.type
+            if kind != i1:  # some element along the rank is not -inf: their maximum is not
+                value = self._pad(value, rank, -math.inf)
+                value = self._emit(("reduce", "max", rank), [value], lambda: tile.ReduceOp("max", value, rank))[0]
+                return self._map("eq" if e.so else "ne", [value, self._constant(e.number, kind)], i1)
+            return value if e.so == e.number else self._map("xor", [value, self._constant(True, i1)], i1)
+
+        condition = write(test, tile_of, lambda name, a, b: self._map(name, [a, b], i1))
+        for r in tile.tile_type(condition).names:
+            condition = self._pad(condition, r, False)
+        return condition
 
     def _reachable_home(self, op: EinsumOp | OnlineOp) -> int:
         try:

@@ -9,6 +9,7 @@ import sympy
 
 from ..ir import symbols
 from ..ir.tile import TileRanks
+from .closed_tiles import NEVER
 from .index_predicates import TRUE, Predicate, Range, Segment, segments
 
 
@@ -36,12 +37,24 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class LoopOptions:
+    """What a user may choose of loops.
+
+    skip: ask data whether a tile is closed before it is loaded (`closed_tiles.py`): "by_cost" where there is a boolean
+    to ask and asking is predicted to cost next to nothing, "always" wherever there is something to ask, "never".
+    """
+
+    skip: str = "by_cost"
+
+
+@dataclass(frozen=True)
 class Walk:
     """Roles of all ranks, the grid order (outermost first), and the binding of the tile parameters.
 
     full_tiles: where a mask of indices leaves tiles without anything masked, walk those in a loop without the mask.
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
     parts: the streamed rank that is cut into parts, if one is.
+    skip: what is asked of data before a step is taken (`closed_tiles.py`): nothing, booleans, or additive masks as well.
     """
 
     table: TileRanks
@@ -50,6 +63,7 @@ class Walk:
     low_precision_dots: bool = True
     parts: Parts | None = None
     full_tiles: bool = True
+    skip: str = NEVER
 
     def segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         """The loops over `rank`, inside of those over `around`, one after the other: what is visited of it, or of a part."""
