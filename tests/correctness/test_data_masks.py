@@ -63,14 +63,14 @@ def additive(mask: torch.Tensor) -> torch.Tensor:
 
 
 CASES: list[tuple[str, Callable, list[torch.Tensor]]] = [
-    ("chosen", chosen, [*normal(*[(2, 320, 16)] * 3), open_tiles(320, 320, block=64)]),
-    ("ragged", chosen, [*normal((2, 75, 16), (2, 333, 16), (2, 333, 16)), open_tiles(75, 333, block=64)]),
-    ("a mask a head", chosen, [*normal(*[(2, 320, 16)] * 3), open_tiles(2, 320, 320, block=64)]),
-    ("keys", padded, [*normal(*[(2, 320, 16)] * 3), open_tiles(2, 320, block=128)]),
-    ("additive", added, [*normal(*[(2, 320, 16)] * 3), additive(open_tiles(320, 320, block=64))]),
-    ("groups", grouped, [*normal((1, 4, 320, 16), *[(1, 2, 320, 16)] * 2), open_tiles(320, 320, block=64)]),
-    ("causal too", causal_too, [*normal(*[(2, 320, 16)] * 3), open_tiles(320, 320, block=64)]),
-    ("sums", weighted_sum, [*normal((300, 320), (320, 24)), open_tiles(300, 320, block=64)]),
+    ("chosen", chosen, [*normal(*[(2, 192, 16)] * 3), open_tiles(192, 192, block=64)]),
+    ("ragged", chosen, [*normal((1, 45, 16), (1, 205, 16), (1, 205, 16)), open_tiles(45, 205, block=64)]),
+    ("a mask a head", chosen, [*normal(*[(2, 192, 16)] * 3), open_tiles(2, 192, 192, block=64)]),
+    ("keys", padded, [*normal(*[(2, 192, 16)] * 3), open_tiles(2, 192, block=64)]),
+    ("additive", added, [*normal(*[(2, 192, 16)] * 3), additive(open_tiles(192, 192, block=64))]),
+    ("groups", grouped, [*normal((1, 4, 192, 16), *[(1, 2, 192, 16)] * 2), open_tiles(192, 192, block=64)]),
+    ("causal too", causal_too, [*normal(*[(2, 192, 16)] * 3), open_tiles(192, 192, block=64)]),
+    ("sums", weighted_sum, [*normal((100, 192), (192, 24)), open_tiles(100, 192, block=64)]),
 ]  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_results_are_those_of_eager(fn: Callable, inputs: list[torch.Tensor], ta
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype):
-    inputs = [*(x.to(dtype) for x in normal(*[(2, 320, 16)] * 3)), open_tiles(320, 320, block=64)]
+    inputs = [*(x.to(dtype) for x in normal(*[(2, 192, 16)] * 3)), open_tiles(192, 192, block=64)]
     kernel = fusecade.compile(padded_rows, inputs, target="cpu", fuse="always", skip="always", remainder="eager")
     assert asks(kernel.report)
     exact = padded_rows(*(x.double() if x.dtype == dtype else x for x in inputs))
@@ -111,10 +111,10 @@ def padded_rows(q, k, v, mask):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("heads", [1])
 def test_bytes_are_as_predicted_less_those_of_closed_tiles(heads: int):
     """Even tiles: what is counted is the prediction less the keys and values of each closed tile; with none, all of it."""
-    n, d = 512, 16
+    n, d = 384, 16
     inputs = normal(*[(heads, n, d)] * 3)
     mask = open_tiles(n, n, block=128)
     kernel = fusecade.compile(chosen, [*inputs, mask], target="sm_90", fuse="always", skip="always")
