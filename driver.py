@@ -52,6 +52,7 @@ REMAINDERS = ("inductor", "eager")
 TUNING = ("off", "quick", "full")
 FUSING = ("by_cost", "always")
 SKIPPING = ("by_cost", "always", "never")
+SWITCH = ("off", "on")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Options:
     fuse: "by_cost" takes a kernel that is predicted to be faster than its operations apart, "always" each that there is.
     skip: whether kernels ask data (a mask) which tiles to leave out, before they load them: "by_cost" where asking is
     predicted to cost next to nothing, "always" where there is something to ask, "never".
+    lazy: "on" moves the running maximum of an online form only when it is exceeded by a factor of 256.
     """
 
     target: str = "auto"
@@ -85,6 +87,7 @@ class Options:
     strict: bool = False
     print_after_all: bool = False
     skip: str = "by_cost"
+    lazy: str = "off"
 
     def __post_init__(self) -> None:
         if self.remainder not in REMAINDERS:
@@ -95,10 +98,12 @@ class Options:
             raise InvalidArgument.choice("fuse", self.fuse, FUSING)
         if self.skip not in SKIPPING:
             raise InvalidArgument.choice("skip", self.skip, SKIPPING)
+        if self.lazy not in SWITCH:
+            raise InvalidArgument.choice("lazy", self.lazy, SWITCH)
 
     @property
     def loops(self) -> LoopOptions:
-        return LoopOptions(self.skip)
+        return LoopOptions(self.skip, self.lazy == "on")
 
 
 def check_tuning(options: Options) -> Options:
@@ -299,7 +304,7 @@ class _Pipeline:
         """The printed kernel for these layouts.  The first of equal kernels takes over what fusion made to price it."""
         counted = count_kernel(kernel)
         if id(trial) in self.adopted:
-            repair_kernel(kernel, trial.stream, self.target)
+            repair_kernel(kernel, trial.stream, self.target, self.options.loops.lazy)
         else:
             self.adopted.add(id(trial))
             _adopt(kernel, trial)

@@ -40,7 +40,7 @@ def backend(
 ) -> Callable[..., Any]:
     """Compile what Dynamo captured.
 
-    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`,
+    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`,
     `strict`.  mode: passed on to Inductor.
     Raises InvalidArgument for an option that there is not.
     """

@@ -70,6 +70,7 @@ def key_of(gm: fx.GraphModule, target: Target, options: Options, size_names: Map
         "tune": options.tune,
         "fuse": options.fuse,
         "skip": options.skip,
+        "lazy": options.lazy,
         "size_names": dict(size_names),
         "versions": versions(),
     }

@@ -68,24 +68,26 @@ class Repair(ModulePass):
 
     name = "repair"
     target: str = "cpu"
+    lazy: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = get_target(self.target)
         for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
             stream = kernel.attributes.get("stream")
-            repair_kernel(kernel, stream.data if isinstance(stream, StringAttr) else "", target)
+            repair_kernel(kernel, stream.data if isinstance(stream, StringAttr) else "", target, self.lazy)
 
 
 @dataclass(frozen=True)
 class Schedule(ModulePass):
     """`schedule` for a target: a `tile.kernel` for each kernel is added to the module, buffers in row-major order.
 
-    Two, where the streamed rank is cut into parts: that of a part, and the merge.  skip: as in `LoopOptions`.
+    Two, where the streamed rank is cut into parts: that of a part, and the merge.  skip, lazy: as in `LoopOptions`.
     """
 
     name = "schedule"
     target: str = "cpu"
     skip: str = "by_cost"
+    lazy: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = get_target(self.target)
@@ -95,7 +97,7 @@ class Schedule(ModulePass):
                 (contiguous(v.type), AccessMap.of(v.owner.out_ranks(v.index)))  # type: ignore[union-attr, arg-type]
                 for v in kernel.returned
             ]
-            scheduled = schedule_kernel(kernel, target, inputs, outputs, options=LoopOptions(self.skip))
+            scheduled = schedule_kernel(kernel, target, inputs, outputs, options=LoopOptions(self.skip, self.lazy))
             if isinstance(scheduled, Refused):
                 kernel.attributes["refused"] = StringAttr(scheduled.reason)
             else:

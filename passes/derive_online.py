@@ -22,7 +22,7 @@ from xdsl.passes import ModulePass
 
 from ..ir.cascade import KernelOp
 from .algebra.levels import Levels, count
-from .free_gauges import free_gauges, put_numbers
+from .free_gauges import free_gauges, lags, put_numbers
 from .hoist_monotone import free_extremes, hoist_monotone
 from .hoist_picks import hoist_picks
 from .online_writer import OnlineWriter, note
@@ -32,18 +32,22 @@ from .row_algebra import RowAlgebra
 
 @dataclass(frozen=True)
 class DeriveOnline(ModulePass):
-    """Rewrite the cascades of every kernel that streams a rank."""
+    """Rewrite the cascades of every kernel that streams a rank.
+
+    lazy: note on the online forms by how much their gauges may lag (`lag`), where any gauge gives the same results.
+    """
 
     name = "derive-online"
+    lazy: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for kernel in [k for k in op.walk() if isinstance(k, KernelOp)]:
             stream = kernel.attributes.get("stream")
             if isinstance(stream, StringAttr):
-                derive_kernel(kernel, stream.data)
+                derive_kernel(kernel, stream.data, self.lazy)
 
 
-def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
+def derive_kernel(kernel: KernelOp, rank: str, lazy: bool = False) -> Levels:
     """Rewrite one kernel in place; returns the levels that were found (passes over `rank` and the forms used)."""
     note(kernel, "certificates", hoist_picks(kernel, rank))
     free_extremes(kernel, rank)
@@ -52,6 +56,7 @@ def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
     levels = count(cascade, "full", anchored=True)
     freed = free_gauges(algebra, cascade, levels, ops)
     writer = OnlineWriter(kernel, rank, algebra, freed.cascade, freed.levels, ops)
+    writer.lags = lags(algebra, freed) if lazy else {}
     writer.note("certificates", freed.certificates)
     writer.run()
     writer.note("derivation", freed.derivation)

@@ -27,6 +27,7 @@ from .closed_tiles import to_text as test_text
 from .contraction import product_factors, split
 from .index_predicates import TRUE, Equals, Predicate, Segment, about, every, of_indices, some, to_text
 from .neutral import Neutral
+from .online_writer import LAG
 from .small_values import is_small
 from .walk import Walk
 
@@ -563,8 +564,13 @@ class _Emitter:
         base = self._env(op)
         last = op.step.block.last_op
         assert isinstance(last, YieldOp)
+        rest = [n for n in range(len(op.results)) if n not in gauges]
         result: dict[int, SSAValue] = {}
-        for g in gauges:
+        moved: dict[int, SSAValue] | None = None
+        if state is not None and self.walk.lazy and LAG in op.attributes:
+            moved = self._lazily_moved(op, gauges[0], base, state)
+            result[gauges[0]] = moved[gauges[0]]
+        for g in [g for g in gauges if g not in result]:
             result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), [state[g]] if state else None)[
                 0
             ]
@@ -582,13 +588,23 @@ class _Emitter:
             ranks[arg] = frozenset(tile.tile_type(finite[g]).names)
             storage[arg] = tile.tile_type(finite[g]).element_type
         env = _Env(make, ranks, storage)
-        rest = [n for n in range(len(op.results)) if n not in gauges]
         if state is None:
             for r in rest:
                 result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), None)[0]
             return [result[n] for n in range(len(op.results))]
+        transported = self._transported(op, state, finite) if moved is None else moved.__getitem__
+        for r in rest:
+            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported(r)])[0]
+        return [result[n] for n in range(len(op.results))]
+
+    def _transported(
+        self, op: OnlineOp, state: Sequence[SSAValue], finite: Mapping[int, SSAValue]
+    ) -> Callable[[int], SSAValue]:
+        """An accumulator that is no gauge, by its result's number, measured from the new gauges."""
+        gauges = op.gauge_indices
+        rest = [n for n in range(len(op.results)) if n not in gauges]
         args = op.transport.block.args
-        moved = _Env(
+        env = _Env(
             {
                 **{args[n]: (lambda g=g: state[g]) for n, g in enumerate(gauges)},
                 **{args[len(gauges) + n]: (lambda g=g: finite[g]) for n, g in enumerate(gauges)},
@@ -599,10 +615,32 @@ class _Emitter:
         )
         ending = op.transport.block.last_op
         assert isinstance(ending, YieldOp)
-        for n, r in enumerate(rest):
-            transported = self.scalar(ending.values[n], moved)
-            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported])[0]
-        return [result[n] for n in range(len(op.results))]
+        return lambda r: self.scalar(ending.values[rest.index(r)], env)
+
+    def _lazily_moved(self, op: OnlineOp, g: int, base: _Env, state: Sequence[SSAValue]) -> dict[int, SSAValue]:
+        """The state, by result, before this tile is added: moved to this tile's extreme if that exceeds the gauge by more
+        than the gauge may lag, in any row.  A first extreme exceeds the infinite gauge of a row that has seen nothing.
+        """
+        last = op.step.block.last_op
+        assert isinstance(last, YieldOp)
+        combiner, rank = op.combiner_names[g], op.over.data
+        (extreme,) = self._fold(combiner, last.values[g], base, (rank,), None)
+        kind, lag = tile.tile_type(extreme).element_type, op.attributes[LAG].value.data  # pyright: ignore
+        reach = self._map("add" if combiner == "max" else "sub", [state[g], self._constant(lag, kind)], kind)
+        condition = self._map("gt" if combiner == "max" else "lt", [extreme, reach], i1)
+        for r in tile.tile_type(condition).names:
+            condition = self._pad(condition, r, False)
+        scope = self._scope_for([condition, *state])
+        branch = self._open_branch(scope, state)
+        given = list(branch.block.args)
+        for a, v in zip(given, state, strict=True):
+            self.scope_of[a], a.name_hint = branch, v.name_hint
+        table = _COMBINE if is_float(kind) else _COMBINE_INT
+        gauge = self._map(table[combiner], [given[g], extreme], kind)
+        transported = self._transported(op, given, {g: self._finite(combiner, gauge)})
+        moved = [gauge if n == g else transported(n) for n in range(len(given))]
+        results = self._close_branch(branch, scope, "any", condition, state, moved)
+        return dict(enumerate(results))
 
     def _finite(self, combiner: str, value: SSAValue) -> SSAValue:
         """The gauge that contributions are taken at: finite while nothing but the neutral element was seen.

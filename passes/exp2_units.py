@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import FloatAttr, ModuleOp, f64
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -26,6 +26,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
+from .online_writer import LAG
 
 LOG2_E = 1.0 / math.log(2.0)
 
@@ -83,6 +84,8 @@ def _rewrite(op: OnlineOp) -> None:
         accesses[x.index] = AccessMap.of(_ranks(op.operands[x.index]))
         op.accesses = type(op.accesses)(accesses)
         _in_natural_units(op, g)
+        if LAG in op.attributes:
+            op.attributes[LAG] = FloatAttr(op.attributes[LAG].value.data * LOG2_E, f64)  # pyright: ignore
 
 
 def _to_exp2(exponential: Operation, natural: bool) -> None:

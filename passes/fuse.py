@@ -312,7 +312,7 @@ class _Fuser:
         trial = kernel.clone()
         trial.attributes["stream"] = StringAttr(stream)
         try:
-            reads = repair_kernel(trial, stream, self.target)
+            reads = repair_kernel(trial, stream, self.target, self.options is not None and self.options.lazy)
         except Inexpressible as stop:
             trial.erase()
             return Refused(str(stop))

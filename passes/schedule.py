@@ -221,6 +221,7 @@ def _schedule_whole(
             target.kind != "cpu",
             shape.parts,
             skip=ALL if skip == "always" else NEVER,
+            lazy=options is not None and options.lazy,
         )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):

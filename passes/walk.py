@@ -42,9 +42,11 @@ class LoopOptions:
 
     skip: ask data whether a tile is closed before it is loaded (`closed_tiles.py`): "by_cost" where there is a boolean
     to ask and asking is predicted to cost next to nothing, "always" wherever there is something to ask, "never".
+    lazy: move a running gauge, and the state with it, only when it is exceeded by more than it may lag.
     """
 
     skip: str = "by_cost"
+    lazy: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Walk:
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
     parts: the streamed rank that is cut into parts, if one is.
     skip: what is asked of data before a step is taken (`closed_tiles.py`): nothing, booleans, or additive masks as well.
+    lazy: as in `LoopOptions`, for the forms that say by how much their gauge may lag.
     """
 
     table: TileRanks
@@ -64,6 +67,7 @@ class Walk:
     parts: Parts | None = None
     full_tiles: bool = True
     skip: str = NEVER
+    lazy: bool = False
 
     def segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         """The loops over `rank`, inside of those over `around`, one after the other: what is visited of it, or of a part."""
