@@ -33,6 +33,8 @@ def compile(
     dynamic: Mapping[Any, Mapping[int, str]] | None = None,
     tune: str = "off",
     fuse: str = "by_cost",
+    skip: str = "by_cost",
+    lazy: str = "off",
     remainder: str = "inductor",
     strict: bool = False,
 ) -> CompiledFunction:
@@ -40,13 +42,16 @@ def compile(
 
     target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}, the
     argument by its position or name; other sizes are fixed.  fuse: "by_cost" leaves apart what is predicted to be faster
-    so, "always" makes a kernel of whatever can be one.  remainder: what runs the parts that do not fuse, "inductor" or
-    "eager".  strict: raise where a part would run eagerly.
+    so, "always" makes a kernel of whatever can be one.  skip: whether kernels ask a mask which tiles it closes before they
+    load them: "by_cost" where asking is predicted to cost next to nothing, "always", "never".  lazy: "on" moves the
+    running maximum of a softmax, and the state with it, only when it is exceeded by a factor of 256; it has not been seen
+    to be faster.  remainder: what runs the parts that do not fuse, "inductor" or "eager".  strict: raise where a part
+    would run eagerly.
 
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
     environment = Environment.read()
-    options = check_tuning(Options(target or "auto", remainder, tune, fuse, strict))
+    options = check_tuning(Options(target or "auto", remainder, tune, fuse, strict, skip=skip, lazy=lazy))
     captured = capture(fn, args, kwargs, dynamic)
     devices = devices_of(captured.example)
     chosen = pick_target(options.target, devices)
@@ -118,17 +123,19 @@ def explain(
     target: str = "sm_90",
     dynamic: Mapping[Any, Mapping[int, str]] | None = None,
     fuse: str = "by_cost",
+    skip: str = "by_cost",
+    lazy: str = "off",
     compile_binaries: bool = True,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     **kwargs: Any,
 ) -> Report:
     """What `fn` would become on `target`, which need not be in this machine; nothing runs, and meta tensors will do.
 
-    fuse: as in `compile`.  compile_binaries: also compile each GPU kernel, for its registers, spills, shared memory and
-    matrix instructions; `on_progress(done, total)` is called after each.
+    fuse, skip, lazy: as in `compile`.  compile_binaries: also compile each GPU kernel, for its registers, spills, shared
+    memory and matrix instructions; `on_progress(done, total)` is called after each.
     """
     environment = Environment.read()
-    options = Options(target=target, remainder="eager", fuse=fuse)
+    options = Options(target=target, remainder="eager", fuse=fuse, skip=skip, lazy=lazy)
     captured = capture(fn, args, kwargs, dynamic)
     chosen = pick_target(target, devices_of(captured.example))
     fallbacks: list[tuple[str, str]] = []

@@ -33,7 +33,7 @@ from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import Counted, count_kernel
-from .passes.emit_tiles import VISITED
+from .passes.emit_tiles import SKIPPED, VISITED
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.in_place import in_place
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
@@ -41,6 +41,7 @@ from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
 from .passes.split_reduction import as_program
 from .passes.split_segments import split_segments
+from .passes.walk import LoopOptions
 
 if TYPE_CHECKING:
     from torch import fx
@@ -50,6 +51,8 @@ log = logging.getLogger("fusecade")
 REMAINDERS = ("inductor", "eager")
 TUNING = ("off", "quick", "full")
 FUSING = ("by_cost", "always")
+SKIPPING = ("by_cost", "always", "never")
+SWITCH = ("off", "on")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Options:
     """What a user may choose.  Raises InvalidArgument for a value that is none of the known ones.
 
     fuse: "by_cost" takes a kernel that is predicted to be faster than its operations apart, "always" each that there is.
+    skip: whether kernels ask data (a mask) which tiles to leave out, before they load them: "by_cost" where asking is
+    predicted to cost next to nothing, "always" where there is something to ask, "never".
+    lazy: "on" moves the running maximum of an online form only when it is exceeded by a factor of 256.
     """
 
     target: str = "auto"
@@ -80,6 +86,8 @@ class Options:
     fuse: str = "by_cost"
     strict: bool = False
     print_after_all: bool = False
+    skip: str = "by_cost"
+    lazy: str = "off"
 
     def __post_init__(self) -> None:
         if self.remainder not in REMAINDERS:
@@ -88,6 +96,14 @@ class Options:
             raise InvalidArgument.choice("tune", self.tune, TUNING)
         if self.fuse not in FUSING:
             raise InvalidArgument.choice("fuse", self.fuse, FUSING)
+        if self.skip not in SKIPPING:
+            raise InvalidArgument.choice("skip", self.skip, SKIPPING)
+        if self.lazy not in SWITCH:
+            raise InvalidArgument.choice("lazy", self.lazy, SWITCH)
+
+    @property
+    def loops(self) -> LoopOptions:
+        return LoopOptions(self.skip, self.lazy == "on")
 
 
 def check_tuning(options: Options) -> Options:
@@ -208,7 +224,14 @@ class _Pipeline:
         self.plan.rewrites.extend(("split-segments", what, identity) for what, identity in split)
         self._show("split-segments")
 
-        fused = fuse_program(program, self.target, self.hints, self._exists, always=self.options.fuse == "always")
+        fused = fuse_program(
+            program,
+            self.target,
+            self.hints,
+            self._exists,
+            always=self.options.fuse == "always",
+            options=self.options.loops,
+        )
         self.plan.refusals = fused.refusals
         self._show("fuse")
 
@@ -281,14 +304,14 @@ class _Pipeline:
         """The printed kernel for these layouts.  The first of equal kernels takes over what fusion made to price it."""
         counted = count_kernel(kernel)
         if id(trial) in self.adopted:
-            repair_kernel(kernel, trial.stream, self.target)
+            repair_kernel(kernel, trial.stream, self.target, self.options.loops.lazy)
         else:
             self.adopted.add(id(trial))
             _adopt(kernel, trial)
         verify(kernel)
         scheduled = laid_out(trial.scheduled, kernel, inputs, outputs)
         if scheduled is None:
-            scheduled = schedule_kernel(kernel, self.target, inputs, outputs, self.hints)
+            scheduled = schedule_kernel(kernel, self.target, inputs, outputs, self.hints, options=self.options.loops)
         if isinstance(scheduled, Refused):
             return scheduled
         steps = [scheduled, scheduled.merge.scheduled] if scheduled.merge is not None else [scheduled]
@@ -354,7 +377,8 @@ class _Pipeline:
             "certificates": _certificates(kernel),
             "derivation": _lines(kernel, "derivation"),
             "in_place": [list(pair) for pair in in_place(s.kernel)],
-            "visits": _visits(s),
+            "visits": [*_visits(s), *_skips(s)],
+            "skippable_load_bytes": s.work.skippable_load_bytes,
             "nodes": _attribute(kernel, "nodes").split(),
             "cascade": print_module(kernel),
             "tile": print_module(s.kernel),
@@ -483,6 +507,17 @@ def _visits(s: Scheduled) -> list[str]:
     found = s.kernel.attributes.get(VISITED)
     why = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
     return [f"visits {100 * part:.0f} % of the tiles of {r}: {why[r]}" for r, part in s.work.visits.items() if r in why]
+
+
+def _skips(s: Scheduled) -> list[str]:
+    """Of the ranks in which data may rule tiles out: what is asked, and what is counted all the same."""
+    found = s.kernel.attributes.get(SKIPPED)
+    asked = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
+    share = 100 * s.work.skippable_load_bytes / max(1, s.work.load_bytes)
+    return [
+        f"loads a tile of {r} only where, somewhere in it, {text}: {share:.0f} % of the bytes loaded, counted as if all were"
+        for r, text in asked.items()
+    ]
 
 
 def _anonymous(kernel: tile.KernelOp) -> tile.KernelOp:

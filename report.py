@@ -27,9 +27,12 @@ class KernelReport:
 
     calls: how often the graph calls it; bytes, operations and time are those of one call.
     derivation: the state, step, merge, readout and guards of each pass, a line each; certificates: the identities behind
-    it.  visits: what part of a rank's tiles is walked, where index predicates (a causal mask) leave some out.
+    it.  visits: what part of a rank's tiles is walked, where index predicates (a causal mask) leave some out; and what a
+    kernel asks of data (a mask) before it loads a tile.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
+    skippable_load_bytes: the part of sram_load_bytes that data may leave out when the kernel runs: all bytes and times are
+    predicted as if nothing were, so they are upper bounds where this is not 0.
     sram_load_bytes, sram_store_bytes: what the programs move between them and the next level: `testing.count_io` counts
     the same.  footprint_bytes: of one program, on chip.
     workspace_bytes: of the states of parts that it merges, computed by the kernel before it in the same call.
@@ -59,6 +62,7 @@ class KernelReport:
     certificates: tuple[str, ...] = ()
     derivation: tuple[str, ...] = ()
     workspace_bytes: int = 0
+    skippable_load_bytes: int = 0
     visits: tuple[str, ...] = ()
     cascade: str = field(default="", repr=False)
     tile: str = field(default="", repr=False)

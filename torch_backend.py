@@ -40,7 +40,8 @@ def backend(
 ) -> Callable[..., Any]:
     """Compile what Dynamo captured.
 
-    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `strict`.  mode: passed on to Inductor.
+    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`,
+    `strict`.  mode: passed on to Inductor.
     Raises InvalidArgument for an option that there is not.
     """
     chosen = read_options(options or {})

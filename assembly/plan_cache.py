@@ -69,6 +69,8 @@ def key_of(gm: fx.GraphModule, target: Target, options: Options, size_names: Map
         "target": asdict(target),
         "tune": options.tune,
         "fuse": options.fuse,
+        "skip": options.skip,
+        "lazy": options.lazy,
         "size_names": dict(size_names),
         "versions": versions(),
     }

@@ -68,6 +68,16 @@ def cut(slot, *shape):
     """The first elements of a scratch tensor, as a tensor of this shape."""
     return slot.view(-1)[: math.prod(shape)].view(shape)
 ''',
+    "any_of": '''
+def any_of(x):
+    """Whether any element is true: as bytes, which torch compares many at a time."""
+    return x.numel() > 0 and bool(x.view(torch.uint8).amax())
+''',
+    "all_of": '''
+def all_of(x):
+    """Whether all elements are true."""
+    return x.numel() == 0 or bool(x.view(torch.uint8).amin())
+''',
     "first_extreme": '''
 def first_extreme(extreme, arg, x, dim, start, out, at):
     """The extreme of `x` along `dim` and its first index, counted from `start`; NaN counts as the extreme.

@@ -127,6 +127,8 @@ class _Printer(Accesses):
                 self.reduce(op, scope)
             case tile.ForOp():
                 self.loop(op, scope)
+            case tile.IfOp():
+                self.conditional(op, scope)
             case _:
                 raise NotPrintable(f"{op.name} has no text in torch")
 
@@ -271,31 +273,7 @@ class _Printer(Accesses):
 
     def loop(self, op: tile.ForOp, scope: Scope) -> None:
         rank = self.ranks[op.rank.data]
-        captured = {self.root(o) for inner in op.body.walk() for o in inner.operands if o in self.values}
-        slots: list[Slot] = []
-        names: list[str] = []
-        taken: set[int] = set()
-        for argument, init in zip(op.body.block.args, op.init, strict=True):
-            kind, value = tile.tile_type(argument), self.values[init]
-            layout, root = self.layouts[kind.names], self.root(init)
-            slot = value.slot
-            name = self.names.fresh(argument.name_hint or "state")
-            mine = slot is not None and self.owner.get(id(slot)) is root and self.dies(init, op)
-            if slot is not None and mine and id(slot) not in taken and root not in captured and value.layout == layout:
-                scope.add(f"{name} = {value.text}")
-            else:
-                slot = self.scratch(kind.names, held(kind.element_type))
-                text = (
-                    f"{slot.var}.fill_({value.text})"
-                    if value.number
-                    else f"{slot.var}.copy_({self.aligned(init, layout)})"
-                )
-                scope.add(f"{name} = {text}")
-            taken.add(id(slot))
-            self.owner[id(slot)] = argument
-            self.values[argument] = Value(name, layout, kind.element_type, slot)
-            slots.append(slot)
-            names.append(name)
+        slots, names = self.enter(op, scope)
         inner = Scope(scope.depth + 1, rank.name)
         self.scopes.append(inner)
         self.block(op.body.block, inner)
@@ -308,6 +286,58 @@ class _Printer(Accesses):
         start = self.rank_names[f"start_{rank.name}" if rank.tile else rank.name]
         scope.add(f"for {start} in range({lower}, {upper}{f', {self.params[rank.tile]}' if rank.tile else ''}):")
         scope.lines += (opening + inner.lines) or ["    " * inner.depth + "pass"]
+        self.leave(op, slots, names)
+
+    def conditional(self, op: tile.IfOp, scope: Scope) -> None:
+        slots, names = self.enter(op, scope)
+        inner = Scope(scope.depth + 1)
+        self.scopes.append(inner)
+        self.block(op.body.block, inner)
+        self.carry(cast(tile.YieldOp, op.body.block.last_op), slots, names, inner)
+        self.scopes.pop()
+        condition, quantifier = self.values[op.condition], op.quantifier.data
+        holds = f"bool({condition.text})"
+        if not condition.number:
+            self.helpers.add(f"{quantifier}_of")
+            holds = f"{quantifier}_of({condition.text})"
+        scope.add(f"if {holds}:")
+        scope.lines += (self.opening(inner) + inner.lines) or ["    " * inner.depth + "pass"]
+        self.leave(op, slots, names)
+
+    def enter(self, op: tile.ForOp | tile.IfOp, scope: Scope) -> tuple[list[Slot], list[str]]:
+        """What a body carries gets scratch and names: those it has, where nothing else needs what lies there."""
+        captured = {self.root(o) for inner in op.body.walk() for o in inner.operands if o in self.values}
+        slots: list[Slot] = []
+        names: list[str] = []
+        taken: set[int] = set()
+        for argument, init in zip(op.body.block.args, op.init, strict=True):
+            kind, value = tile.tile_type(argument), self.values[init]
+            layout, root = self.layouts[kind.names], self.root(init)
+            slot = value.slot
+            mine = slot is not None and self.owner.get(id(slot)) is root and self.dies(init, op)
+            if slot is not None and mine and id(slot) not in taken and root not in captured and value.layout == layout:
+                name = value.text
+                if not isinstance(op, tile.IfOp):
+                    name = self.names.fresh(argument.name_hint or "state")
+                    scope.add(f"{name} = {value.text}")
+            else:
+                name = self.names.fresh(argument.name_hint or "state")
+                slot = self.scratch(kind.names, held(kind.element_type))
+                text = (
+                    f"{slot.var}.fill_({value.text})"
+                    if value.number
+                    else f"{slot.var}.copy_({self.aligned(init, layout)})"
+                )
+                scope.add(f"{name} = {text}")
+            taken.add(id(slot))
+            self.owner[id(slot)] = argument
+            self.values[argument] = Value(name, layout, kind.element_type, slot)
+            slots.append(slot)
+            names.append(name)
+        return slots, names
+
+    def leave(self, op: tile.ForOp | tile.IfOp, slots: list[Slot], names: list[str]) -> None:
+        """After a body: the results lie in what it carried."""
         for result, argument, slot, name in zip(op.outs, op.body.block.args, slots, names, strict=True):
             self.values[result] = replace(self.values[argument], text=name)
             self.owner[id(slot)] = result

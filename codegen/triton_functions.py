@@ -94,6 +94,10 @@ REDUCTIONS: dict[str, str] = {
     "argmin": "argmin({0}, {index}, {axis})",
 }
 INTEGER_REDUCTIONS = {"max": "tl.max({0}, {axis})", "min": "tl.min({0}, {axis})"}
+QUANTIFIERS: dict[str, str] = {  # of all elements of a tile of booleans
+    "any": "tl.max({0}.to(tl.int32), None) > 0",
+    "all": "tl.min({0}.to(tl.int32), None) > 0",
+}
 
 # Functions that Triton lacks, or has only for one vendor and not in its interpreter.
 HELPERS: dict[str, str] = {

@@ -32,6 +32,7 @@ from .triton_functions import (
     MAPS,
     NEEDS,
     POWERS,
+    QUANTIFIERS,
     REDUCTIONS,
     SINGLE_PRECISION,
 )
@@ -189,6 +190,8 @@ class _Printer(Addresses):
                 self.reduce(op, out)
             case tile.ForOp():
                 self.loop(op, out)
+            case tile.IfOp():
+                self.conditional(op, out)
             case _:
                 raise NotPrintable(f"{op.name} has no text in Triton")
 
@@ -359,13 +362,7 @@ class _Printer(Addresses):
         outermost = self.before is None
         if outermost:
             self.before = out
-        carried = []
-        for argument, init in zip(op.body.block.args, op.init, strict=True):
-            kind = tile.tile_type(argument)
-            name = self.names.fresh(argument.name_hint or "state")
-            out.add(f"{name} = {self.full(init)}")
-            self.values[argument] = Value(name, kind.names, kind.element_type)
-            carried.append(name)
+        carried = self.enter(op, out)
         inner = Lines(out.depth + 1)
         offs, used_before = f"offs_{rank.name}", self.used
         self.used = used_before - {offs}
@@ -374,10 +371,7 @@ class _Printer(Addresses):
         self.near = outside
         needs_offs = offs in self.used
         self.used = self.used | used_before
-        yields = [self.full(v) for v in cast(tile.YieldOp, op.body.block.last_op).values]
-        changed = [(c, y) for c, y in zip(carried, yields, strict=True) if c != y]
-        if changed:
-            inner.add(f"{', '.join(c for c, _ in changed)} = {', '.join(y for _, y in changed)}")
+        self.carry(op, carried, inner)
         if needs_offs:
             start = self.part("start", rank.name)
             inner.lines.insert(
@@ -389,8 +383,8 @@ class _Printer(Addresses):
         lower, upper = (self.expression(e, None) for e in op.bounds)
         if self.wide and op.bounds[1].is_Integer:  # a literal between 2**31 and 2**32 would be unsigned
             upper = f"tl.cast({upper}, tl.int64)"
-        innermost = not any(isinstance(o, tile.ForOp) for o in op.body.block.ops)
-        loads = any(isinstance(o, tile.LoadOp) for o in op.body.block.ops)
+        innermost = not any(isinstance(o, tile.ForOp) for o in op.body.block.walk())
+        loads = any(isinstance(o, tile.LoadOp) for o in op.body.block.walk())
         stages = ""
         if innermost and loads:
             self.used.add("num_stages")
@@ -404,6 +398,43 @@ class _Printer(Addresses):
         if outermost:
             self.before = None
             self.hoisted.clear()
+        self.leave(op, carried)
+
+    def conditional(self, op: tile.IfOp, out: Lines) -> None:
+        """A branch on a number: Triton joins the values of the names that both ways out of it have."""
+        carried = self.enter(op, out)
+        inner = Lines(out.depth + 1)
+        outside, self.near = self.near, dict(self.near)
+        self.block(op.body.block, inner)
+        self.near = outside
+        self.carry(op, carried, inner)
+        if not inner.lines:
+            inner.add("pass")
+        condition = self.tensor(op.condition)
+        text = QUANTIFIERS[op.quantifier.data] if condition.names else "{0}"
+        out.add(f"if {text.format(condition.text)}:")
+        out.lines += inner.lines
+        self.leave(op, carried)
+
+    def enter(self, op: tile.ForOp | tile.IfOp, out: Lines) -> list[str]:
+        """The names of what a body carries, with what it is given."""
+        carried: list[str] = []
+        for argument, init in zip(op.body.block.args, op.init, strict=True):
+            kind = tile.tile_type(argument)
+            name = self.names.fresh(argument.name_hint or "state")
+            out.add(f"{name} = {self.full(init)}")
+            self.values[argument] = Value(name, kind.names, kind.element_type)
+            carried.append(name)
+        return carried
+
+    def carry(self, op: tile.ForOp | tile.IfOp, carried: Sequence[str], inner: Lines) -> None:
+        """The end of a body: its names are what it yields."""
+        yields = [self.full(v) for v in cast(tile.YieldOp, op.body.block.last_op).values]
+        changed = [(c, y) for c, y in zip(carried, yields, strict=True) if c != y]
+        if changed:
+            inner.add(f"{', '.join(c for c, _ in changed)} = {', '.join(y for _, y in changed)}")
+
+    def leave(self, op: tile.ForOp | tile.IfOp, carried: Sequence[str]) -> None:
         for result, name in zip(op.outs, carried, strict=True):
             kind = tile.tile_type(result)
             self.values[result] = Value(name, kind.names, kind.element_type)

@@ -43,6 +43,7 @@ from ..passes.repair import repair_kernel
 from ..passes.schedule import schedule_kernel
 from ..passes.split_reduction import SplitReduction
 from ..passes.split_segments import SplitSegments
+from ..passes.walk import LoopOptions
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,23 @@ class Repair(KernelPass):
 
     name = "repair"
     target: str = "cpu"
+    lazy: bool = False
 
     def on_kernel(self, kernel: KernelOp) -> None:
-        repair_kernel(kernel, kernel.streamed, get_target(self.target))
+        repair_kernel(kernel, kernel.streamed, get_target(self.target), self.lazy)
 
 
 @dataclass(frozen=True)
 class Schedule(ModulePass):
     """`schedule` for a target: a `tile.kernel` for each kernel is added to the module, buffers in row-major order.
 
-    Two, where the streamed rank is cut into parts: that of a part, and the merge.
+    Two, where the streamed rank is cut into parts: that of a part, and the merge.  skip, lazy: as in `LoopOptions`.
     """
 
     name = "schedule"
     target: str = "cpu"
+    skip: str = "by_cost"
+    lazy: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = get_target(self.target)
@@ -89,7 +93,7 @@ class Schedule(ModulePass):
                 (contiguous(v.type), AccessMap.of(v.owner.out_ranks(v.index)))  # type: ignore[union-attr, arg-type]
                 for v in kernel.returned
             ]
-            scheduled = schedule_kernel(kernel, target, inputs, outputs)
+            scheduled = schedule_kernel(kernel, target, inputs, outputs, options=LoopOptions(self.skip, self.lazy))
             if isinstance(scheduled, Refused):
                 kernel.attributes["refused"] = StringAttr(scheduled.reason)
             else:

@@ -8,6 +8,8 @@ and loop step that executes it, tiles cut at their extents.  `fusecade.testing.c
 
 and where a loop has bounds, the sum of that over the programs (`trips.py`).  An operation without a rule raises; nothing is
 free by default.
+
+What is in a conditional counts as if its condition always held: an upper bound of what is moved.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class Work:
     elements processed.  operations: tile operations executed.  programs: size of the grid.  live_bytes: the largest sum
     of tiles alive in one program.  loop_load_bytes: tiles loaded in one step of the innermost loops (to be pipelined).
     nested: of loops inside loops.  waits: how often a program waits for tiles that nothing has asked for in advance: each
-    time that an innermost loop starts, and for each load in a loop around it.
+    time that an innermost loop starts, for each load in a loop around it, and for each in a conditional.
+    skippable_load_bytes: of the loads, what conditionals may leave out; everything is counted as if they left out nothing.
     """
 
     loads: list[Transfer] = field(default_factory=list)
@@ -102,6 +105,7 @@ class Work:
     held_bytes: int = 0
     nested: Nested | None = None
     waits: float = 0.0
+    skippable_load_bytes: int = 0
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     dots: list[Dot] = field(default_factory=list)
@@ -162,6 +166,7 @@ class _Entry:
     bounds: tuple[Bounds, ...] = ()  # of the loops around that do not walk all of their rank
     inside: tuple[Points, ...] = ()  # of a checked load in such a loop
     continues: bool = False  # in a loop that goes on where another one over its rank has stopped
+    skippable: bool = False  # in a conditional: counted as if its condition always held
     made: tuple[tuple[tuple[str, ...], bool], ...] = ()  # of a dot in a loop: the operands that are computed there
 
 
@@ -262,6 +267,11 @@ class Census:
                         continue  # it goes on from what the loop around carries: one tile
                     add(_Entry("carry", "carry", tile.tile_type(arg).names, (), (*loops, op.rank.data)))
                 self._block(op.body.block, (*loops, op.rank.data))
+            case tile.IfOp():
+                add(_Entry(op.quantifier.data, "reduce", tile.tile_type(op.condition).names, swept[:1], loops))
+                first = len(self.entries)
+                self._block(op.body.block, loops)
+                self.entries[first:] = [replace(e, skippable=True) for e in self.entries[first:]]
             case tile.YieldOp() | tile.ReturnOp():
                 pass
             case _:
@@ -403,7 +413,8 @@ class Census:
                 points = walk.total(e.ranks, *at, e.inside) if e.bounds else e.points * repeated
                 transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again, together)
                 moved = w.loads if e.kind == "load" else w.stores
-                piece = (e.kind, e.buffer, e.access, e.loops)
+                w.skippable_load_bytes += transfer.bytes if e.skippable and e.kind == "load" else 0
+                piece = (e.kind, e.buffer, e.access, e.loops, e.skippable)
                 if e.continues and piece in pieces:  # of the same walk: what it touches there may be the same
                     before = moved[pieces[piece]]
                     total = before.bytes + transfer.bytes
@@ -414,7 +425,10 @@ class Census:
                 moved.append(transfer)
                 if e.kind == "load":
                     held = e.width * _product(tile_of, e.swept[-1])
-                    if e.loops in self.innermost:
+                    if e.skippable:  # not known to be needed before the condition is: nothing asks for it in advance
+                        w.kept_load_bytes += held
+                        w.waits += _product(trips, e.loops)
+                    elif e.loops in self.innermost:
                         w.loop_load_bytes += held
                         waiting[e.loops] = _product(trips, e.loops[:-1])
                     else:

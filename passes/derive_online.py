@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..ir.cascade import KernelOp
 from .algebra.levels import Levels, count
-from .free_gauges import free_gauges, put_numbers
+from .free_gauges import free_gauges, lags, put_numbers
 from .hoist_monotone import free_extremes, hoist_monotone
 from .hoist_picks import hoist_picks
 from .online_writer import OnlineWriter, note
@@ -29,15 +29,19 @@ from .row_algebra import RowAlgebra
 
 @dataclass(frozen=True)
 class DeriveOnline(StreamedPass):
-    """Rewrite the cascades of every kernel that streams a rank."""
+    """Rewrite the cascades of every kernel that streams a rank.
+
+    lazy: note on the online forms by how much their gauges may lag (`lag`), where any gauge gives the same results.
+    """
 
     name = "derive-online"
+    lazy: bool = False
 
     def on_stream(self, kernel: KernelOp, stream: str) -> None:
-        derive_kernel(kernel, stream)
+        derive_kernel(kernel, stream, self.lazy)
 
 
-def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
+def derive_kernel(kernel: KernelOp, rank: str, lazy: bool = False) -> Levels:
     """Rewrite one kernel in place; returns the levels that were found (passes over `rank` and the forms used)."""
     note(kernel, "certificates", hoist_picks(kernel, rank))
     free_extremes(kernel, rank)
@@ -46,6 +50,7 @@ def derive_kernel(kernel: KernelOp, rank: str) -> Levels:
     levels = count(cascade, "full", anchored=True)
     freed = free_gauges(algebra, cascade, levels, ops)
     writer = OnlineWriter(kernel, rank, algebra, freed.cascade, freed.levels, ops)
+    writer.lags = lags(algebra, freed) if lazy else {}
     writer.note("certificates", freed.certificates)
     writer.run()
     writer.note("derivation", freed.derivation)

@@ -22,15 +22,19 @@ from ..ir.attributes import AccessMap, TensorType, compute_type, element_bits, i
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .algebra.forms import Refused
 from .bounds import inside
+from .closed_tiles import NEVER, opening_test, region_of, write
+from .closed_tiles import to_text as test_text
 from .contraction import product_factors, split
-from .index_predicates import TRUE, Predicate, Segment, about, every, some, to_text
+from .index_predicates import TRUE, Equals, Predicate, Segment, about, every, of_indices, some, to_text
 from .neutral import Neutral
+from .online_writer import LAG
 from .small_values import is_small
 from .walk import Walk
 
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 
 VISITED = "visited"  # a tile kernel's attribute: of the ranks that loops walk in part, which part that is
+SKIPPED = "skipped"  # of the ranks of whose tiles data rules some out: what is asked of a tile before it is loaded
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}
 _COMBINE_INT = {"sum": "iadd", "prod": "imul", "max": "imaximum", "min": "iminimum"}
@@ -44,6 +48,7 @@ class _Scope:
     rank: str | None
     depth: int
     known: dict[tuple, tuple[SSAValue, ...]] = field(default_factory=dict)  # value numbering
+    branch: _Scope | None = None  # the conditional that ends this block: what is not needed to decide it goes there
 
 
 @dataclass(frozen=True)
@@ -95,14 +100,14 @@ class _Emitter:
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
         self.levels: dict[Operation, int] = {}
         self._levels()
-        self.along: dict[
-            tuple[str, int], list[int]
-        ] = {}  # outputs to store, by the loop rank they carry and their level
+        # Outputs to store, by the loop rank that they carry and their level.
+        self.along: dict[tuple[str, int], list[int]] = {}
         self.stored: set[int] = set()
         self.begun: dict[SSAValue, SSAValue] = {}  # a sum -> the state that it goes on from, instead of from zero
-        self.neutral = Neutral(kernel)
+        self.neutral = Neutral(kernel, data=walk.skip != NEVER)
         self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
+        self.skipped: dict[str, str] = {}  # of the ranks in which data rules tiles out: what is asked of a tile
         self.full: frozenset[str] = frozenset()  # the loop ranks whose present tile has no lanes beyond the extent
 
     # --- driving -------------------------------------------------------------------------------------------------
@@ -134,7 +139,11 @@ class _Emitter:
             self.walk.params,
             len(self.targets),
             Region(self.top.block),
-            {VISITED: DictionaryAttr({r: StringAttr(t) for r, t in self.visited.items()})} if self.visited else None,
+            {
+                name: DictionaryAttr({r: StringAttr(t) for r, t in found.items()})
+                for name, found in ((VISITED, self.visited), (SKIPPED, self.skipped))
+                if found
+            },
         )
         return result
 
@@ -200,7 +209,7 @@ class _Emitter:
                     raise _Stop(f"rank {r} is needed outside its loop")
                 if bound[-1].depth > scope.depth:
                     scope = bound[-1]
-        return scope
+        return scope.branch or scope
 
     def _emit(
         self, key: tuple, operands: Sequence[SSAValue], build: Callable[[], Operation], ranks: Sequence[str] = ()
@@ -405,7 +414,10 @@ class _Emitter:
                     kind = op.yields[n].type  # pyright: ignore
                 first = self.begun.get(result) or self._constant(scalar.identity(combiner, kind), kind, ranks)
                 state.extend([first, self._constant(0, i64, ranks)] if _is_arg(combiner) else [first])
-        visited = some(*(self.neutral.visited(op) for op in members))
+        visited = of_indices(some(*(self.neutral.visited(op) for op in members)))
+        test = opening_test(self.neutral, members, rank, self.walk.skip)
+        if test is not None:
+            self.skipped.setdefault(rank, test_text(test, self.neutral))
         parts = self.walk.segments(rank, visited, [s.rank for s in self.stack if s.rank])
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
@@ -413,7 +425,8 @@ class _Emitter:
             home == self.top.depth and visited == TRUE
         )  # every tile is visited: what is stored along the rank can be
         for part in parts:
-            loop = self._walk(rank, part, about(visited, rank), members, state, self.levels[wanted] if taken else None)
+            level = self.levels[wanted] if taken and test is None else None
+            loop = self._walk(rank, part, about(visited, rank), members, state, level, test)
             outer.block.add_op(loop)
             state = list(loop.results)
             if part is not parts[-1]:
@@ -435,8 +448,9 @@ class _Emitter:
         members: Sequence[EinsumOp | OnlineOp],
         state: Sequence[SSAValue],
         level: int | None,
+        test: Predicate | None,
     ) -> tile.ForOp:
-        """One loop over a part of `rank` that folds its tiles into the state of `members`.
+        """One loop over a part of `rank` that folds its tiles into the state of `members`, those for which `test` holds.
 
         level: of the outputs along the rank that it stores, if it does.
         """
@@ -445,27 +459,14 @@ class _Emitter:
         outside, begun_outside = (self.given, self.full), dict(self.begun)
         if part.full:
             self.given, self.full = every(self.given, given), self.full | {rank}
-        yielded: list[SSAValue] = []
-        left: list[SSAValue] = list(body.block.args)
-        states: list[list[list[SSAValue]]] = []
-        for op in members:
-            mine = _by_result(op, left)
-            for held, result in zip(mine, op.results, strict=True):
-                for a in held:
-                    self.scope_of[a] = body
-                    a.name_hint = result.name_hint
-                    if (sum_ := self._inner_sum(op)) is not None:
-                        self.begun[sum_] = held[0]
-            states.append(mine)
-        for op, mine in zip(members, states, strict=True):
-            if isinstance(op, OnlineOp):
-                yielded.extend(v for held in self._online_step(op, mine) for v in held)
-            elif (sum_ := self._inner_sum(op)) in self.begun:
-                yielded.append(self._env(op).make[op.yields[0]]())  # pyright: ignore
-            else:
-                env = self._env(op)
-                for n, held in enumerate(mine):
-                    yielded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
+        arguments = self._named(members, body)
+        if test is None:
+            yielded = self._folded(members, arguments)
+        else:
+            condition = self._condition(test, rank)
+            branch = self._open_branch(body, arguments)
+            inner = self._folded(members, self._named(members, branch))
+            yielded = self._close_branch(branch, body, "any", condition, arguments, inner)
         if level is not None:
             self._store_all(rank, level)
         self.stack.pop()
@@ -490,6 +491,79 @@ class _Emitter:
         kinds = {compute_type(v.type.element_type) for v in (inner, op.results[0])}  # pyright: ignore
         same = self.table.ordered(maker.out_ranks()) == self.table.ordered(op.out_ranks())
         return inner if same and kinds == {read.type} else None
+
+    def _named(self, members: Sequence[EinsumOp | OnlineOp], scope: _Scope) -> list[SSAValue]:
+        """The state that a block is given, by the names of what the members compute."""
+        left: list[SSAValue] = list(scope.block.args)
+        for op in members:
+            for held, result in zip(_by_result(op, left), op.results, strict=True):
+                for a in held:
+                    self.scope_of[a] = scope
+                    a.name_hint = result.name_hint
+                    if (sum_ := self._inner_sum(op)) is not None:
+                        self.begun[sum_] = held[0]
+        return list(scope.block.args)
+
+    def _folded(self, members: Sequence[EinsumOp | OnlineOp], state: Sequence[SSAValue]) -> list[SSAValue]:
+        """The state of the members after one more tile."""
+        left, folded = list(state), []
+        for op in members:
+            mine = _by_result(op, left)
+            if isinstance(op, OnlineOp):
+                folded.extend(v for held in self._online_step(op, mine) for v in held)
+            elif self._inner_sum(op) in self.begun:
+                folded.append(self._env(op).make[op.yields[0]]())  # pyright: ignore
+            else:
+                env = self._env(op)
+                for n, held in enumerate(mine):
+                    folded.extend(self._fold(op.combiner_names[n], op.yields[n], env, op.reduced, held))
+        return folded
+
+    # --- conditionals --------------------------------------------------------------------------------------------
+
+    def _open_branch(self, scope: _Scope, state: Sequence[SSAValue]) -> _Scope:
+        """From here on, what would be computed in `scope` is computed in a conditional that is given the state."""
+        branch = _Scope(Block(arg_types=[v.type for v in state]), scope.rank, len(self.stack), dict(scope.known))
+        self.stack.append(branch)
+        scope.branch = branch
+        return branch
+
+    def _close_branch(
+        self,
+        branch: _Scope,
+        scope: _Scope,
+        quantifier: str,
+        condition: SSAValue,
+        state: Sequence[SSAValue],
+        yielded: Sequence[SSAValue],
+    ) -> list[SSAValue]:
+        """The state behind the conditional, which is the next operation of `scope`."""
+        self.stack.remove(branch)
+        scope.branch = None
+        branch.block.add_op(tile.YieldOp(*yielded))
+        op = tile.IfOp(quantifier, condition, state, Region(branch.block))
+        scope.block.add_op(op)
+        for result, given in zip(op.results, state, strict=True):
+            self.scope_of[result] = scope
+            result.name_hint = given.name_hint
+        return list(op.results)
+
+    def _condition(self, test: Predicate, rank: str) -> SSAValue:
+        """The tile of a test; in lanes beyond an extent it is false."""
+
+        def tile_of(e: Equals) -> SSAValue:
+            value = self.scalar(e.value, self._env(region_of(e.value)))
+            kind = e.value.type
+            if kind != i1:  # some element along the rank is not -inf: their maximum is not
+                value = self._pad(value, rank, -math.inf)
+                value = self._emit(("reduce", "max", rank), [value], lambda: tile.ReduceOp("max", value, rank))[0]
+                return self._map("eq" if e.so else "ne", [value, self._constant(e.number, kind)], i1)
+            return value if e.so == e.number else self._map("xor", [value, self._constant(True, i1)], i1)
+
+        condition = write(test, tile_of, lambda name, a, b: self._map(name, [a, b], i1))
+        for r in tile.tile_type(condition).names:
+            condition = self._pad(condition, r, False)
+        return condition
 
     def _reachable_home(self, op: EinsumOp | OnlineOp) -> int:
         try:
@@ -556,8 +630,13 @@ class _Emitter:
         base = self._env(op)
         last = op.step.block.last_op
         assert isinstance(last, YieldOp)
+        rest = [n for n in range(len(op.results)) if n not in gauges]
         result: dict[int, list[SSAValue]] = {}
-        for g in gauges:
+        moved: dict[int, SSAValue] | None = None
+        if state is not None and self.walk.lazy and LAG in op.attributes:
+            moved = self._lazily_moved(op, gauges[0], base, state)
+            result[gauges[0]] = [moved[gauges[0]]]
+        for g in [g for g in gauges if g not in result]:
             result[g] = self._fold(op.combiner_names[g], last.values[g], base, (rank,), state[g] if state else None)
         finite = {g: self._finite(op.combiner_names[g], result[g][-1]) for g in gauges}
         make, ranks, storage = dict(base.make), dict(base.ranks), dict(base.storage)
@@ -575,13 +654,23 @@ class _Emitter:
             ranks[arg] = frozenset(tile.tile_type(finite[g]).names)
             storage[arg] = tile.tile_type(finite[g]).element_type
         env = _Env(make, ranks, storage)
-        rest = [n for n in range(len(op.results)) if n not in gauges]
         if state is None:
             for r in rest:
                 result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), None)
             return [result[n] for n in range(len(op.results))]
+        transported = self._transported(op, state, base, finite) if moved is None else moved.__getitem__
+        for r in rest:
+            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported(r)])
+        return [result[n] for n in range(len(op.results))]
+
+    def _transported(
+        self, op: OnlineOp, state: Sequence[list[SSAValue]], base: _Env, finite: Mapping[int, SSAValue]
+    ) -> Callable[[int], SSAValue]:
+        """An accumulator that is no gauge, by its result's number, measured from the new gauges."""
+        gauges = op.gauge_indices
+        rest = [n for n in range(len(op.results)) if n not in gauges]
         args = op.transport.block.args
-        moved = _Env(
+        env = _Env(
             {
                 **{args[n]: (lambda g=g: state[g][-1]) for n, g in enumerate(gauges)},
                 **{args[len(gauges) + n]: (lambda g=g: finite[g]) for n, g in enumerate(gauges)},
@@ -596,10 +685,33 @@ class _Emitter:
         )
         ending = op.transport.block.last_op
         assert isinstance(ending, YieldOp)
-        for n, r in enumerate(rest):
-            transported = self.scalar(ending.values[n], moved)
-            result[r] = self._fold(op.combiner_names[r], last.values[r], env, (rank,), [transported])
-        return [result[n] for n in range(len(op.results))]
+        return lambda r: self.scalar(ending.values[rest.index(r)], env)
+
+    def _lazily_moved(self, op: OnlineOp, g: int, base: _Env, state: Sequence[list[SSAValue]]) -> dict[int, SSAValue]:
+        """The state, by result, before this tile is added: moved to this tile's extreme if that exceeds the gauge by more
+        than the gauge may lag, in any row.  A first extreme exceeds the infinite gauge of a row that has seen nothing.
+        """
+        last = op.step.block.last_op
+        assert isinstance(last, YieldOp)
+        combiner, rank = op.combiner_names[g], op.over.data
+        (extreme,) = self._fold(combiner, last.values[g], base, (rank,), None)
+        before = [held[0] for held in state]  # a gauge that may lag is no place: one value for each result
+        kind, lag = tile.tile_type(extreme).element_type, op.attributes[LAG].value.data  # pyright: ignore
+        reach = self._map("add" if combiner == "max" else "sub", [before[g], self._constant(lag, kind)], kind)
+        condition = self._map("gt" if combiner == "max" else "lt", [extreme, reach], i1)
+        for r in tile.tile_type(condition).names:
+            condition = self._pad(condition, r, False)
+        scope = self._scope_for([condition, *before])
+        branch = self._open_branch(scope, before)
+        given = list(branch.block.args)
+        for a, v in zip(given, before, strict=True):
+            self.scope_of[a], a.name_hint = branch, v.name_hint
+        table = _COMBINE if is_float(kind) else _COMBINE_INT
+        gauge = self._map(table[combiner], [given[g], extreme], kind)
+        transported = self._transported(op, [[v] for v in given], base, {g: self._finite(combiner, gauge)})
+        moved = [gauge if n == g else transported(n) for n in range(len(given))]
+        results = self._close_branch(branch, scope, "any", condition, before, moved)
+        return dict(enumerate(results))
 
     def _finite(self, combiner: str, value: SSAValue) -> SSAValue:
         """The gauge that contributions are taken at: finite while nothing but the neutral element was seen.

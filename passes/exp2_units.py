@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from xdsl.dialects.builtin import FloatAttr, f64
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
+from .online_writer import LAG
 from .pass_classes import KernelPass
 
 LOG2_E = 1.0 / math.log(2.0)
@@ -80,6 +82,8 @@ def _rewrite(op: OnlineOp) -> None:
         accesses[x.index] = AccessMap.of(_ranks(op.operands[x.index]))
         op.accesses = type(op.accesses)(accesses)
         _in_natural_units(op, g)
+        if LAG in op.attributes:
+            op.attributes[LAG] = FloatAttr(op.attributes[LAG].value.data * LOG2_E, f64)  # pyright: ignore
 
 
 def _to_exp2(exponential: Operation, natural: bool) -> None:

@@ -86,6 +86,20 @@ def free_gauges(algebra: RowAlgebra, cascade: Cascade, levels: Levels, ops: Mapp
     return freed
 
 
+def lags(algebra: RowAlgebra, freed: Freed) -> dict[sp.Symbol, FreeGauge]:
+    """The running extremes that may stay behind, with the proof and by how much: whatever leaves is the same for each.
+
+    Exact in real arithmetic for any lag; what is folded is at most 256 times what it would be.
+    """
+    extremes = [r for r in freed.cascade.reductions if r.combiner in ("max", "min")]
+    finals = _finals(algebra) if extremes else None
+    if finals is None:
+        return {}
+    proven = replace(freed.cascade, outputs=tuple(finals), maps=())
+    found = {r.name: free_gauge(proven, freed.levels, r.name) for r in extremes}
+    return {n: g for n, g in found.items() if isinstance(g, FreeGauge) and g.stale}
+
+
 def _without(freed: Freed, found: FreeGauge, value: SSAValue) -> Freed:
     cascade, levels, gone = freed.cascade, freed.levels, found.reduction
     assert found.constant is not None

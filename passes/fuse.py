@@ -41,6 +41,7 @@ from .recompute import Cone, cones
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
 from .schedule import LARGE, Scheduled, schedule_kernel
+from .walk import LoopOptions
 
 FRESH_FROM = (
     32 << 20
@@ -103,13 +104,15 @@ def fuse_program(
     exists: Callable[[SSAValue], bool] = lambda value: True,
     *,
     always: bool = False,
+    options: LoopOptions | None = None,
 ) -> Fused:
     """Replace profitable clusters of `program` by kernels, in place.
 
     sizes: likely values of symbolic sizes, for pricing.  exists: whether a value can be passed between kernels (some live
     only inside a larger library call).  always: take what can be one kernel, though it is predicted to be slower.
+    options: of the loops of kernels.
     """
-    return _Fuser(program, target, dict(sizes or {}), exists, always).run()
+    return _Fuser(program, target, dict(sizes or {}), exists, always, options).run()
 
 
 class _Fuser:
@@ -120,8 +123,10 @@ class _Fuser:
         sizes: dict[str, int],
         exists: Callable[[SSAValue], bool],
         always: bool,
+        options: LoopOptions | None,
     ):
         self.program, self.target, self.sizes, self.always = program, target, sizes, always
+        self.options = options
         self.block: Block = program.body.block
         self.copied = copy_maps(self.block, self._bytes)
         self.nested = nest_reductions(self.block)
@@ -307,7 +312,7 @@ class _Fuser:
         trial = kernel.clone()
         trial.attributes["stream"] = StringAttr(stream)
         try:
-            reads = repair_kernel(trial, stream, self.target)
+            reads = repair_kernel(trial, stream, self.target, self.options is not None and self.options.lazy)
         except Inexpressible as stop:
             trial.erase()
             return Refused(str(stop))
@@ -318,6 +323,7 @@ class _Fuser:
             [contiguous(a.type) for a in trial.body.block.args],  # pyright: ignore
             [(contiguous(v.type), AccessMap.of(v.owner.out_ranks(v.index))) for v in trial.returned],  # pyright: ignore
             self.sizes,
+            options=self.options,
         )
         if isinstance(scheduled, Refused):
             trial.erase()

@@ -5,7 +5,8 @@
     k <= i and i - k < 100                                        [i - 99, i + BI)    [i + BI - 100, i + 1)
     k // 64 == i // 64                                            [i // 64 * 64, ((i + BI - 1) // 64 + 1) * 64), ...
 
-Predicates are kept in negation normal form over `e >= 0`, with index expressions `e`.  Bounds are conservative: "may" is
+Predicates are kept in negation normal form over `e >= 0`, with index expressions `e`, and over what data decides, of which
+nothing is known here.  Bounds are conservative: "may" is
 never too narrow, "is" never too wide.
 """
 
@@ -17,6 +18,7 @@ from functools import lru_cache
 from typing import Literal, cast
 
 import sympy
+from xdsl.ir import SSAValue
 
 from ..ir import symbols
 
@@ -42,7 +44,16 @@ class Some:
     parts: tuple[Predicate, ...] = ()
 
 
-Predicate = AtLeast | Every | Some
+@dataclass(frozen=True)
+class Equals:
+    """A scalar of a map region that data decides is this number; not `so`: it is another one."""
+
+    value: SSAValue
+    number: float | int | bool
+    so: bool = True
+
+
+Predicate = AtLeast | Every | Some | Equals
 
 TRUE, FALSE = Every(), Some()
 
@@ -76,6 +87,8 @@ def opposite(p: Predicate) -> Predicate:
     match p:
         case AtLeast(e):
             return at_least(-e - 1)
+        case Equals(value, number, so):
+            return Equals(value, number, not so)
         case Every(parts):
             return some(*map(opposite, parts))
         case Some(parts):
@@ -135,8 +148,25 @@ def about(p: Predicate, rank: str) -> Predicate:
     return every(*(q for q in (p.parts if isinstance(p, Every) else (p,)) if rank in _names(q)))
 
 
+def of_indices(p: Predicate) -> Predicate:
+    """What `p` says of indices: true wherever it may be, whatever data decides."""
+    match p:
+        case Every(parts):
+            return every(*map(of_indices, parts))
+        case Some(parts):
+            return some(*map(of_indices, parts))
+        case Equals():
+            return TRUE
+    return p
+
+
 def _names(p: Predicate) -> set[str]:
-    return symbols.names(p.e) if isinstance(p, AtLeast) else set().union(*map(_names, p.parts))
+    match p:
+        case AtLeast(e):
+            return symbols.names(e)
+        case Equals():
+            return set()
+    return set().union(*map(_names, p.parts))
 
 
 def to_text(p: Predicate) -> str:
@@ -147,6 +177,8 @@ def to_text(p: Predicate) -> str:
             left = sum((-t for t in terms if t.could_extract_minus_sign()), sympy.Integer(0))
             right = sympy.expand(e + left)
             return f"{symbols.to_text(left)} <= {symbols.to_text(right)}"
+        case Equals(value, number, so):
+            return f"{value.name_hint or 'a value'} {'is' if so else 'is not'} {number}"
         case Every(parts):
             return " and ".join(f"({to_text(q)})" if isinstance(q, Some) else to_text(q) for q in parts) or "true"
         case Some(parts):
@@ -176,6 +208,8 @@ def span(p: Predicate, rank: str, others: Mapping[str, Range], wanted: Wanted) -
     match p:
         case AtLeast(e):
             return _half(e, rank, others, wanted)
+        case Equals():
+            return Span() if wanted == "may" else None
         case Every(parts):
             return _meet([span(q, rank, others, wanted) for q in parts])
         case Some(parts):

@@ -1,10 +1,13 @@
-"""Where contributions to a reduction are its neutral element, by what indices say alone.
+"""Where contributions to a reduction are its neutral element, by what indices say, and data if that is asked for.
 
     s = select(k <= i, x, -inf)      s is -inf, except where k <= i
     max_k s                          -inf is neutral
     Σ_k exp(s - m) v                 exp(-inf - m) is 0, 0 v is 0: neutral
 
 Followed through map regions, one constant at a time: `Facts` says for a constant where a scalar may be something else.
+With `data`, booleans that data decides are predicates too, and so is "this element is not -inf": s is -inf where a mask is
+false, or where an additive mask is -inf.
+
 What is loaded counts as finite (as in every rewrite: 0 x is 0), what was computed does not: -inf - max is NaN where a
 whole row is masked, and then nothing is skipped.
 """
@@ -20,13 +23,14 @@ from xdsl.dialects.builtin import i1
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from ..ir import scalar, symbols
-from ..ir.attributes import AccessMap
+from ..ir.attributes import AccessMap, is_float
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .bounds import inside, interval
 from .index_predicates import (
     FALSE,
     TRUE,
     AtLeast,
+    Equals,
     Predicate,
     at_least,
     comparison,
@@ -68,9 +72,16 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 
 
 class Neutral:
-    """What is known of the scalars of one kernel."""
+    """What is known of the scalars of one kernel.
 
-    def __init__(self, kernel: KernelOp):
+    data: whether predicates may be about data.
+    """
+
+    def __init__(self, kernel: KernelOp, data: bool = False):
+        self.data = data
+        self._loaded: dict[
+            tuple[SSAValue, AccessMap], SSAValue
+        ] = {}  # the scalar that stands for an element in predicates
         self.extents: dict[str, sympy.Expr] = {}
         self.arguments: dict[SSAValue, tuple[SSAValue, AccessMap]] = {}
         self.gauges: set[SSAValue] = set()
@@ -127,9 +138,19 @@ class Neutral:
             return {}
         tensor, access = self.arguments[value]
         if isinstance(tensor, BlockArgument):
-            return {0: inside_of(access, tensor.type.dims, self.extents)}  # pyright: ignore
+            inside = inside_of(access, tensor.type.dims, self.extents)  # pyright: ignore
+            return {0: inside} if not self.data else self._of_loaded(value, tensor, access, inside)
         inner = _map_behind(tensor)
         return {} if inner is None else self.facts(inner)
+
+    def _of_loaded(self, value: SSAValue, tensor: SSAValue, access: AccessMap, inside: Predicate) -> Facts:
+        """An element of a tensor; where it is read outside of it, zero."""
+        same = self._loaded.setdefault((tensor, access), value)
+        if value.type == i1:
+            return {False: every(inside, Equals(same, True)), True: some(opposite(inside), Equals(same, True, False))}
+        if not is_float(value.type):
+            return {0: inside}
+        return {0: inside, -math.inf: some(opposite(inside), Equals(same, -math.inf, False))}
 
     def _result(self, value: SSAValue) -> Facts:
         op = value.owner
@@ -146,7 +167,10 @@ class Neutral:
             if None not in indices:
                 where = comparison(name[-2:], *indices)  # pyright: ignore
                 return {False: where, True: opposite(where)}
-            return self._compared(name, op)
+            found = self._compared(name, op)
+            if not self.data:
+                return found
+            return {n: every(Equals(value, True, not n), found.get(n, TRUE)) for n in (False, True)}
         return self._computed(name, op) if name in _FOLDED else {}
 
     def _connected(self, name: str, op: Operation) -> Facts:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import sympy as sp
-from xdsl.dialects.builtin import ArrayAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, FloatAttr, StringAttr, f64
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 
 from ..ir import scalar
@@ -18,6 +18,7 @@ from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
 from ..ir.cascade import MAP, EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
 from .algebra.expressions import Place, eq, lt, select
 from .algebra.forms import Accumulator, Cascade, OnlineForm, as_written, moved_to
+from .algebra.gauge import FreeGauge
 from .algebra.levels import Levels
 from .algebra.mathematics import derivation
 from .algebra.settle import settle
@@ -29,6 +30,7 @@ from .first_elements import FirstElements
 from .row_algebra import Leaf, RowAlgebra
 from .scalar_region import Inexpressible, RegionWriter
 
+LAG = "lag"  # of an online op with one gauge: by how much it may be exceeded before it has to move, in its own units
 ORDER = ("max", "min", "argmax", "argmin")
 IDENTITY = {"max": -sp.oo, "min": sp.oo}
 
@@ -53,6 +55,7 @@ class OnlineWriter:
         self.forms, self.anchors, self.near = settled.forms, settled.anchors, settled.near
         self.certificates: list[str] = []
         self.exchanged: dict[sp.Symbol, Exchanged] = {}
+        self.lags: dict[sp.Symbol, FreeGauge] = {}  # the gauges that may lag, and by how much
 
     def run(self) -> None:
         """Rewrite every reduction of the levels that has a form worth writing."""
@@ -364,6 +367,11 @@ class OnlineWriter:
             Region(step),
             Region(moved),
         )
+        if len(running) == 1 and running[0] in self.lags and all(a.moves is None for _, a in gauged):
+            free = self.lags[running[0]]
+            online.attributes[LAG] = FloatAttr(free.stale, f64)
+            self.certificates.append(f"{running[0]}: {free.certificate}")
+            self.note("derivation", [f"  {'lazy':8} {running[0]} stays until exceeded by more than {free.stale:.4g}"])
         for value, hint in zip(
             online.results, [*(n.name for n in running), *(a.symbol.name for _, a in gauged)], strict=True
         ):

@@ -14,10 +14,10 @@ from .release_scales import release_scales
 from .shared_exponentials import share_exponentials
 
 
-def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, ...]:
+def repair_kernel(kernel: KernelOp, stream: str, target: Target, lazy: bool = False) -> tuple[int, ...]:
     """Derive online forms over `stream`, then move constants to where they cost least.  In place.
 
-    Returns which of the kernel's inputs are still read.
+    lazy: as in `derive-online`.  Returns which of the kernel's inputs are still read.
     """
     if target.kind != "cpu":  # operands go to matrix units there, or from shared memory
         release_scales(kernel, stream)
@@ -26,7 +26,7 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target) -> tuple[int, .
     if stream:
         if defer_factors(kernel, stream):
             inline_maps(kernel)
-        derive_kernel(kernel, stream)
+        derive_kernel(kernel, stream, lazy)
         share_exponentials(kernel, target)
     use_exp2_units(kernel)
     erase_dead(kernel.body.block)

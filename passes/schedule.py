@@ -38,21 +38,22 @@ from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .algebra.forms import Refused
 from .census import Census, Work
+from .closed_tiles import ALL, MASKS, NEVER
 from .contraction import Contraction, contractions
 from .cost import Price, price
-from .emit_tiles import VISITED, emit_tiles
+from .emit_tiles import SKIPPED, VISITED, emit_tiles
 from .idle_loops import drop_idle_loops
 from .split_reduction import Split, split_kernel
-from .walk import Parts, Walk
+from .walk import LoopOptions, Parts, Walk
 
 EACH = "each"  # the role of a rank that a loop walks element by element: in tables a unit rank, without the grid
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
-FEW_ROWS = (
-    64  # a side of a contraction with fewer is not yet worth a tile of its own: further ranks go into the same tile
-)
+# A side of a contraction with fewer is not yet worth a tile of its own: further ranks go into the same tile.
+FEW_ROWS = 64
+WORTH_ASKING = 1.03  # asking data whether a tile is closed may be predicted to cost this much where no tile is
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
@@ -110,6 +111,7 @@ def schedule_kernel(
     outputs: Sequence[tuple[tile.BufferType, AccessMap]],
     sizes: Mapping[str, int] | None = None,
     parts: int | None = None,
+    options: LoopOptions | None = None,
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel.
 
@@ -117,13 +119,13 @@ def schedule_kernel(
     that is not to be decided (0: it is left in one).  Refused when no walk fits the target.
     """
     if parts:
-        return _schedule_parts(kernel, target, inputs, outputs, sizes, parts)
-    whole = _schedule_whole(kernel, target, inputs, outputs, sizes)
+        return _schedule_parts(kernel, target, inputs, outputs, sizes, parts, options)
+    whole = _schedule_whole(kernel, target, inputs, outputs, sizes, options=options)
     if isinstance(whole, Refused) or parts == 0:
         return whole
     best, found = whole, []
     for count in _part_counts(kernel, target, whole, sizes):
-        split = _schedule_parts(kernel, target, inputs, outputs, sizes, count)
+        split = _schedule_parts(kernel, target, inputs, outputs, sizes, count, options)
         if isinstance(split, Refused) or split.us > SPLIT_GAIN * whole.us:
             break
         found.append(split)
@@ -166,6 +168,7 @@ def _schedule_parts(
     outputs: Sequence[tuple[tile.BufferType, AccessMap]],
     sizes: Mapping[str, int] | None,
     count: int,
+    options: LoopOptions | None,
 ) -> Scheduled | Refused:
     """The cheapest schedule with the streamed rank cut into `count` parts."""
     if not kernel.streamed:
@@ -179,7 +182,8 @@ def _schedule_parts(
         (_state(v, symbols.symbol(parts.count)), AccessMap.of([parts.part, *v.owner.out_ranks(v.index)]))  # pyright: ignore
         for v in split.partial.returned
     ]
-    first = _schedule_whole(split.partial, target, [inputs[n] for n in split.reads], written, sizes, (parts, count))
+    reads = [inputs[n] for n in split.reads]
+    first = _schedule_whole(split.partial, target, reads, written, sizes, (parts, count), options)
     if isinstance(first, Refused):
         return first
     merge_inputs = [*(inputs[n] for n in split.merge_reads), *states]
@@ -204,8 +208,10 @@ def _schedule_whole(
     outputs: Sequence[tuple[tile.BufferType, AccessMap]],
     sizes: Mapping[str, int] | None,
     parts: tuple[Parts, int] | None = None,
+    options: LoopOptions | None = None,
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
+    skip = (options or LoopOptions()).skip
     shape = _Shape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
     filled = math.inf, 0
@@ -222,6 +228,8 @@ def _schedule_whole(
             target.kind != "cpu",
             shape.parts,
             vector_dots=shape.vectors,
+            skip=ALL if skip == "always" else NEVER,
+            lazy=options is not None and options.lazy,
         )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):
@@ -234,13 +242,16 @@ def _schedule_whole(
         priced.sort(key=_preference)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         us, params, w, p = priced[0]
-        if best is None or us < best.price.us:
+        asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
+        if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
             emitted.params = _params(dict(params))
             space = tuple((params, us) for us, params, _, _ in priced)
             best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled)
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
     best = _masked_throughout(best, kernel, shape, inputs)
+    if skip == "by_cost":
+        best = _asking(best, kernel, shape, inputs)
     drop_idle_loops(best.kernel)
     return replace(best, filled=filled)
 
@@ -251,17 +262,31 @@ def _masked_throughout(
     """The schedule without loops of their own for full tiles, where these do not make it cheaper: they may be few."""
     if VISITED not in best.kernel.attributes:
         return best
-    walk = replace(best.walk, full_tiles=False)
+    other = _walked(best, replace(best.walk, full_tiles=False), kernel, shape, inputs)
+    return best if other is None or other.price.us > best.price.us * WORTH_A_LOOP else other
+
+
+def _asking(best: Scheduled, kernel: KernelOp, shape: _Shape, inputs: Sequence[tile.BufferType]) -> Scheduled:
+    """The schedule that asks data whether a tile is closed before it is loaded, where that is cheap if none is."""
+    loops = any(r.role == "loop" for r in best.walk.table.data)
+    other = _walked(best, replace(best.walk, skip=MASKS), kernel, shape, inputs) if loops else None
+    if other is None or SKIPPED not in other.kernel.attributes or other.price.us > best.price.us * WORTH_ASKING:
+        return best
+    return other
+
+
+def _walked(
+    best: Scheduled, walk: Walk, kernel: KernelOp, shape: _Shape, inputs: Sequence[tile.BufferType]
+) -> Scheduled | None:
+    """The schedule with the same parameters, walked in another way."""
     emitted = emit_tiles(kernel, walk, inputs, best.outputs)
     if isinstance(emitted, Refused):
-        return best
+        return None
     emitted.params = best.kernel.params
     params = emitted.parameters
     w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
     p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
     p = replace(p, us=p.us * shape.unevenness(params))
-    if p.us > best.price.us * WORTH_A_LOOP:
-        return best
     return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
 

@@ -9,6 +9,7 @@ import sympy
 
 from ..ir import symbols
 from ..ir.tile import TileRanks
+from .closed_tiles import NEVER
 from .index_predicates import TRUE, Predicate, Range, Segment, segments
 
 
@@ -45,6 +46,19 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class LoopOptions:
+    """What a user may choose of loops.
+
+    skip: ask data whether a tile is closed before it is loaded (`closed_tiles.py`): "by_cost" where there is a boolean
+    to ask and asking is predicted to cost next to nothing, "always" wherever there is something to ask, "never".
+    lazy: move a running gauge, and the state with it, only when it is exceeded by more than it may lag.
+    """
+
+    skip: str = "by_cost"
+    lazy: bool = False
+
+
+@dataclass(frozen=True)
 class Walk:
     """Roles of all ranks, the grid order (outermost first), and the binding of the tile parameters.
 
@@ -52,6 +66,8 @@ class Walk:
     vector_dots: products of a matrix and a vector are dots as well.
     low_precision_dots: multiply 16-bit operands as they are (tensor cores), accumulating in fp32; otherwise widen first.
     parts: the streamed rank that is cut into parts, if one is.  Unit ranks that are not in the grid are walked by loops.
+    skip: what is asked of data before a step is taken (`closed_tiles.py`): nothing, booleans, or additive masks as well.
+    lazy: as in `LoopOptions`, for the forms that say by how much their gauge may lag.
     """
 
     table: TileRanks
@@ -61,6 +77,8 @@ class Walk:
     parts: Parts | None = None
     full_tiles: bool = True
     vector_dots: bool = False
+    skip: str = NEVER
+    lazy: bool = False
 
     def loops(self, rank: str) -> bool:
         """Whether a rank is walked by loops."""

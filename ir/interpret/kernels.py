@@ -88,6 +88,8 @@ class TileProgram:
                 continue
             if isinstance(op, tile.ForOp):
                 results = self.loop(op, values, space)
+            elif isinstance(op, tile.IfOp):
+                results = self.conditional(op, values, space)
             else:
                 results = [
                     n.spread(tile.tile_type(r).names, space)
@@ -156,6 +158,12 @@ class TileProgram:
             program = TileProgram(self.kernel, self.buffers, {**self.sizes, rank.name: start}, self.tiles)
             state = program.block(op.body.block, {**values, **dict(zip(op.body.block.args, state, strict=True))}, inner)
         return state
+
+    def conditional(self, op: tile.IfOp, values: Mapping[SSAValue, Tensor], space: Space) -> list[Tensor]:
+        given, condition = [values[v] for v in op.init], values[op.condition]
+        if not bool(condition.any() if op.quantifier.data == "any" else condition.all()):
+            return given
+        return self.block(op.body.block, {**values, **dict(zip(op.body.block.args, given, strict=True))}, space)
 
     def store(self, op: tile.StoreOp, value: Named, space: Space) -> None:
         buffer = self.buffers[op.buffer]

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from xdsl.ir import Dialect
 
-from .control import ForOp, KernelOp, ReturnOp, YieldOp, empty_body
+from .control import ForOp, IfOp, KernelOp, ReturnOp, YieldOp, empty_body
 from .memory import LoadOp, StoreOp
 from .types import (
     ROLES,
@@ -49,6 +49,7 @@ __all__ = [
     "DotOp",
     "FillOp",
     "ForOp",
+    "IfOp",
     "IndexOp",
     "KernelOp",
     "LoadOp",
@@ -84,6 +85,7 @@ Tile = Dialect(
         ReduceOp,
         YieldOp,
         ForOp,
+        IfOp,
         ReturnOp,
         KernelOp,
     ],

@@ -1,4 +1,4 @@
-"""Loops, and the kernel itself."""
+"""Loops and conditionals, and the kernel itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import sympy
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntAttr, IntegerAttr, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntAttr, IntegerAttr, StringAttr, i1, i64
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
+    operand_def,
     prop_def,
     region_def,
     traits_def,
@@ -24,12 +25,14 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import symbols
 from ..attributes import AccessMap
-from .types import TileRanks, TileType, rank_names, strings
+from .types import TileRanks, TileType, rank_names, strings, tile_type
+
+QUANTIFIERS = ("any", "all")
 
 
 @irdl_op_definition
 class YieldOp(IRDLOperation):
-    """`tile.yield %m, %l : T, T` ends a loop body with the carried state."""
+    """`tile.yield %m, %l : T, T` ends the body of a loop or a conditional with the carried state."""
 
     name = "tile.yield"
     values = var_operand_def(TileType)
@@ -85,19 +88,8 @@ class ForOp(IRDLOperation):
     def print(self, printer: Printer) -> None:
         lower, upper = self.bounds
         printer.print_string(f" {self.rank.data} from {symbols.to_text(lower)} to {symbols.to_text(upper)} (")
-        for n, (arg, value) in enumerate(zip(self.body.block.args, self.init, strict=True)):
-            if n:
-                printer.print_string(", ")
-            printer.print_ssa_value(arg)
-            printer.print_string(" = ")
-            printer.print_ssa_value(value)
-            printer.print_string(" : ")
-            printer.print_attribute(value.type)
-        printer.print_string(") ")
-        printer.print_region(self.body, print_entry_block_args=False)
-        if self.attributes:
-            printer.print_string(" attributes ")
-            printer.print_attr_dict(self.attributes)
+        _print_state(printer, self.body, self.init)
+        _print_attributes(printer, self)
 
     @classmethod
     def parse(cls, parser: Parser) -> ForOp:
@@ -107,29 +99,113 @@ class ForOp(IRDLOperation):
         parser.parse_keyword("to")
         upper = symbols.parse(parser)
 
-        def one() -> tuple[Parser.Argument, SSAValue]:
-            inner = parser.parse_argument(expect_type=False)
-            parser.parse_punctuation("=")
-            unresolved = parser.parse_unresolved_operand()
-            parser.parse_punctuation(":")
-            kind = parser.parse_type()
-            return inner.resolve(kind), parser.resolve_operand(unresolved, kind)
-
-        pairs = parser.parse_comma_separated_list(parser.Delimiter.PAREN, one)
-        body = parser.parse_region([a for a, _ in pairs])
-        op = cls(rank, [v for _, v in pairs], body, lower, upper)
-        if parser.parse_optional_keyword("attributes") is not None:
-            op.attributes.update(parser.parse_optional_dictionary_attr_dict())
+        init, body = _parse_state(parser)
+        op = cls(rank, init, body, lower, upper)
+        op.attributes.update(_parse_attributes(parser))
         return op
 
     def verify_(self) -> None:
-        block = self.body.block
-        last = block.last_op
-        if not isinstance(last, YieldOp):
-            raise VerifyException("a loop body ends in tile.yield")
-        expected = [v.type for v in self.init]
-        if [a.type for a in block.args] != expected or [v.type for v in last.values] != expected:
-            raise VerifyException("the carried state changes its type in the loop")
+        _verify_state(self.body, self.init, "a loop body", "in the loop")
+
+
+@irdl_op_definition
+class IfOp(IRDLOperation):
+    """`%r = tile.if any %open : !tile.tile<[i, j], i1> (%m = %m0 : T) { ... tile.yield %n : T }`: a step or none.
+
+    The body runs where any (or `all`) of the condition's elements are true, lanes beyond an extent not counted; its
+    arguments stand for what is given, and the results are what it yields.  Else the results are what was given.
+    """
+
+    name = "tile.if"
+    quantifier = prop_def(StringAttr)
+    condition = operand_def(TileType)
+    init = var_operand_def(TileType)
+    body = region_def("single_block")
+    outs = var_result_def(TileType)
+
+    def __init__(self, quantifier: str, condition: SSAValue, init: Sequence[SSAValue], body: Region):
+        super().__init__(
+            operands=[condition, init],
+            properties={"quantifier": StringAttr(quantifier)},
+            regions=[body],
+            result_types=[[v.type for v in init]],
+        )
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(f" {self.quantifier.data} ")
+        printer.print_ssa_value(self.condition)
+        printer.print_string(" : ")
+        printer.print_attribute(self.condition.type)
+        printer.print_string(" (")
+        _print_state(printer, self.body, self.init)
+        _print_attributes(printer, self)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> IfOp:
+        quantifier = parser.parse_identifier()
+        unresolved = parser.parse_unresolved_operand()
+        parser.parse_punctuation(":")
+        condition = parser.resolve_operand(unresolved, parser.parse_type())
+        init, body = _parse_state(parser)
+        op = cls(quantifier, condition, init, body)
+        op.attributes.update(_parse_attributes(parser))
+        return op
+
+    def verify_(self) -> None:
+        if self.quantifier.data not in QUANTIFIERS:
+            raise VerifyException(f"'{self.quantifier.data}' is not {' or '.join(QUANTIFIERS)}")
+        if tile_type(self.condition).element_type != i1:
+            raise VerifyException(f"a condition is a tile of i1, not of {tile_type(self.condition).element_type}")
+        _verify_state(self.body, self.init, "a conditional body", "where the condition holds")
+
+
+def _print_state(printer: Printer, body: Region, init: Sequence[SSAValue]) -> None:
+    """`%m = %m0 : T, ...) { ... }`: what a body carries, and the body."""
+    for n, (arg, value) in enumerate(zip(body.block.args, init, strict=True)):
+        if n:
+            printer.print_string(", ")
+        printer.print_ssa_value(arg)
+        printer.print_string(" = ")
+        printer.print_ssa_value(value)
+        printer.print_string(" : ")
+        printer.print_attribute(value.type)
+    printer.print_string(") ")
+    printer.print_region(body, print_entry_block_args=False)
+
+
+def _parse_state(parser: Parser) -> tuple[list[SSAValue], Region]:
+    """What a body is given, and the body."""
+
+    def one() -> tuple[Parser.Argument, SSAValue]:
+        inner = parser.parse_argument(expect_type=False)
+        parser.parse_punctuation("=")
+        unresolved = parser.parse_unresolved_operand()
+        parser.parse_punctuation(":")
+        kind = parser.parse_type()
+        return inner.resolve(kind), parser.resolve_operand(unresolved, kind)
+
+    pairs = parser.parse_comma_separated_list(parser.Delimiter.PAREN, one)
+    return [v for _, v in pairs], parser.parse_region([a for a, _ in pairs])
+
+
+def _print_attributes(printer: Printer, op: IRDLOperation) -> None:
+    if op.attributes:
+        printer.print_string(" attributes ")
+        printer.print_attr_dict(op.attributes)
+
+
+def _parse_attributes(parser: Parser) -> Mapping[str, Attribute]:
+    found = parser.parse_optional_keyword("attributes") and parser.parse_optional_dictionary_attr_dict()
+    return found or {}
+
+
+def _verify_state(body: Region, init: Sequence[SSAValue], what: str, where: str) -> None:
+    last = body.block.last_op
+    if not isinstance(last, YieldOp):
+        raise VerifyException(f"{what} ends in tile.yield")
+    expected = [v.type for v in init]
+    if [a.type for a in body.block.args] != expected or [v.type for v in last.values] != expected:
+        raise VerifyException(f"the carried state changes its type {where}")
 
 
 @irdl_op_definition

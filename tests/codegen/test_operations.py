@@ -564,3 +564,42 @@ def test_a_batch_of_one_is_a_plain_product(runner):
   tile.return
 }"""
     runner.check(text, [torch.randn(3, 32, 19), torch.randn(3, 32, 32)])
+
+
+CONDITIONAL = """tile.kernel @k [i = 20 grid BI, j = 37 loop BJ] grid (i) params {{BI = 8, BJ = 8}} (
+  %x : !tile.buffer<[20, 37], [37, 1], f32>, %m : !tile.buffer<[20, 37], [37, 1], i1>
+) -> (%o : !tile.buffer<[20], [1], f32>, %n : !tile.buffer<[20], [1], f32>) {{
+  %zero = tile.fill 0.0 : f32 -> !tile.tile<[i], f32>
+  %one = tile.fill 1.0 : f32 -> !tile.tile<[i], f32>
+  %s, %t = tile.for j from 0 to 37 (%s_i = %zero : !tile.tile<[i], f32>, %t_i = %one : !tile.tile<[i], f32>) {{
+    %m_1 = tile.load %m<[i, j]> guard ["i", "j"] : !tile.buffer<[20, 37], [37, 1], i1> -> !tile.tile<[i, j], i1>
+    %c = tile.pad %m_1 over ["i", "j"] with {lanes} : !tile.tile<[i, j], i1> -> !tile.tile<[i, j], i1>
+    %s_1, %t_1 = tile.if {quantifier} %c : !tile.tile<[i, j], i1> (%s_b = %s_i : !tile.tile<[i], f32>, %t_b = %t_i : !tile.tile<[i], f32>) {{
+      %x_1 = tile.load %x<[i, j]> guard ["i", "j"] : !tile.buffer<[20, 37], [37, 1], f32> -> !tile.tile<[i, j], f32>
+      %p = tile.reduce "sum" %x_1 over "j" : (!tile.tile<[i, j], f32>) -> !tile.tile<[i], f32>
+      %a = tile.map "add"(%s_b, %p) : (!tile.tile<[i], f32>, !tile.tile<[i], f32>) -> !tile.tile<[i], f32>
+      tile.yield {yields} : !tile.tile<[i], f32>, !tile.tile<[i], f32>
+    }}
+    tile.yield %s_1, %t_1 : !tile.tile<[i], f32>, !tile.tile<[i], f32>
+  }}
+  tile.store %s, %o<[i]> guard ["i"] : !tile.tile<[i], f32>, !tile.buffer<[20], [1], f32>
+  tile.store %t, %n<[i]> guard ["i"] : !tile.tile<[i], f32>, !tile.buffer<[20], [1], f32>
+  tile.return
+}}"""
+
+
+@pytest.mark.parametrize("yields", ["%a, %t_b", "%t_b, %a", "%a, %a", "%t_b, %s_b", "%a, %one"])
+@pytest.mark.parametrize(("quantifier", "lanes"), [("any", "false"), ("all", "true")])
+def test_a_step_or_none(runner, quantifier, lanes, yields):
+    """The state is what the body makes of it, in whatever order, or what it was; lanes beyond an extent do not count."""
+    mask = torch.zeros(20, 37, dtype=torch.bool)
+    mask[3, 9] = mask[17, 36] = True
+    mask[8:16, 16:32] = mask[:8, 32:] = True
+    text = CONDITIONAL.format(quantifier=quantifier, lanes=lanes, yields=yields)
+    runner.check(text, [torch.randn(20, 37, generator=torch.Generator().manual_seed(3)), mask])
+
+
+def test_a_condition_is_one_number_when_it_is_printed():
+    text = CONDITIONAL.format(quantifier="any", lanes="false", yields="%a, %t_b")
+    assert "if tl.max(c.to(tl.int32), None) > 0:" in print_triton(parse_kernel(text)).text
+    assert "if any_of(m_1):" in print_torch(parse_kernel(text)).text

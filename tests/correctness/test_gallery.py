@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fusecade
+from fusecade.testing import count_io_of_launch
 
 GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
 
@@ -53,3 +54,20 @@ def test_it_computes_what_eager_computes(name: str, tmp_path: Path, monkeypatch:
     assert all(set(k.passes.values()) == {1} for k in report.kernels)
     if kernels is not None:
         assert len([k for k in report.kernels if not k.workspace_bytes]) == kernels
+
+
+def test_tiles_without_a_kept_key_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Row 12: the kept keys lie in one half of the row; keys and values of the other half are not loaded."""
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))
+    found, n = module("dynamic_mask"), 512
+    inputs = [torch.randn(s, generator=torch.Generator().manual_seed(4)) for s in found.shapes(1, n, 16)]
+    inputs[3][:, : n // 2] += 100
+    kernel = fusecade.compile(found.attend, inputs, target="sm_90", fuse="always", skip="always")
+    [report] = [k for k in kernel.report.kernels if k.skippable_load_bytes]
+    assert "not lt(" in " ".join(report.visits)
+    results: list[torch.Tensor] = []
+    count = count_io_of_launch(lambda: results.append(kernel(*inputs)))
+    torch.testing.assert_close(results[0], found.attend(*inputs), rtol=1e-4, atol=1e-5)
+    predicted = sum(k.sram_load_bytes for k in kernel.report.kernels)
+    assert (n // 2) % report.params["BK"] == 0
+    assert count.load_bytes == predicted - report.skippable_load_bytes // 2

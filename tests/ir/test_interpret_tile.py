@@ -182,3 +182,26 @@ tile.kernel @k [j = n loop BJ] grid () params {BJ = 4} (%x : B<[n], [1], f32>) -
 """)
     with pytest.raises(InternalCompilerError, match="the symbol j has no value here"):
         run_kernel(op, [torch.ones(3)])
+
+
+CONDITIONAL = """
+tile.kernel @k [i = n grid BI] grid (i) params {{BI = 4}} (%x : B<[n], [1], f32>) -> (%o : B<[n], [1], f32>) {{
+  %t = tile.load %x<[i]> guard ["i"] : B<[n], [1], f32> -> T<[i], f32>
+  %z = tile.fill 0.0 : f32 -> T<[], f32>
+  %c = tile.map "gt"(%t, %z) : (T<[i], f32>, T<[], f32>) -> T<[i], i1>
+  %r = tile.if {quantifier} %c : T<[i], i1> (%a = %t : T<[i], f32>) {{
+    %y = tile.map "add"(%a, %t) : (T<[i], f32>, T<[i], f32>) -> T<[i], f32>
+    tile.yield %y : T<[i], f32>
+  }}
+  tile.store %r, %o<[i]> guard ["i"] : T<[i], f32>, B<[n], [1], f32>
+  tile.return
+}}
+"""
+
+
+@pytest.mark.parametrize(("quantifier", "doubled"), [("any", [0, 1]), ("all", [1])])
+def test_a_conditional_runs_or_passes_on_what_it_was_given(quantifier: str, doubled: list[int]):
+    x = torch.tensor([-1.0, 2, 3, 4, 5, 6, 7, 8, -9, -1]).double()
+    (o,) = run_kernel(kernel(CONDITIONAL.format(quantifier=quantifier)), [x])
+    tile_of = torch.arange(10) // 4
+    close(o, torch.where(torch.isin(tile_of, torch.tensor(doubled)), 2 * x, x))

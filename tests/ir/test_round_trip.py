@@ -103,6 +103,12 @@ TILE = {
     "pad": """%y = tile.pad %x over ["i", "d"] with 0.5 : f16 : !tile.tile<[i, d], f16> -> !tile.tile<[i, d], f16>""",
     "reduce": """%y = tile.reduce "sum" %x over "d" : (!tile.tile<[i, d], f16>) -> !tile.tile<[i], f16>""",
     "reduce to an index": """%y, %y_1 = tile.reduce "argmin" %x over "d" : (!tile.tile<[i, d], f16>) -> (!tile.tile<[i], f16>, !tile.tile<[i], i64>)""",
+    "if": """%c = tile.map "gt"(%x, %x) : (!tile.tile<[i, d], f16>, !tile.tile<[i, d], f16>) -> !tile.tile<[i, d], i1>
+    %z = tile.fill 0.0 : f32 -> !tile.tile<[i], f32>
+    %w, %v = tile.if all %c : !tile.tile<[i, d], i1> (%a = %z : !tile.tile<[i], f32>, %b = %z : !tile.tile<[i], f32>) {
+      %n = tile.map "neg"(%a) : (!tile.tile<[i], f32>) -> !tile.tile<[i], f32>
+      tile.yield %n, %b : !tile.tile<[i], f32>, !tile.tile<[i], f32>
+    } attributes {why = "nothing to add"}""",
     "for": """%z = tile.fill 0.0 : f32 -> !tile.tile<[i], f32>
     %y = tile.for j from 0 to min(n, BI + i) (%acc = %z : !tile.tile<[i], f32>) {
       %k = tile.load %q<[b, j, d]> guard ["j"] : !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16> -> !tile.tile<[j, d], f16>

@@ -77,6 +77,19 @@ cascade.program @p(%x : !cascade.tensor<[n], f32>) -> (!cascade.tensor<[n], f32>
 }
 """
 
+BRANCH = """
+tile.kernel @k [i = n grid BI] grid (i) params {BI = 32} (%x : !tile.buffer<[n], [1], f32>) -> (%o : !tile.buffer<[n], [1], f32>) {
+  %z = tile.load %x<[i]> guard ["i"] : !tile.buffer<[n], [1], f32> -> !tile.tile<[i], f32>
+  %c = tile.map "gt"(%z, %z) : (!tile.tile<[i], f32>, !tile.tile<[i], f32>) -> !tile.tile<[i], i1>
+  %w = tile.if any %c : !tile.tile<[i], i1> (%a = %z : !tile.tile<[i], f32>) {
+    %y = tile.map "neg"(%a) : (!tile.tile<[i], f32>) -> !tile.tile<[i], f32>
+    tile.yield %y : !tile.tile<[i], f32>
+  }
+  tile.store %w, %o<[i]> guard ["i"] : !tile.tile<[i], f32>, !tile.buffer<[n], [1], f32>
+  tile.return
+}
+"""
+
 TILE = """
 tile.kernel @k [b = 8 unit, i = n grid BI, j = n loop BJ, d = 64 whole] grid (b, i) params {BI = 32, BJ = 16} (%q : !tile.buffer<[8, n, 64], [n * 64, 64, 1], f32>) -> (%o : !tile.buffer<[8, n], [n, 1], f32>) {
   %x = tile.load %q<[b, i, d]> guard ["i"] : !tile.buffer<[8, n, 64], [n * 64, 64, 1], f32> -> !tile.tile<[i, d], f32>
@@ -191,10 +204,19 @@ WRONG = [
         "the carried state changes its type in the loop",
     ),
     (TILE, "tile.yield %m : !tile.tile<[i], f32>", "tile.return", "a loop body ends in tile.yield"),
+    (BRANCH, "if any", "if most", "'most' is not any or all"),
+    (BRANCH, "%c : !tile.tile<[i], i1> (", "%z : !tile.tile<[i], f32> (", "a condition is a tile of i1, not of f32"),
+    (
+        BRANCH,
+        "tile.yield %y : !tile.tile<[i], f32>",
+        "tile.yield",
+        "the carried state changes its type where the condition",
+    ),
+    (BRANCH, "tile.yield %y : !tile.tile<[i], f32>", "tile.return", "a conditional body ends in tile.yield"),
 ]
 
 
-@pytest.mark.parametrize("text", [EINSUM, ONLINE, GATHER, SCAN, SCATTER, KERNEL, TILE])
+@pytest.mark.parametrize("text", [EINSUM, ONLINE, GATHER, SCAN, SCATTER, KERNEL, TILE, BRANCH])
 def test_the_programs_are_valid_as_they_stand(text: str):
     parse_module(text)
 

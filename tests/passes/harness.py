@@ -34,6 +34,7 @@ from fusecade.ir.text import parse_module, print_module
 from fusecade.ir.verify import verify
 from fusecade.passes.algebra.forms import Refused
 from fusecade.passes.canonicalise import canonicalise_program
+from fusecade.passes.closed_tiles import ALL, MASKS, NEVER
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import contiguous, fuse_program
 from fusecade.passes.repair import repair_kernel
@@ -261,7 +262,8 @@ def own_walk(kernel: KernelOp, choose: random.Random, turn: int, sizes: Mapping[
     table = [tile.TileRank(r, extents[r], roles[r], f"B{r.upper()}" if r in tiles else None) for r in order]
     grid = [r for r in order if roles[r] in ("unit", "grid")]
     choose.shuffle(grid)
-    return Walk(tile.TileRanks(tuple(table)), tuple(grid), params, low_precision_dots=bool(turn % 2))
+    skip = choose.choice((NEVER, MASKS, ALL))
+    return Walk(tile.TileRanks(tuple(table)), tuple(grid), params, low_precision_dots=bool(turn % 2), skip=skip)
 
 
 # --- running ------------------------------------------------------------------------------------------------------
