@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 
 from ..ir.target import Target
-from .census import Dot, Nested, Work
+from .census import FULL_RATE, Dot, Nested, Work
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
+STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
 
@@ -26,9 +27,6 @@ CPU_RATES = {
     "reduce": 5.5e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9,
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9
-
-# What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
-FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def hbm_bytes(w: Work, target: Target) -> int:
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes
-    registers = w.held_bytes + _operand_bytes(w.made_operands, warps)
+    registers = w.held_bytes + max((_operand_bytes(made, warps) for made in w.made_operands.values()), default=0)
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
@@ -93,6 +91,10 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
         per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
+    room = target.registers // threads
+    if w.kept_bytes is not None and room < limit:  # the assembler makes do with these, as long as it may
+        needed, per_thread, limit = w.kept_bytes / (4 * threads) + STREAMED, min(per_thread, room), room
+        per_thread = per_thread if needed <= room else needed
     fits = sram <= target.max_sram_per_program and per_thread <= limit
     beside = [target.registers // (threads * max(per_thread, 32)), target.max_threads_per_sm // threads]
     if sram:

@@ -47,6 +47,7 @@ from .walk import Parts, Walk
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
+LONG_ROW = 8192  # elements that eight warps hold with registers to spare
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
@@ -393,6 +394,10 @@ class _Shape:
     def may_be_whole(self, rank: str, limit: int | None = None) -> bool:
         return self.static(rank) and self.value(rank) <= (limit or self.whole_limit)
 
+    def _longest_row(self) -> int:
+        """Elements of a row that a program of a GPU may hold: in shared memory, or, with many warps, in half the registers."""
+        return max(self.target.sram_bytes // 16, 0 if self.dots else self.target.registers // 2)
+
     def variants(self) -> Iterator[dict[str, str]]:
         """Assignments of roles to ranks that make sense, a few."""
         fixed: dict[str, str] = {}
@@ -408,7 +413,7 @@ class _Shape:
 
     def _options(self, rank: str) -> list[str]:
         if rank in self.reduced or (rank == self.stream):
-            limit = self.target.sram_bytes // 16 if rank not in {d.over for d in self.dots} and not self.cpu else None
+            limit = self._longest_row() if rank not in {d.over for d in self.dots} and not self.cpu else None
             whole = self.may_be_whole(rank, limit)
             if self.parts is not None and rank == self.parts.rank:
                 return ["loop"]
@@ -489,7 +494,15 @@ class _Shape:
             for r, role in roles.items()
             if role in ("grid", "loop")
         }
-        return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
+        return found if self.cpu else found | {"num_warps": self._warps(roles), "num_stages": [2, 3]}
+
+    def _warps(self, roles: Mapping[str, str]) -> list[int]:
+        """More than eight only where a row is held that leaves fewer threads no registers."""
+        row = math.prod(self.value(r) for r, role in roles.items() if role == "whole")
+        alone = not self.dots and "loop" not in roles.values() and row > LONG_ROW
+        return [
+            w for w in ((4, 8, 16, 32) if alone else (4, 8)) if w * self.target.warp_size <= self.target.max_threads
+        ]
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:
         """longest: step of a loop beside contractions on a GPU."""
