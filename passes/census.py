@@ -478,7 +478,9 @@ class Census:
             w.kept_bytes = max(map(sum, tiles), default=0)
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
         w.carried_bytes = sum(carried.values())
-        for at, tiles in self.computed.items():
+        for at, made in self.computed.items():
+            updated = self.carried.get(at, []) if at in self.innermost and at in self.multiplied else []
+            tiles = [r for r in made if r not in updated]  # what is carried is rescaled where it is
             largest = max(tiles, key=lambda r: _product(tile_of, r), default=())
             size = 4 * _product(tile_of, largest) if tiles else 0
             held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))

@@ -88,6 +88,8 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         limit = min(limit, 200)
     threads = warps * target.warp_size
     per_thread = registers / (4 * threads) + 32
+    if w.dots and not w.wide_operand_bytes and not target.dots_from_sram:
+        per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
         per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
@@ -130,8 +132,13 @@ def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: 
     """
     held = n.held_bytes / (4 * threads) + n.column_elements / 4 + 2 * loop_load_bytes / (16 * threads)
     if not target.dots_from_sram:
-        held += (n.points / (threads / target.warp_size)) ** 0.5
+        held += _fragments(n.points, threads // target.warp_size)
     return held + 32
+
+
+def _fragments(points: int, warps: int) -> float:
+    """Registers of a thread for the operands of one step of a dot, where the matrix unit reads them from registers."""
+    return (points / warps) ** 0.5
 
 
 def _gpu_efficiency(dot: Dot, target: Target) -> float:
