@@ -50,6 +50,8 @@ AROUND = 256  # of the loop around it, which has no operands to keep
 LONG_ROW = 8192  # elements that eight warps hold with registers to spare
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
+ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
+MUCH_LESS = 0.75  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
 MOST_PARTS = 256  # that a program of the merge holds whole
@@ -224,6 +226,8 @@ def _schedule_whole(
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
         priced.sort(key=_preference)
+        if not shape.cpu:
+            _leanest_first(priced)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         us, params, w, p = priced[0]
         if best is None or us < best.price.us:
@@ -334,6 +338,19 @@ def _preference(row: tuple[float, tuple, Work, Price]) -> tuple:
     """Order of bindings: by time, then by what else is busy; a loop inside another starts often, with more stages ready."""
     us, params, w, p = row
     return us, p.busy_us, -dict(params).get("num_stages", 0) if w.nested else 0, params
+
+
+def _leanest_first(priced: list[tuple[float, tuple, Work, Price]]) -> None:
+    """Of bindings whose prices are all but the same, one that moves much less goes first: prices are not that exact."""
+
+    def moved(row: tuple[float, tuple, Work, Price]) -> int:
+        return row[2].load_bytes + row[2].store_bytes
+
+    alike = [row for row in priced if row[0] <= ALIKE * priced[0][0]]
+    leanest = min(alike, key=moved)
+    if moved(leanest) < MUCH_LESS * moved(priced[0]):
+        priced.remove(leanest)
+        priced.insert(0, leanest)
 
 
 def _params(values: dict[str, int]):
