@@ -14,6 +14,7 @@ from .census import FULL_RATE, Dot, Nested, Work
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
+NESTED_SPARE = 20  # registers of a thread that a loop inside a loop needs beyond what is counted
 STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
@@ -92,6 +93,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
+        limit = min(limit, target.max_registers_per_thread - NESTED_SPARE)
         per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
     room = target.registers // threads
     if w.kept_bytes is not None and room < limit:  # the assembler makes do with these, as long as it may

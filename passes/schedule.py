@@ -122,10 +122,17 @@ def schedule_kernel(
     best, found = whole, []
     for count in _part_counts(kernel, target, whole, sizes):
         split = _schedule_parts(kernel, target, inputs, outputs, sizes, count)
-        if isinstance(split, Refused) or split.us > SPLIT_GAIN * whole.us:
+        if isinstance(split, Refused):
             break
-        found.append(split)
-        best = min(best, split, key=lambda s: s.us)
+        if split.us <= SPLIT_GAIN * whole.us:
+            found.append(split)
+        elif target.kind == "cpu":
+            break
+    if found:
+        best = min(found, key=lambda s: s.us)
+        leanest = min((s for s in found if s.us <= ALIKE * best.us), key=lambda s: _moved(s.work))
+        if target.kind != "cpu" and _moved(leanest.work) < MUCH_LESS * _moved(best.work):
+            best = leanest
     rest = [*best.space[1:], *(row for s in (whole, *found) if s is not best for row in s.space)]
     return replace(best, space=(best.space[0], *sorted(rest, key=lambda row: (row[1], row[0]))))
 
@@ -133,6 +140,7 @@ def schedule_kernel(
 def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
     """Into how many parts the streamed rank may be worth cutting: powers of two, that which fills the target twice first.
 
+    On a GPU all fewer as well: with larger tiles than those of one kernel, programs may be too few for either.
     On a CPU not fewer: the workers take programs only where there are two for each.
     """
     stream = kernel.attributes.get("stream")
@@ -147,7 +155,8 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, programs))))
     fewest = wanted if target.kind == "cpu" else 2
     first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
-    return [p for p in (first, first // 2, 2 * first) if fewest <= p <= longest]
+    fewer = [first // 2] if target.kind == "cpu" else [first >> n for n in range(1, first.bit_length())]
+    return [p for p in (first, *fewer, 2 * first) if fewest <= p <= longest]
 
 
 def _filled(us: float, programs: int, target: Target) -> float:
@@ -342,15 +351,15 @@ def _preference(row: tuple[float, tuple, Work, Price]) -> tuple:
 
 def _leanest_first(priced: list[tuple[float, tuple, Work, Price]]) -> None:
     """Of bindings whose prices are all but the same, one that moves much less goes first: prices are not that exact."""
-
-    def moved(row: tuple[float, tuple, Work, Price]) -> int:
-        return row[2].load_bytes + row[2].store_bytes
-
     alike = [row for row in priced if row[0] <= ALIKE * priced[0][0]]
-    leanest = min(alike, key=moved)
-    if moved(leanest) < MUCH_LESS * moved(priced[0]):
+    leanest = min(alike, key=lambda row: _moved(row[2]))
+    if _moved(leanest[2]) < MUCH_LESS * _moved(priced[0][2]):
         priced.remove(leanest)
         priced.insert(0, leanest)
+
+
+def _moved(w: Work) -> int:
+    return w.load_bytes + w.store_bytes
 
 
 def _params(values: dict[str, int]):
