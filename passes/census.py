@@ -15,7 +15,7 @@ What is in a conditional counts as if its condition always held: an upper bound 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,6 +36,10 @@ TRANSCENDENTAL = {
 }  # fmt: skip
 
 STEPWISE = {"erf", "pow", "sin", "cos", "expm1", "log1p"}  # computed by many instructions, with registers of their own
+
+
+# What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
+FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ class Work:
     loads, stores: traffic.  dot_flops: by operand dtype.  map_elements, transcendental_elements, reduce_elements: tile
     elements processed.  operations: tile operations executed.  programs: size of the grid.  live_bytes: the largest sum
     of tiles alive in one program.  loop_load_bytes: tiles loaded in one step of the innermost loops (to be pipelined).
-    nested: of loops inside loops.  waits: how often a program waits for tiles that nothing has asked for in advance: each
-    time that an innermost loop starts, for each load in a loop around it, and for each in a conditional.
+    nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
+    waits: how often a program waits for tiles that nothing has asked for in advance: each time that an innermost loop
+    starts, for each load in a loop around it, and for each in a conditional.
     skippable_load_bytes: of the loads, what conditionals may leave out; everything is counted as if they left out nothing.
     """
 
@@ -104,12 +109,13 @@ class Work:
     temporary_bytes: int = 0
     held_bytes: int = 0
     nested: Nested | None = None
+    kept_bytes: int | None = None
     waits: float = 0.0
     skippable_load_bytes: int = 0
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     dots: list[Dot] = field(default_factory=list)
-    made_operands: list[tuple[int, int, bool]] = field(default_factory=list)  # see `_operand_bytes`
+    made_operands: dict[tuple, list[tuple[int, int, bool]]] = field(default_factory=dict)  # by loop: `_operand_bytes`
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
     heaviest: float = 1.0  # operations of the program that does most, in terms of their mean
     visits: dict[str, float] = field(default_factory=dict)  # of ranks with bounded loops: the part of the tiles walked
@@ -190,6 +196,8 @@ class Census:
         ] = {}  # by loops: tiles from before that are read there
         self.waiting: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}  # by loops: see `_waiting`
         self._block(kernel.body.block, ())
+        straight = not any(e.loops or e.kind == "dot" for e in self.entries)
+        self.outliving = _outliving(kernel.body.block) if straight else None
         self._prepare()
 
     # --- listing -------------------------------------------------------------------------------------------------
@@ -445,7 +453,8 @@ class Census:
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (_product(size, e.rows), _product(size, e.columns), size[e.over])
                 w.dots.append(Dot(e.dtype, 2.0 * total, shape, _product(size, e.batch) > 1))
-                w.made_operands += [(_product(tile_of, r), shape[0], shared) for r, shared in e.made]
+                made = [(_product(tile_of, r), shape[0], shared) for r, shared in e.made]
+                w.made_operands[at] = w.made_operands.get(at, []) + made
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
                     w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
@@ -498,9 +507,15 @@ class Census:
         163 to 191 in all with scales of rows and columns behind it; 255, and spills, with another tile of that size, or
         with erf.)
         """
+        if self.outliving is not None:
+            padded = {r: 1 << max(0, n - 1).bit_length() for r, n in tile_of.items()}
+            tiles = [[width * _product(padded, ranks) for ranks, width in at] for at in self.outliving]
+            w.kept_bytes = max(map(sum, tiles), default=0)
         carried = {at: sum(4 * _product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
         w.carried_bytes = sum(carried.values())
-        for at, tiles in self.computed.items():
+        for at, made in self.computed.items():
+            updated = self.carried.get(at, []) if at in self.innermost and at in self.multiplied else []
+            tiles = [r for r in made if r not in updated]  # what is carried is rescaled where it is
             largest = max(tiles, key=lambda r: _product(tile_of, r), default=())
             size = 4 * _product(tile_of, largest) if tiles else 0
             held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))
@@ -576,6 +591,38 @@ def _waiting(block: Block) -> dict[tuple[str, ...], int]:
                     held.add(v)
         most[names] = max(most.get(names, 0), len(held))
     return most
+
+
+def _outliving(block: Block) -> list[list[tuple[tuple[str, ...], int]]]:
+    """For each reduction of a block: the ranks and bytes an element of the tiles from before it that are read after it.
+
+    All threads of a program meet in a reduction, so these are in registers as a whole; the rest is worked on an element
+    at a time.  What takes one step to make of such tiles and of rows is made again.
+    """
+    position = {op: n for n, op in enumerate(block.ops)}
+    last: dict[SSAValue, int] = {}
+    for op, n in position.items():
+        last |= {_unpadded(v): n for v in op.operands if isinstance(v.type, tile.TileType)}
+    found = []
+    for op, n in position.items():
+        if isinstance(op, tile.ReduceOp):
+            live = {v for v, end in last.items() if position[v.owner] <= n < end}  # pyright: ignore
+            kept = [tile.tile_type(v) for v in live if not _made_again(v, live)]
+            found.append([(t.names, max(1, element_bits(t.element_type) // 8)) for t in kept if t.names])
+    return found
+
+
+def _made_again(v: SSAValue, live: Collection[SSAValue]) -> bool:
+    """Whether an element of a tile comes in one step from those of others that are held, and from rows of fewer ranks."""
+    op, names = v.owner, tile.tile_type(v).names
+    if not isinstance(op, tile.MapOp) or op.function.data not in FULL_RATE:
+        return False
+    from_tiles = [_unpadded(x) for x in op.operands if tile.tile_type(x).names == names]
+    return bool(from_tiles) and all(x in live for x in from_tiles)
+
+
+def _unpadded(v: SSAValue) -> SSAValue:
+    return _unpadded(v.owner.value) if isinstance(v.owner, tile.PadOp) else v
 
 
 def _read_from_outside(loop: tile.ForOp) -> list[tuple[str, ...]]:

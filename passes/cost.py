@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass
 
 from ..ir.target import Target
-from .census import Dot, Nested, Work
+from .census import FULL_RATE, Dot, Nested, Work
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
+NESTED_SPARE = 20  # registers of a thread that a loop inside a loop needs beyond what is counted
+STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
 
@@ -29,9 +31,6 @@ CPU_MAP_RATE = 3.0e9
 CPU_VECTOR_RATE = (
     4.5e9  # elements of a matrix that a core multiplies by a vector in a second, from its cache (measured)
 )
-
-# What a GPU does at the full rate of its vector units; the rest (comparisons, choices, extremes, integers) at half of it.
-FULL_RATE = {"add", "sub", "mul", "neg", "abs", "cast", "widen", "narrow"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def hbm_bytes(w: Work, target: Target) -> int:
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes
-    registers = w.held_bytes + _operand_bytes(w.made_operands, warps)
+    registers = w.held_bytes + max((_operand_bytes(made, warps) for made in w.made_operands.values()), default=0)
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
@@ -93,9 +92,16 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         limit = min(limit, 200)
     threads = warps * target.warp_size
     per_thread = registers / (4 * threads) + 32
+    if w.dots and not w.wide_operand_bytes and not target.dots_from_sram:
+        per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
+        limit = min(limit, target.max_registers_per_thread - NESTED_SPARE)
         per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
+    room = target.registers // threads
+    if w.kept_bytes is not None and room < limit:  # the assembler makes do with these, as long as it may
+        needed, per_thread, limit = w.kept_bytes / (4 * threads) + STREAMED, min(per_thread, room), room
+        per_thread = per_thread if needed <= room else needed
     fits = sram <= target.max_sram_per_program and per_thread <= limit
     beside = [target.registers // (threads * max(per_thread, 32)), target.max_threads_per_sm // threads]
     if sram:
@@ -134,8 +140,13 @@ def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: 
     """
     held = n.held_bytes / (4 * threads) + n.column_elements / 4 + 2 * loop_load_bytes / (16 * threads)
     if not target.dots_from_sram:
-        held += (n.points / (threads / target.warp_size)) ** 0.5
+        held += _fragments(n.points, threads // target.warp_size)
     return held + 32
+
+
+def _fragments(points: int, warps: int) -> float:
+    """Registers of a thread for the operands of one step of a dot, where the matrix unit reads them from registers."""
+    return (points / warps) ** 0.5
 
 
 def _gpu_efficiency(dot: Dot, target: Target) -> float:

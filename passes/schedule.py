@@ -50,11 +50,14 @@ EACH = "each"  # the role of a rank that a loop walks element by element: in tab
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
 AROUND = 256  # of the loop around it, which has no operands to keep
+LONG_ROW = 8192  # elements that eight warps hold with registers to spare
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 # A side of a contraction with fewer is not yet worth a tile of its own: further ranks go into the same tile.
 FEW_ROWS = 64
 WORTH_ASKING = 1.03  # asking data whether a tile is closed may be predicted to cost this much where no tile is
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
+ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
+MUCH_LESS = 0.75  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
 MOST_PARTS = 256  # that a program of the merge holds whole
@@ -126,10 +129,17 @@ def schedule_kernel(
     best, found = whole, []
     for count in _part_counts(kernel, target, whole, sizes):
         split = _schedule_parts(kernel, target, inputs, outputs, sizes, count, options)
-        if isinstance(split, Refused) or split.us > SPLIT_GAIN * whole.us:
+        if isinstance(split, Refused):
             break
-        found.append(split)
-        best = min(best, split, key=lambda s: s.us)
+        if split.us <= SPLIT_GAIN * whole.us:
+            found.append(split)
+        elif target.kind == "cpu":
+            break
+    if found:
+        best = min(found, key=lambda s: s.us)
+        leanest = min((s for s in found if s.us <= ALIKE * best.us), key=lambda s: _moved(s.work))
+        if target.kind != "cpu" and _moved(leanest.work) < MUCH_LESS * _moved(best.work):
+            best = leanest
     rest = [*best.space[1:], *(row for s in (whole, *found) if s is not best for row in s.space)]
     return replace(best, space=(best.space[0], *sorted(rest, key=lambda row: (row[1], row[0]))))
 
@@ -137,6 +147,7 @@ def schedule_kernel(
 def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
     """Into how many parts the streamed rank may be worth cutting: powers of two, that which fills the target twice first.
 
+    On a GPU all fewer as well: with larger tiles than those of one kernel, programs may be too few for either.
     On a CPU not fewer: the workers take programs only where there are two for each.
     """
     us, programs = whole.filled
@@ -151,7 +162,8 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     wanted = 1 << max(1, math.ceil(math.log2(2 * target.sms / max(1, programs))))
     fewest = wanted if target.kind == "cpu" else 2
     first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
-    return [p for p in (first, first // 2, 2 * first) if fewest <= p <= longest]
+    fewer = [first // 2] if target.kind == "cpu" else [first >> n for n in range(1, first.bit_length())]
+    return [p for p in (first, *fewer, 2 * first) if fewest <= p <= longest]
 
 
 def _filled(us: float, programs: int, target: Target) -> float:
@@ -240,6 +252,8 @@ def _schedule_whole(
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
         priced.sort(key=_preference)
+        if not shape.cpu:
+            _leanest_first(priced)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         us, params, w, p = priced[0]
         asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
@@ -369,6 +383,19 @@ def _preference(row: tuple[float, tuple, Work, Price]) -> tuple:
     return us, p.busy_us, -dict(params).get("num_stages", 0) if w.nested else 0, params
 
 
+def _leanest_first(priced: list[tuple[float, tuple, Work, Price]]) -> None:
+    """Of bindings whose prices are all but the same, one that moves much less goes first: prices are not that exact."""
+    alike = [row for row in priced if row[0] <= ALIKE * priced[0][0]]
+    leanest = min(alike, key=lambda row: _moved(row[2]))
+    if _moved(leanest[2]) < MUCH_LESS * _moved(priced[0][2]):
+        priced.remove(leanest)
+        priced.insert(0, leanest)
+
+
+def _moved(w: Work) -> int:
+    return w.load_bytes + w.store_bytes
+
+
 def _params(values: dict[str, int]):
     from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
 
@@ -430,6 +457,10 @@ class _Shape:
     def may_be_whole(self, rank: str, limit: int | None = None) -> bool:
         return self.static(rank) and self.value(rank) <= (limit or self.whole_limit)
 
+    def _longest_row(self) -> int:
+        """Elements of a row that a program of a GPU may hold: in shared memory, or, with many warps, in half the registers."""
+        return max(self.target.sram_bytes // 16, 0 if self.dots else self.target.registers // 2)
+
     def variants(self, last_resort: bool = False) -> Iterator[dict[str, str]]:
         """Assignments of roles to ranks that make sense, a few; or those that repeat work, to hold less at once."""
         fixed: dict[str, str] = {}
@@ -445,7 +476,7 @@ class _Shape:
 
     def _options(self, rank: str, last_resort: bool) -> list[str]:
         if rank in self.reduced or (rank == self.stream):
-            limit = self.target.sram_bytes // 16 if rank not in {d.over for d in self.dots} and not self.cpu else None
+            limit = self._longest_row() if rank not in {d.over for d in self.dots} and not self.cpu else None
             whole = self.may_be_whole(rank, limit)
             if self.parts is not None and rank == self.parts.rank:
                 return ["loop"]
@@ -558,7 +589,15 @@ class _Shape:
             if role in ("grid", "loop")
         }
         found |= self._shared_sizes([r for r, role in roles.items() if role == "grid" and not self._batch(r)])
-        return found if self.cpu else found | {"num_warps": [4, 8], "num_stages": [2, 3]}
+        return found if self.cpu else found | {"num_warps": self._warps(roles), "num_stages": [2, 3]}
+
+    def _warps(self, roles: Mapping[str, str]) -> list[int]:
+        """More than eight only where a row is held that leaves fewer threads no registers."""
+        row = max((self.value(r) for r, role in roles.items() if role == "whole"), default=0)
+        alone = not self.dots and "loop" not in roles.values() and row > LONG_ROW
+        return [
+            w for w in ((4, 8, 16, 32) if alone else (4, 8)) if w * self.target.warp_size <= self.target.max_threads
+        ]
 
     def _shared_sizes(self, grid: Sequence[str]) -> dict[str, list[int]]:
         """Sizes of the ranks that share a tile: all of each, and at least what fills a dot."""

@@ -118,6 +118,15 @@ def test_rows_and_shortfalls(handwritten: ModuleType) -> None:
     assert handwritten.table(rows).row_count == 3
 
 
+def test_the_page_agrees_with_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import handwritten_table  # pyright: ignore[reportMissingImports]
+
+    path = max((BENCHMARKS / "results").glob("handwritten-*.json"))
+    page = (BENCHMARKS.parent / "docs" / "comparison.md").read_text()
+    assert page == handwritten_table.document(json.loads(path.read_text()), path.name)
+
+
 @pytest.mark.slow
 def test_a_package_against_ours(handwritten: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("liger_kernel", reason="pip install fusecade[bench-handwritten]")

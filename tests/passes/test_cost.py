@@ -241,7 +241,7 @@ def test_computed_operands_of_dots_take_registers():
     target = get_target("sm_90")
     operand = (64 * 128, 64, False)
     held = [
-        cost.price(census.Work(made_operands=made, programs=1), target, warps).register_bytes
+        cost.price(census.Work(made_operands={(): made}, programs=1), target, warps).register_bytes
         for made, warps in (([operand], 4), ([operand], 8), ([operand] * 2, 4), ([operand, (64 * 128, 64, True)], 4))
     ]
     assert held == [0, 2 * 64 * 128, 6 * 64 * 128, 6 * 64 * 128]
