@@ -21,7 +21,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap
-from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
+from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, ProgramOp, YieldOp
 from .bounds import inside, interval
 from .index_predicates import (
     FALSE,
@@ -70,7 +70,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
 class Neutral:
     """What is known of the scalars of one kernel."""
 
-    def __init__(self, kernel: KernelOp):
+    def __init__(self, kernel: KernelOp | ProgramOp):
         self.extents: dict[str, sympy.Expr] = {}
         self.arguments: dict[SSAValue, tuple[SSAValue, AccessMap]] = {}
         self.gauges: set[SSAValue] = set()

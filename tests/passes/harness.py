@@ -36,6 +36,7 @@ from fusecade.passes.algebra.forms import Refused
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import contiguous, fuse_program
+from fusecade.passes.needed_reads import needed_reads
 from fusecade.passes.repair import repair_kernel
 from fusecade.passes.schedule import Scheduled, schedule_kernel
 from fusecade.passes.split_segments import split_segments
@@ -144,6 +145,9 @@ def check(
     if split_segments(program):
         verify(program)
         agree(run_program(program, tensors, sizes), expected, "segments apart")
+    if needed_reads(program):
+        verify(program)
+        agree(run_program(program, tensors, sizes), expected, "reads that are needed")
     machine = get_target(target)
     start = time.perf_counter()
     fused = fuse_program(program, machine, dict(sizes or {}), always=always_fuse)
