@@ -24,6 +24,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
 from ..ir.attributes import element_bits
+from .bands import loaded, sides_of, width
 from .trips import Bounds, Points, Trips, evaluated
 
 FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
@@ -170,6 +171,7 @@ class Census:
         self.ranks = kernel.ranks.data
         self.extent = {r.name: symbols.evaluate(r.extent, sizes) for r in self.ranks}
         self.grid = kernel.grid_ranks
+        self.bands = {r.name: r.of for r in self.ranks if r.of is not None}
         self.all_of = {r.name: Bounds(r.name, sympy.Integer(0), r.extent) for r in self.ranks}
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
@@ -218,6 +220,8 @@ class Census:
                 add(_Entry(op.function.data, kind, tile.tile_type(op.result).names, swept, loops))
             case tile.CastOp():
                 add(_Entry("cast", "map", tile.tile_type(op.result).names, swept, loops))
+            case tile.PickOp():
+                add(_Entry("pick", "map", tile.tile_type(op.result).names, swept, loops))
             case tile.PadOp() | tile.IndexOp() | tile.FillOp():
                 add(_Entry("fill", "fill", tile.tile_type(op.results[0]).names, swept, loops))
             case tile.ReduceOp():
@@ -316,7 +320,7 @@ class Census:
             if e.kind == "carry":
                 self.carried.setdefault(e.loops, []).append(e.ranks)
                 continue
-            elements = math.prod(self.extent[r] for r in e.ranks)
+            elements = math.prod(self.extent[r] for r in e.ranks if r not in self.bands)
             repeats = tuple(r for r in (*self.grid, *e.loops) if r not in e.ranks)
             self.counted.append((e, elements, repeats))
             tiles = self.computed.setdefault(e.loops, {})
@@ -361,9 +365,11 @@ class Census:
         size = {
             r.name: 1 if r.role == "unit" else extent[r.name] if r.role == "whole" else params[r.tile or ""]
             for r in self.ranks
+            if r.of is None
         }
+        size |= {r: width(sides_of(of, size), "num_warps" in params) for r, of in self.bands.items()}
         trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
-        tile_of = {r: min(size[r], extent[r]) for r in extent}
+        tile_of = {r: size[r] if r in self.bands else min(size[r], extent[r]) for r in extent}
         programs = _product(trips, self.grid)
         walk = Trips(self.grid, extent, size, {**self.sizes, **params})
         runs_of: dict[tuple, int] = {}
@@ -380,9 +386,14 @@ class Census:
                 runs_of[at] = walk.total((), *at) if e.bounds else programs * _product(trips, e.loops)
             w.operations += runs_of[at]
             repeated = _product(trips, repeats)
+            band = next((r for r in e.ranks if r in self.bands), None)
+            ranks = e.ranks if band is None else tuple(r for r in e.ranks if r != band)
+            long = 1 if band is None else size[band]
             if e.kind in ("load", "store"):
                 again = self._again(e, repeats, trips, tile_of, flight) if e.kind == "load" else ()
-                points = walk.total(e.ranks, *at, e.inside) if e.bounds else e.points * repeated
+                points = walk.total(ranks, *at, e.inside) if e.bounds else e.points * repeated
+                if band is not None:
+                    points = loaded(walk, band, self.bands[band], e.ranks, *at)
                 transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again)
                 moved = w.loads if e.kind == "load" else w.stores
                 piece = (e.kind, e.buffer, e.access, e.loops)
@@ -403,11 +414,11 @@ class Census:
                         w.kept_load_bytes += held
                         w.waits += _product(trips, e.loops) if e.loops else 0
                 continue
-            total = elements * repeated
+            total = elements * repeated * long
             if e.bounds:
                 key = (frozenset(e.ranks), at)
                 if key not in totals:
-                    totals[key] = walk.total(e.ranks, *at)
+                    totals[key] = walk.total(ranks, *at) * long
                 total = totals[key]
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total

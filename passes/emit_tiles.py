@@ -165,7 +165,8 @@ class _Emitter:
             at = self.scope_of.get(v, self.top)
             if at.depth > scope.depth:
                 scope = at
-        for r in ranks:
+        of_bands = [s.name for r in ranks if r in self.extents for s in self.table.sides(self.table[r])]
+        for r in (*ranks, *of_bands):
             if r in self.extents and self._role(r) == "loop":
                 bound = [s for s in self.stack if s.rank == r]
                 if not bound:
@@ -195,14 +196,23 @@ class _Emitter:
         if value in self.buffer:
             return self._load(value, access)
         if self._is_done(value):
-            return self.done[value]
+            return self._picked(self.done[value], access)
         op = value.owner
         if isinstance(op, EinsumOp) and op.is_map:
             return self.scalar(op.yields[value.index], self._env(op))  # pyright: ignore
         if isinstance(op, EinsumOp | OnlineOp):
             self._reduce(op)
-            return self.done[value]
+            return self._picked(self.done[value], access)
         raise _Stop(f"{op} cannot be scheduled")
+
+    def _picked(self, value: SSAValue, access: AccessMap) -> SSAValue:
+        """A tile of a reduction as it is read: along a band, each point of the tile has an element of its own."""
+        names = tile.tile_type(value).names
+        bands = [r for r in names if self._role(r) == "band"]
+        if not bands:
+            return value
+        ranks = self.table.ordered(access.ranks)
+        return self._emit(("pick", *bands), [value], lambda: tile.PickOp(value, bands[0], ranks), ranks)[0]
 
     def _is_done(self, value: SSAValue) -> bool:
         """Whether a reduction's result is known here: a loop that has ended takes what lived in it away."""

@@ -35,6 +35,7 @@ from ..ir.attributes import AccessMap
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .algebra.forms import Refused
+from .bands import band_ranks
 from .census import Census, Work
 from .contraction import Contraction, contractions
 from .cost import Price, price
@@ -361,6 +362,7 @@ class _Shape:
                 for n in symbols.names(e):
                     self.sizes.setdefault(n, LARGE)
         self.dots: list[Contraction] = contractions(kernel)
+        self.bands = band_ranks(kernel)
         self.out: list[str] = list(dict.fromkeys(r for v in kernel.returned for r in v.owner.out_ranks(v.index)))  # pyright: ignore
         self.reduced: set[str] = set()
         for op in kernel.body.block.ops:
@@ -411,6 +413,8 @@ class _Shape:
             if whole and rank != self.stream:
                 return ["whole"]
             return ["loop", "whole"] if whole else ["loop"]
+        if rank in self.bands:
+            return ["band"]
         if self.parts is not None and rank == self.parts.part:
             return ["unit"]
         if self._batch(rank):  # on a CPU, the innermost batch rank is folded: a few dots in one call
@@ -423,8 +427,9 @@ class _Shape:
 
     def _batch(self, rank: str) -> bool:
         """A rank that both sides of every contraction that has it carry."""
-        having = [d for d in self.dots if rank in d.ranks]
-        return bool(having) and all(rank in d.batch for d in having) and not any(rank not in d.ranks for d in self.dots)
+        dots = [d for d in self.dots if not d.ranks & self.bands.keys()] or self.dots
+        having = [d for d in dots if rank in d.ranks]
+        return bool(having) and all(rank in d.batch for d in having) and not any(rank not in d.ranks for d in dots)
 
     def _tiled(self) -> set[str]:
         """Which output ranks get tiles: the largest on each side of the contractions; without any, the innermost."""
@@ -456,7 +461,13 @@ class _Shape:
         order.update(dict.fromkeys([*self.out, *self.extents]))
         return tile.TileRanks(
             tuple(
-                tile.TileRank(r, self.extents[r], roles[r], _parameter(r) if roles[r] in ("grid", "loop") else None)
+                tile.TileRank(
+                    r,
+                    self.extents[r],
+                    roles[r],
+                    _parameter(r) if roles[r] in ("grid", "loop") else None,
+                    self.bands.get(r),
+                )
                 for r in order
                 if r in self.extents
             )

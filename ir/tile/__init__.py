@@ -40,7 +40,7 @@ from .types import (
     tile_type,
     with_role,
 )
-from .values import CastOp, DotOp, FillOp, IndexOp, MapOp, PadOp, ReduceOp
+from .values import CastOp, DotOp, FillOp, IndexOp, MapOp, PadOp, PickOp, ReduceOp
 
 __all__ = [
     "ROLES",
@@ -54,6 +54,7 @@ __all__ = [
     "LoadOp",
     "MapOp",
     "PadOp",
+    "PickOp",
     "ReduceOp",
     "ReturnOp",
     "StoreOp",
@@ -80,6 +81,7 @@ Tile = Dialect(
         MapOp,
         CastOp,
         PadOp,
+        PickOp,
         DotOp,
         ReduceOp,
         YieldOp,

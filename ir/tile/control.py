@@ -24,7 +24,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import symbols
 from ..attributes import AccessMap
-from .types import TileRanks, TileType, rank_names, strings
+from .types import TileRank, TileRanks, TileType, rank_names, strings
 
 
 @irdl_op_definition
@@ -252,6 +252,8 @@ class KernelOp(IRDLOperation):
         expected = {r.name for r in table if r.role in ("unit", "grid")}
         if set(self.grid_ranks) != expected or len(self.grid_ranks) != len(expected):
             raise VerifyException(f"the grid must list the unit and grid ranks {sorted(expected)} once each")
+        for r in table:
+            self._verify_band(r)
         unbound = [r.tile for r in table if r.tile is not None and r.tile not in self.parameters]
         if unbound:
             raise VerifyException(f"parameters {unbound} are not bound")
@@ -264,6 +266,15 @@ class KernelOp(IRDLOperation):
                     raise VerifyException(f"{op.name} gives a tile over {wrong}, no dimensions of {self.ranks.text()}")
             if isinstance(op, ForOp) and op.rank.data not in [r.name for r in table if r.role == "loop"]:
                 raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
+
+    def _verify_band(self, rank: TileRank) -> None:
+        if rank.of is None:
+            return
+        linear = symbols.affine(rank.of, self.ranks.names)
+        if linear is None or not all(c in (1, -1) for c in linear[0].values()):
+            raise VerifyException(f"the band {rank.name} must be a sum or a difference of ranks")
+        if any(self.ranks[n].role == "band" for n in linear[0]):
+            raise VerifyException(f"the band {rank.name} follows from a band")
 
     def _is_dimension(self, name: str) -> bool:
         """Whether tiles may have this rank: it is in the table, and more than one element a program."""
