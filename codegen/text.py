@@ -195,12 +195,9 @@ def dot_ranks(kernel: tile.KernelOp) -> set[str]:
     return found
 
 
-LEAST_DOT = 16  # lanes along each side of a dot
-
-
 def whole_lanes(extent: int, in_dot: bool) -> int:
     """How many lanes a block of fixed shape holds a whole rank of this extent in."""
-    return max(1 << max(0, extent - 1).bit_length(), LEAST_DOT if in_dot else 1)
+    return max(1 << max(0, extent - 1).bit_length(), tile.LEAST_DOT if in_dot else 1)
 
 
 def is_even(kernel: tile.KernelOp, name: str) -> bool:
@@ -220,7 +217,9 @@ def band_end(kernel: tile.KernelOp, rank: tile.TileRank, last: bool) -> sympy.Ex
     table = {}
     for side, sign in kernel.ranks.sides(rank).items():
         if side.role != "unit":
-            table[symbols.symbol(side.name)] = symbols.symbol(f"{'last' if (sign > 0) == last else 'first'}_{side.name}")
+            table[symbols.symbol(side.name)] = symbols.symbol(
+                f"{'last' if (sign > 0) == last else 'first'}_{side.name}"
+            )
     return symbols.substitute(rank.of or sympy.Integer(0), table)
 
 

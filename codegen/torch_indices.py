@@ -77,6 +77,8 @@ class Indices:
         rank = self.ranks[name]
         if rank.of is not None:
             sides = [self.most(side.name) for side in self.ranks.sides(rank) if side.role != "unit"]
+            if all(s.isdecimal() for s in sides):
+                return str(tile.band_width([int(s) for s in sides], False))
             return f"{' + '.join(sides)} - {len(sides) - 1}"
         if rank.tile is None:
             return self.expression(rank.extent)
@@ -148,21 +150,22 @@ class Indices:
             if rank.of is None or not known or f"start_{rank.name}" not in self.used_names:
                 continue
             start, stop, size = (self.rank_names[f"{p}_{rank.name}"] for p in ("start", "stop", "size"))
-            lines.append(f"{'    ' * depth}{start} = {self.band_end(rank, False)}")
-            lines.append(f"{'    ' * depth}{stop} = {self.band_end(rank, True)} + 1")
+            lines.append(f"{'    ' * depth}{start} = {self.expression(self.band_end(rank, False))}")
+            lines.append(f"{'    ' * depth}{stop} = {self.expression(self.band_end(rank, True) + 1)}")
             if f"size_{rank.name}" in self.used_names:
                 lines.append(f"{'    ' * depth}{size} = {stop} - {start}")
         return lines
 
-    def band_end(self, rank: tile.TileRank, last: bool) -> str:
-        table = {}
+    def band_end(self, rank: tile.TileRank, last: bool) -> sympy.Expr:
+        """The least element of a band in the present tile, or its last, over names of the printed function."""
+        table: dict[sympy.Symbol, sympy.Expr] = {}
         for side in self.ranks.sides(rank):
             first, end = sympy.Integer(0), side.extent
             if side.tile:
                 first, end = (symbols.symbol(self.rank_names[f"{part}_{side.name}"]) for part in ("start", "stop"))
             table[symbols.symbol(f"first_{side.name}")] = first
             table[symbols.symbol(f"last_{side.name}")] = end - 1
-        return self.expression(symbols.substitute(band_end(self.kernel, rank, last), table))
+        return symbols.substitute(band_end(self.kernel, rank, last), table)
 
     def bounds(self, rank: tile.TileRank, first: str | None, depth: int) -> list[str]:
         """The lines that say where a tile begins (`first`, unless a loop said it), where it ends, how long it is."""

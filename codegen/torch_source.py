@@ -235,9 +235,7 @@ class _Printer(Accesses):
         name = self.names.fresh(hint(op))
         self.roots[op.result] = op.value
         self.values[op.result] = replace(value, text=name, layout=layout)
-        scope.add(
-            f"{name} = picked({value.text}, {place}, {self.length(fresh[0])}, {signs[fresh[0]]}, [{along}])"
-        )
+        scope.add(f"{name} = picked({value.text}, {place}, {self.length(fresh[0])}, {signs[fresh[0]]}, [{along}])")
 
     def dot(self, op: tile.DotOp, scope: Scope) -> None:
         """mm or bmm: [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension."""

@@ -64,12 +64,6 @@ def band_ranks(kernel: KernelOp) -> dict[str, sympy.Expr]:
     return found
 
 
-def width(lengths: Sequence[int], fixed: bool) -> int:
-    """How long the band of a tile is.  lengths: of the tile's sides.  fixed: blocks are powers of two."""
-    exact = sum(n - 1 for n in lengths) + 1
-    return 1 << (exact - 1).bit_length() if fixed else exact
-
-
 def loaded(
     walk: Trips, rank: str, of: sympy.Expr, ranks: Sequence[str], loops: Sequence[str], bounds: Sequence[Bounds]
 ) -> int:
@@ -117,4 +111,4 @@ def sides_of(of: sympy.Expr, sizes: Mapping[str, int]) -> list[int]:
     return [sizes[n] for n in sorted(symbols.names(of)) if n in sizes]
 
 
-__all__ = ["band_dimension", "band_ranks", "loaded", "sides_of", "width"]
+__all__ = ["band_dimension", "band_ranks", "loaded", "sides_of"]

@@ -24,7 +24,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
 from ..ir.attributes import element_bits
-from .bands import loaded, sides_of, width
+from .bands import loaded, sides_of
 from .trips import Bounds, Points, Trips, evaluated
 
 FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
@@ -102,6 +102,7 @@ class Work:
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     dots: list[Dot] = field(default_factory=list)
+    picked_bytes: int = 0  # of the largest tile that is picked from
     made_operands: list[tuple[int, int, bool]] = field(default_factory=list)  # see `_operand_bytes`
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
     heaviest: float = 1.0  # operations of the program that does most, in terms of their mean
@@ -367,7 +368,7 @@ class Census:
             for r in self.ranks
             if r.of is None
         }
-        size |= {r: width(sides_of(of, size), "num_warps" in params) for r, of in self.bands.items()}
+        size |= {r: tile.band_width(sides_of(of, size), "num_warps" in params) for r, of in self.bands.items()}
         trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
         tile_of = {r: size[r] if r in self.bands else min(size[r], extent[r]) for r in extent}
         programs = _product(trips, self.grid)
@@ -434,6 +435,8 @@ class Census:
                 w.reduce_elements += total
             else:
                 w.map_elements += total
+            if e.function == "pick":
+                w.picked_bytes = max(w.picked_bytes, 4 * _product(tile_of, e.swept[0]))
             if e.kind == "special":
                 w.transcendental_elements += total
         w.waits += sum(waiting.values())

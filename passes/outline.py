@@ -9,8 +9,9 @@ ranks it was written at.  Two ranks are made one
     then serve both.
 
 Two ranks of one operation are never made one, whatever their extents (the rows of x against the rows of x).  A map read
-at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.  A product that
-is read at a difference or a sum of ranks keeps a rank of its own there (`bands.py`).  Of an operation with several results, those that nobody reads are not made.
+at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.  A product
+that is read at a difference or a sum of ranks keeps a rank of its own there (`bands.py`).  Of an operation with several
+results, those that nobody reads are not made.
 """
 
 from __future__ import annotations
@@ -287,9 +288,7 @@ def _place_copy(op, instance, space, extents, block, argument, by_op, inside) ->
             inputs.append((argument[value], AccessMap.of(at)))
         else:
             producer: _Instance = next(
-                i
-                for i in by_op[value.owner]
-                if [space.resolve(e) for e in i.at(value.index)] == at
+                i for i in by_op[value.owner] if [space.resolve(e) for e in i.at(value.index)] == at
             )
             bound = [space.resolve(e) for r in value.owner.out_ranks(value.index) for e in [producer.binding[r]]]
             ranks_out = at if producer.read_at else _copied_ranks(bound, extents)

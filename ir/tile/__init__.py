@@ -29,11 +29,13 @@ from xdsl.ir import Dialect
 from .control import ForOp, KernelOp, ReturnOp, YieldOp, empty_body
 from .memory import LoadOp, StoreOp
 from .types import (
+    LEAST_DOT,
     ROLES,
     BufferType,
     TileRank,
     TileRanks,
     TileType,
+    band_width,
     number,
     python_number,
     strings,
@@ -43,6 +45,7 @@ from .types import (
 from .values import CastOp, DotOp, FillOp, IndexOp, MapOp, PadOp, PickOp, ReduceOp
 
 __all__ = [
+    "LEAST_DOT",
     "ROLES",
     "BufferType",
     "CastOp",
@@ -63,6 +66,7 @@ __all__ = [
     "TileRanks",
     "TileType",
     "YieldOp",
+    "band_width",
     "empty_body",
     "number",
     "python_number",

@@ -165,6 +165,15 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
             raise VerifyException("a buffer has one stride per dimension")
 
 
+LEAST_DOT = 16  # lanes along each side of a dot, where blocks have fixed shapes
+
+
+def band_width(lengths: Iterable[int], fixed: bool) -> int:
+    """How many elements a band has.  lengths: of the tiles that it follows from.  fixed: blocks are powers of two."""
+    exact = sum(n - 1 for n in lengths) + 1
+    return max(1 << (exact - 1).bit_length(), LEAST_DOT) if fixed else exact
+
+
 def tile_type(value: SSAValue) -> TileType:
     """The type of a tile value."""
     assert isinstance(value.type, TileType), value.type
