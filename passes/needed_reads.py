@@ -28,6 +28,7 @@ from .index_predicates import FALSE, TRUE, AtLeast, Every, Predicate, Some, at_l
 from .neutral import Facts, Neutral
 from .outline import label
 from .pass_classes import ProgramPass
+from .quotients import rounded, without_quotients
 from .replace_einsum import replace_einsum
 
 Needed = dict[SSAValue, Predicate]  # a value -> where some of it matters; nothing said: nowhere
@@ -46,7 +47,7 @@ class NeededReads(ProgramPass):
 def needed_reads(program: ProgramOp) -> list[tuple[str, str]]:
     """Make accesses affine where only points at which they are affine matter; (what, identity) for each."""
     block = program.body.block
-    if not any(_rounded(e) for op in block.ops if isinstance(op, EinsumOp) for a in op.accesses.data for e in a.data):
+    if not any(rounded(e) for op in block.ops if isinstance(op, EinsumOp) for a in op.accesses.data for e in a.data):
         return []
     neutral = _Facts(program)
     tensors: Needed = {}
@@ -64,7 +65,7 @@ def needed_reads(program: ProgramOp) -> list[tuple[str, str]]:
         inputs = []
         for arg, (value, access) in zip(op.body.block.args, op.operand_accesses, strict=True):
             where = scalars.get(arg, FALSE)
-            affine = AccessMap.of([_affine(e, where, op.extents) for e in access.data])
+            affine = AccessMap.of([without_quotients(e, where, op.extents) for e in access.data])
             if affine != access:
                 done.append((label(op), f"{access.text()} = {affine.text()} where {to_text(where)}"))
             inputs.append((value, affine))
@@ -164,62 +165,6 @@ def _renamed(p: Predicate, table: Mapping[sympy.Symbol, sympy.Expr]) -> Predicat
             return every(*(_renamed(q, table) for q in parts))
         case Some(parts):
             return some(*(_renamed(q, table) for q in parts))
-
-
-# --- quotients ----------------------------------------------------------------------------------------------------
-
-
-def _rounded(e: sympy.Expr) -> set[sympy.Expr]:
-    """The quotients and remainders in an index expression."""
-    return e.atoms(sympy.floor, sympy.Mod)  # pyright: ignore
-
-
-def _affine(e: sympy.Expr, where: Predicate, extents: Mapping[str, sympy.Expr]) -> sympy.Expr:
-    """`e` without the quotients and remainders that are affine wherever `where` holds."""
-    table: dict[sympy.Expr, sympy.Expr] = {}
-    for part in _rounded(e):
-        top, bottom = symbols.fraction(part) if isinstance(part, sympy.floor) else part.args  # pyright: ignore
-        if set(extents) & symbols.names(bottom):
-            continue
-        q = _quotient(top, bottom, where, extents)
-        if q is not None:
-            table[part] = q if isinstance(part, sympy.floor) else sympy.expand(top - bottom * q)
-    return sympy.expand(e.xreplace(table)) if table else e
-
-
-def _quotient(
-    top: sympy.Expr, bottom: sympy.Expr, where: Predicate, extents: Mapping[str, sympy.Expr]
-) -> sympy.Expr | None:
-    """An affine q with 0 <= top - bottom q < bottom wherever `where` holds."""
-    linear = symbols.affine(top, extents)
-    if linear is None:
-        return None
-    near = sum((_nearest(c, bottom) * symbols.symbol(r) for r, c in linear[0].items()), sympy.Integer(0))
-    near = near + _nearest(linear[1], bottom)
-    for q in (near, near - 1, near + 1):
-        rest = sympy.expand(top - bottom * q)
-        if _holds(rest, where, extents) and _holds(sympy.expand(bottom - 1 - rest), where, extents):
-            return sympy.expand(q)
-    return None
-
-
-def _nearest(c: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
-    """How many times `bottom` is in `c`, about."""
-    if c.is_Integer and bottom.is_Integer:
-        return sympy.floor(sympy.Rational(int(c), int(bottom)) + sympy.Rational(1, 2))
-    if bottom.is_Integer or not c.free_symbols:
-        return sympy.Integer(0)
-    return sympy.div(c, bottom, *sorted(bottom.free_symbols, key=str))[0]
-
-
-def _holds(e: sympy.Expr, where: Predicate, extents: Mapping[str, sympy.Expr]) -> bool:
-    """Whether `e >= 0` follows from the extents, or from these and one part of `where`."""
-    known = [p.e for p in (where.parts if isinstance(where, Every) else (where,)) if isinstance(p, AtLeast)]
-    for part in (sympy.Integer(0), *known):
-        reach = interval(sympy.expand(e - part), extents)
-        if reach is not None and reach[0].is_nonnegative:
-            return True
-    return False
 
 
 __all__ = ["NeededReads", "fold_decided", "needed_reads"]

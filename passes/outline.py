@@ -29,6 +29,8 @@ from ..ir.cascade import EinsumOp, IndexOp, KernelOp, ReturnOp, YieldOp
 from .algebra.forms import Refused
 from .bands import band_dimension
 from .canonicalise import simplify_region
+from .index_predicates import TRUE
+from .quotients import rounded, without_quotients
 
 __all__ = ["Refused", "label", "outline"]
 
@@ -76,6 +78,14 @@ class _Space:
             return symbols.symbol(self.root(e.name)) if e.name in self.parent else e
         table = {s: symbols.symbol(self.root(s.name)) for s in e.free_symbols if s.name in self.parent}
         return symbols.substitute(e, table)
+
+    def resolved(self, access: AccessMap) -> list[sympy.Expr]:
+        """The indices of an access over the ranks as they are; quotients that the extents decide are gone."""
+        found = [self.resolve(e) for e in access.data]
+        if any(map(rounded, found)):
+            extents = {self.root(n): self.extent[self.root(n)] for n in self.parent}
+            found = [without_quotients(e, TRUE, extents) for e in found]
+        return found
 
     def separate(self, ranks: Sequence[str]) -> None:
         roots = sorted({self.root(r) for r in ranks})
@@ -159,7 +169,7 @@ def outline(
             for value, access in op.operand_accesses:
                 producer = value.owner
                 if isinstance(producer, EinsumOp) and producer in inside:
-                    at = [space.resolve(e) for e in access.substitute(instance.binding).data]
+                    at = space.resolved(access.substitute(instance.binding))
                     found = demand(producer, value.index, at)  # pyright: ignore
                     if isinstance(found, Refused):
                         return found
@@ -283,7 +293,7 @@ def _place_copy(op, instance, space, extents, block, argument, by_op, inside) ->
             names.setdefault(s)
     inputs = []
     for value, access in op.operand_accesses:
-        at = [space.resolve(e) for e in access.substitute(instance.binding).data]
+        at = space.resolved(access.substitute(instance.binding))
         if value in argument:
             inputs.append((argument[value], AccessMap.of(at)))
         else:
