@@ -21,17 +21,18 @@ from .contraction import product_factors
 from .trips import Bounds, Trips, evaluated
 
 
-def band_dimension(op: EinsumOp, demanded: Sequence[sympy.Expr], inside: Collection[Operation]) -> int | None:
+def band_dimension(
+    op: EinsumOp, demanded: Sequence[sympy.Expr], ranks: Collection[str], inside: Collection[Operation]
+) -> int | None:
     """Which dimension of a sum is read along a band, when it is zero beyond the ends of that one.
 
-    demanded: the index expressions at which the sum is read, all but one of them ranks.  inside: the operations that the
+    demanded: the index expressions at which the sum is read, all but one of them of `ranks`.  inside: the operations that the
     sum shall share a kernel with.  None: its reads are no band, or it cannot be computed there.
     """
     shifted = [n for n, e in enumerate(demanded) if not isinstance(e, sympy.Symbol)]
     if len(shifted) != 1 or len(op.results) != 1 or op.combiner_names != ("sum",):
         return None
-    names = sorted(symbols.names(demanded[shifted[0]]))
-    linear = symbols.affine(demanded[shifted[0]], names)
+    linear = symbols.affine(demanded[shifted[0]], ranks)
     if linear is None or not 1 <= len(linear[0]) <= 2 or not all(c in (1, -1) for c in linear[0].values()):
         return None
     rank = op.out_ranks(0)[shifted[0]]

@@ -122,7 +122,7 @@ def outline(
     def place(op: EinsumOp, demanded: Sequence[sympy.Expr] | None, result: int) -> _Instance | Refused:
         binding: dict[str, sympy.Expr] = {}
         extents = op.extents
-        band = None if demanded is None or op.is_map else band_dimension(op, demanded, inside)
+        band = None if demanded is None or op.is_map else band_dimension(op, demanded, space.parent, inside)
         if demanded is None:
             for r in op.out_ranks(result):
                 binding[r] = space.fresh(r, extents[r])
