@@ -24,7 +24,8 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import symbols
 from ..attributes import AccessMap
-from .types import TileRank, TileRanks, TileType, rank_names, strings
+from .types import TileRank, TileRanks, TileType, rank_names, strings, tile_type
+from .values import PickOp
 
 
 @irdl_op_definition
@@ -264,8 +265,18 @@ class KernelOp(IRDLOperation):
                 wrong = [n for n in kind.names if not self._is_dimension(n)] if isinstance(kind, TileType) else []
                 if wrong:
                     raise VerifyException(f"{op.name} gives a tile over {wrong}, no dimensions of {self.ranks.text()}")
+            if isinstance(op, PickOp):
+                self._verify_pick(op)
             if isinstance(op, ForOp) and op.rank.data not in [r.name for r in table if r.role == "loop"]:
                 raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
+
+    def _verify_pick(self, op: PickOp) -> None:
+        band = self.ranks[op.band.data]
+        if band.of is None:
+            raise VerifyException(f"tile.pick picks along '{band.name}', which is no band of {self.ranks.text()}")
+        sides = {side.name for side in self.ranks.sides(band) if side.role != "unit"}
+        if not sides <= set(tile_type(op.result).names):
+            raise VerifyException(f"what is picked along '{band.name}' has the ranks {sorted(sides)}")
 
     def _verify_band(self, rank: TileRank) -> None:
         if rank.of is None:

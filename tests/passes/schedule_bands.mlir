@@ -4,7 +4,7 @@
 // CHECK-LABEL: tile.kernel @k0 [b = 2 unit, i = rows grid BI, n = rows band k + rows - i - 1, k = rows loop BK
 // CHECK-SAME:    (%arg0: !tile.buffer<[2, rows, 4], {{.*}}, %arg3: !tile.buffer<[rows, 4], {{.*}}, %arg1: {{.*}}, %arg2: {{.*}}) -> (%bmm: {{.*}})
 // CHECK:         tile.for k from 0
-// CHECK:           %arg3_1 = tile.load %arg3<[n, k1]> guard ["n"] : {{.*}} -> !tile.tile<[n, k1], f32>
+// CHECK:           %arg3_1 = tile.load %arg3<[n, k1]> guard ["n", "k1"] : {{.*}} -> !tile.tile<[n, k1], f32>
 // CHECK:           %mm = tile.dot %arg0_1, %arg3_1 over "k1" {{.*}} -> !tile.tile<[i, n], f32>
 // CHECK:           tile.pick %mm at "n" : !tile.tile<[i, n], f32> -> !tile.tile<[i, k], f32>
 cascade.program @p(%arg0: !cascade.tensor<[2, rows, 4], f32>, %arg1: !cascade.tensor<[2, rows, 4], f32>, %arg2: !cascade.tensor<[2, rows, 3], f32>, %arg3: !cascade.tensor<[rows, 4], f32>) -> (!cascade.tensor<[2, rows, 3], f32>) {
