@@ -24,6 +24,7 @@ from .algebra.forms import Refused
 from .bounds import inside
 from .contraction import product_factors, split
 from .index_predicates import TRUE, Predicate, Segment, about, every, some, to_text
+from .levels import levels, reduced_ranks
 from .neutral import Neutral
 from .small_values import is_small
 from .walk import Walk
@@ -93,7 +94,7 @@ class _Emitter:
         for inner, outer in self.buffer.items():
             outer.name_hint = inner.name_hint
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
-        self.levels = self._levels()
+        self.levels = levels(kernel)
         self.neutral = Neutral(kernel)
         self.given: Predicate = TRUE  # what is known of the indices in the loops under construction
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
@@ -148,7 +149,7 @@ class _Emitter:
         """Run the loops over `rank` that `value` depends on, before a loop of its own is opened."""
         owner = value.owner
         if isinstance(owner, EinsumOp | OnlineOp):
-            if rank in _reduced(owner):
+            if rank in reduced_ranks(owner):
                 self.tensor(value, AccessMap.of(_out_ranks(value)))
                 return
             for v in owner.inputs:
@@ -321,25 +322,8 @@ class _Emitter:
 
     # --- reductions ----------------------------------------------------------------------------------------------
 
-    def _levels(self) -> dict[Operation, int]:
-        """How many reductions over the same rank must have ended before each reduction can start."""
-        level: dict[Operation, int] = {}
-
-        def deepest(value: SSAValue, rank: str) -> int:
-            op = value.owner
-            if not isinstance(op, EinsumOp | OnlineOp):
-                return 0
-            if rank in _reduced(op):
-                return level[op] + 1
-            return max((deepest(v, rank) for v in op.inputs), default=0)
-
-        for op in self.kernel.body.block.ops:
-            if isinstance(op, EinsumOp | OnlineOp) and _reduced(op):
-                level[op] = max((deepest(v, r) for r in _reduced(op) for v in op.inputs), default=0)
-        return level
-
     def _reduce(self, op: EinsumOp | OnlineOp) -> None:
-        reduced = _reduced(op)
+        reduced = reduced_ranks(op)
         streamed = [r for r in reduced if self._role(r) == "loop"]
         if len(streamed) > 1:
             raise _Stop(f"a reduction streams two ranks at once, {streamed}")
@@ -367,7 +351,7 @@ class _Emitter:
         home = self._home(wanted)
         members: list[EinsumOp | OnlineOp] = []
         for op in self.kernel.body.block.ops:
-            if not isinstance(op, EinsumOp | OnlineOp) or rank not in _reduced(op) or self._is_done(op.results[0]):
+            if not isinstance(op, EinsumOp | OnlineOp) or rank not in reduced_ranks(op) or self._is_done(op.results[0]):
                 continue
             if self.levels[op] == self.levels[wanted] and self._reachable_home(op) == home:
                 members.append(op)
@@ -637,10 +621,6 @@ def _is_arg(combiner: str) -> bool:
 def _by_result(op: EinsumOp | OnlineOp, state: list[SSAValue]) -> list[list[SSAValue]]:
     """What `op` carries, taken from the front of a loop's state: for each result its value, or an extreme and its index."""
     return [[state.pop(0) for _ in range(2 if _is_arg(c) else 1)] for c in op.combiner_names]
-
-
-def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:
-    return op.reduced if isinstance(op, EinsumOp) else (op.over.data,)
 
 
 def _out_ranks(value: SSAValue) -> tuple[str, ...]:

@@ -1,18 +1,21 @@
 """Quotients and remainders of index expressions that are affine wherever a predicate of indices holds.
 
-    (i n + j + n) // (n + 1) = i        where j <= i < n: then 0 <= j - i + n < n + 1
-    (i n + j + n) mod (n + 1) = j - i + n
+(i n + j + n) // (n + 1) = i        where j <= i < n: then 0 <= j - i + n < n + 1
+(i n + j + n) mod (n + 1) = j - i + n
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import sympy
 
 from ..ir import symbols
 from .bounds import interval
 from .index_predicates import AtLeast, Every, Predicate
+
+Pair = tuple[sympy.Expr, sympy.Expr]
 
 
 def rounded(e: sympy.Expr) -> set[sympy.Expr]:
@@ -24,7 +27,7 @@ def without_quotients(e: sympy.Expr, where: Predicate, extents: Mapping[str, sym
     """`e` without the quotients and remainders that are affine wherever `where` holds."""
     table: dict[sympy.Expr, sympy.Expr] = {}
     for part in () if isinstance(e, sympy.Symbol) else rounded(e):
-        top, bottom = symbols.fraction(part) if isinstance(part, sympy.floor) else part.args  # pyright: ignore
+        top, bottom = symbols.fraction(part) if isinstance(part, sympy.floor) else cast(Pair, part.args)
         if set(extents) & symbols.names(bottom):
             continue
         q = _quotient(top, bottom, where, extents)
@@ -55,7 +58,7 @@ def _nearest(c: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
         return sympy.floor(sympy.Rational(int(c), int(bottom)) + sympy.Rational(1, 2))
     if bottom.is_Integer or not c.free_symbols:
         return sympy.Integer(0)
-    return sympy.div(c, bottom, *sorted(bottom.free_symbols, key=str))[0]
+    return cast(sympy.Expr, sympy.div(c, bottom, *sorted(bottom.free_symbols, key=str))[0])
 
 
 def _holds(e: sympy.Expr, where: Predicate, extents: Mapping[str, sympy.Expr]) -> bool:
