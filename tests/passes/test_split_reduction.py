@@ -32,7 +32,7 @@ SPLIT = [
     "attention", "attention_boolean", "attention_additive", "attention_causal", "attention_window", "attention_and_lse",
     "attention_softcap", "attention_repeated", "sdpa", "sdpa_mask", "sdpa_causal", "logsumexp_of_linear", "kmeans",
     "max_pooled_head", "argmax_of_linear", "logsumexp", "argmin_ties", "minmax", "any_all", "count", "variance",
-    "rms_norm_linear",
+    "rms_norm_linear", "relative_shift",
 ]  # fmt: skip
 
 
