@@ -266,7 +266,9 @@ def own_walk(kernel: KernelOp, choose: random.Random, turn: int, sizes: Mapping[
         else:
             tiles[longest] += 1 + tiles[longest] // 2
     params = {f"B{r.upper()}": t for r, t in tiles.items()}
-    table = [tile.TileRank(r, extents[r], roles[r], f"B{r.upper()}" if r in tiles else None, bands.get(r)) for r in order]
+    table = [
+        tile.TileRank(r, extents[r], roles[r], f"B{r.upper()}" if r in tiles else None, bands.get(r)) for r in order
+    ]
     grid = [r for r in order if roles[r] in ("unit", "grid")]
     choose.shuffle(grid)
     return Walk(tile.TileRanks(tuple(table)), tuple(grid), params, low_precision_dots=bool(turn % 2))
