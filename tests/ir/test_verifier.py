@@ -160,7 +160,12 @@ WRONG = [
     (TILE, "grid (b, i)", "grid (i)", "the grid must list the unit and grid ranks ['b', 'i'] once each"),
     (TILE, "BJ = 16", "BK = 16", "parameters ['BJ'] are not bound"),
     (TILE, "tile.return", "tile.yield", "a kernel ends in tile.return"),
-    (TILE, "d = 64 whole]", "d = 64 whole, r = 64 band j * 2 - i]", "the band r must be a sum or a difference of ranks"),
+    (
+        TILE,
+        "d = 64 whole]",
+        "d = 64 whole, r = 64 band j * 2 - i]",
+        "the band r must be a sum or a difference of ranks",
+    ),
     (TILE, "d = 64 whole]", "d = 64 whole, r = 64 band j - i, s = 64 band r + i]", "the band s follows from a band"),
     (
         TILE,
