@@ -36,6 +36,7 @@ from .passes.count_passes import Counted, count_kernel
 from .passes.emit_tiles import SKIPPED, VISITED
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.in_place import in_place
+from .passes.needed_reads import needed_reads
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
@@ -223,6 +224,9 @@ class _Pipeline:
         split = split_segments(program)
         self.plan.rewrites.extend(("split-segments", what, identity) for what, identity in split)
         self._show("split-segments")
+
+        self.plan.rewrites.extend(("needed-reads", what, identity) for what, identity in needed_reads(program))
+        self._show("needed-reads")
 
         fused = fuse_program(
             program,

@@ -72,7 +72,13 @@ def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
         return attribute
 
     ranks = tuple(
-        tile.TileRank(r.name, cast(sympy.Expr, r.extent.subs(pairs, simultaneous=True)), r.role, r.tile)
+        tile.TileRank(
+            r.name,
+            cast(sympy.Expr, r.extent.subs(pairs, simultaneous=True)),
+            r.role,
+            r.tile,
+            cast(sympy.Expr, r.of.subs(pairs, simultaneous=True)) if r.of is not None else None,
+        )
         for r in kernel.ranks.data
     )
     kernel.properties["ranks"] = tile.TileRanks(ranks)

@@ -152,7 +152,7 @@ def size_names(kernel: tile.KernelOp) -> tuple[str, ...]:
     """The sizes that a kernel must be told, by name: symbols that are neither ranks nor parameters."""
     found: set[str] = set()
     for rank in kernel.ranks.data:
-        found |= symbols.names(rank.extent)
+        found |= symbols.names(rank.extent) | (symbols.names(rank.of) if rank.of is not None else set())
     for argument in kernel.arguments:
         assert isinstance(argument.type, tile.BufferType)
         found |= set(argument.type.strides.ranks)
@@ -200,12 +200,9 @@ def dot_ranks(kernel: tile.KernelOp) -> set[str]:
     return found
 
 
-LEAST_DOT = 16  # lanes along each side of a dot
-
-
 def whole_lanes(extent: int, in_dot: bool) -> int:
     """How many lanes a block of fixed shape holds a whole rank of this extent in."""
-    return max(1 << max(0, extent - 1).bit_length(), LEAST_DOT if in_dot else 1)
+    return max(1 << max(0, extent - 1).bit_length(), tile.LEAST_DOT if in_dot else 1)
 
 
 def is_even(kernel: tile.KernelOp, name: str) -> bool:
@@ -213,9 +210,22 @@ def is_even(kernel: tile.KernelOp, name: str) -> bool:
     rank = kernel.ranks[name]
     if rank.role == "unit":
         return True
+    if rank.role == "band":
+        return False
     if rank.tile is not None:
         return is_multiple(rank.extent, kernel.parameters[rank.tile], multiples(kernel))
     return bool(rank.extent.is_Integer) and whole_lanes(int(rank.extent), name in dot_ranks(kernel)) == int(rank.extent)
+
+
+def band_end(kernel: tile.KernelOp, rank: tile.TileRank, last: bool) -> sympy.Expr:
+    """The least element of a band for the present tiles, or its last, over `first_i` and `last_i` of the ranks `i`."""
+    table = {}
+    for side, sign in kernel.ranks.sides(rank).items():
+        if side.role != "unit":
+            table[symbols.symbol(side.name)] = symbols.symbol(
+                f"{'last' if (sign > 0) == last else 'first'}_{side.name}"
+            )
+    return symbols.substitute(rank.of or sympy.Integer(0), table)
 
 
 def programs(kernel: tile.KernelOp) -> sympy.Expr:
@@ -239,6 +249,7 @@ def summary(kernel: tile.KernelOp) -> list[str]:
             "grid": f"{kernel.parameters.get(rank.tile or '')} elements a program",
             "loop": f"{kernel.parameters.get(rank.tile or '')} elements a step of a loop",
             "whole": "held whole",
+            "band": f"what a tile has of {symbols.to_text(rank.of or 0)}",
         }[rank.role]
         lines.append(f"    {rank.name} = {symbols.to_text(rank.extent)}: {walked}")
     for words, values in (("reads", kernel.inputs), ("writes", kernel.written)):

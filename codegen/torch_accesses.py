@@ -75,6 +75,10 @@ class Accesses(Scratch):
                 index.append(":")
             elif d in units:
                 index.append(self.expression(extent - 1 - symbols.symbol(d) if backwards else symbols.symbol(d)))
+            elif self.ranks[d].role == "band":
+                if backwards:
+                    raise NotPrintable("a band is read backwards")
+                index.append(":")
             elif not backwards:
                 index.append(self.span(d))
             else:
@@ -88,6 +92,10 @@ class Accesses(Scratch):
         while index and index[-1] == ":":
             index.pop()
         text = f"{view}[{', '.join(index)}]" if index else view
+        for place, d in enumerate(layout):
+            if d is not None and self.ranks[d].role == "band":
+                self.helpers.add("stretch")
+                text = f"stretch({text}, {place}, {self.use('start', d)}, {self.use('stop', d)})"
         return f"{text}.flip({', '.join(str(f) for f in flips)})" if flips else text
 
     def view(self, op: tile.LoadOp | tile.StoreOp, sizes: list[str], strides: list[str], constant: sympy.Expr) -> str:

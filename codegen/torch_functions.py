@@ -105,6 +105,32 @@ def extreme(function, x, dim, keepdim, of_nothing, out):
     """The extreme of `x` along `dim`, or `of_nothing` where there is nothing."""
     return function(x, dim, keepdim=keepdim, out=out) if x.shape[dim] else out.fill_(of_nothing)
 ''',
+    "stretch": '''
+def stretch(x, dim, start, stop):
+    """The elements `start` to `stop` along `dim`; zero where that leaves the tensor."""
+    first, last = max(start, 0), min(stop, x.shape[dim])
+    if first == start and last == stop:
+        return x.narrow(dim, start, stop - start)
+    found = x.new_zeros(*x.shape[:dim], stop - start, *x.shape[dim + 1 :])
+    if first < last:
+        found.narrow(dim, first - start, last - first).copy_(x.narrow(dim, first, last - first))
+    return found
+''',
+    "picked": '''
+def picked(x, dim, size, step, along):
+    """A view of `x` whose elements along `dim` are found further on, by a step for each step along other dimensions.
+
+    size: of the dimension in its place.  step: 1, or -1 where the last element comes first.  along: (dimension, 1 or -1).
+    """
+    sizes, strides = list(x.shape), list(x.stride())
+    first = sum(sizes[d] - 1 for d, sign in along if sign < 0)
+    for d, sign in along:
+        strides[d] += sign * strides[dim]
+    offset = x.storage_offset() + first * strides[dim]
+    sizes[dim] = size
+    found = x.as_strided(sizes, strides, offset)
+    return found if step > 0 else found.flip(dim)
+''',
     "gathered": '''
 def gathered(buffer, *index):
     """The elements at `index`, one tensor a dimension; zero where it leaves the buffer."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sympy
 
 from ..ir import symbols, tile
-from .text import PYTHON, Names, index_text, is_multiple, multiples, size_names, tiles_of
+from .text import PYTHON, Names, band_end, index_text, is_multiple, multiples, size_names, tiles_of
 from .torch_functions import HELPERS, TENSORS
 from .torch_layouts import Layout, Scope, layouts_of
 
@@ -37,6 +39,9 @@ class Indices:
     def use(self, part: str, rank: str) -> str:
         """The name of a rank's first element, its end, its number of elements; noted where it is defined."""
         self.used_names.add(f"{part}_{rank}")
+        for side in self.ranks.sides(self.ranks[rank]):
+            if side.tile:
+                self.used_names |= {f"start_{side.name}", f"stop_{side.name}"}
         return self.rank_names[f"{part}_{rank}"]
 
     def expression(self, e: sympy.Expr | int, level: int = 0) -> str:
@@ -57,6 +62,8 @@ class Indices:
 
     def even(self, rank: tile.TileRank) -> bool:
         """Whether every tile of a rank has the same length."""
+        if rank.of is not None:
+            return all(self.even(side) for side in self.ranks.sides(rank))
         if rank.tile is None:
             return True
         return is_multiple(rank.extent, self.params[rank.tile], multiples(self.kernel)) or self.single(rank)
@@ -68,6 +75,11 @@ class Indices:
     def most(self, name: str) -> str:
         """The text of a tile's greatest length along a rank."""
         rank = self.ranks[name]
+        if rank.of is not None:
+            sides = [self.most(side.name) for side in self.ranks.sides(rank) if side.role != "unit"]
+            if all(s.isdecimal() for s in sides):
+                return str(tile.band_width([int(s) for s in sides], False))
+            return f"{' + '.join(sides)} - {len(sides) - 1}"
         if rank.tile is None:
             return self.expression(rank.extent)
         return str(min(self.params[rank.tile], int(rank.extent)) if rank.extent.is_Integer else self.params[rank.tile])
@@ -120,7 +132,7 @@ class Indices:
                 lines += self.bounds(rank, f"{own} * {self.params[rank.tile or '']}", 2)
             if count != "1":
                 rest = f"{rest} // {count}"
-        return lines
+        return lines + self.bands((), 2)
 
     def count(self, rank: tile.TileRank) -> str:
         tiles = tiles_of(self.kernel, rank)
@@ -128,6 +140,32 @@ class Indices:
             return self.expression(tiles, 2)
         self.used_names.add(f"tiles_{rank.name}")
         return self.rank_names[f"tiles_{rank.name}"]
+
+    def bands(self, loops: Sequence[str | None], depth: int) -> list[str]:
+        """The lines that say where the bands are that are known in the last of these loops, and were not before."""
+        lines = []
+        for rank in self.ranks.data:
+            around = {side.name for side in self.ranks.sides(rank) if side.role == "loop"}
+            known = around <= set(loops) and (loops[-1] in around if loops else True)
+            if rank.of is None or not known or f"start_{rank.name}" not in self.used_names:
+                continue
+            start, stop, size = (self.rank_names[f"{p}_{rank.name}"] for p in ("start", "stop", "size"))
+            lines.append(f"{'    ' * depth}{start} = {self.expression(self.band_end(rank, False))}")
+            lines.append(f"{'    ' * depth}{stop} = {self.expression(self.band_end(rank, True) + 1)}")
+            if f"size_{rank.name}" in self.used_names:
+                lines.append(f"{'    ' * depth}{size} = {stop} - {start}")
+        return lines
+
+    def band_end(self, rank: tile.TileRank, last: bool) -> sympy.Expr:
+        """The least element of a band in the present tile, or its last, over names of the printed function."""
+        table: dict[sympy.Symbol, sympy.Expr] = {}
+        for side in self.ranks.sides(rank):
+            first, end = sympy.Integer(0), side.extent
+            if side.tile:
+                first, end = (symbols.symbol(self.rank_names[f"{part}_{side.name}"]) for part in ("start", "stop"))
+            table[symbols.symbol(f"first_{side.name}")] = first
+            table[symbols.symbol(f"last_{side.name}")] = end - 1
+        return symbols.substitute(band_end(self.kernel, rank, last), table)
 
     def bounds(self, rank: tile.TileRank, first: str | None, depth: int) -> list[str]:
         """The lines that say where a tile begins (`first`, unless a loop said it), where it ends, how long it is."""

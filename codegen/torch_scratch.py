@@ -43,7 +43,8 @@ class Scratch(Indices):
     def touch(self, slot: Slot) -> Slot:
         """Note that a slot is used here, so that it is cut where the lengths of its ranks are known."""
         if slot.var != slot.base:
-            scope = next((s for s in reversed(self.scopes) if s.rank in slot.names), self.program)
+            names = {*slot.names, *(s.name for n in slot.names for s in self.ranks.sides(self.ranks[n]))}
+            scope = next((s for s in reversed(self.scopes) if s.rank in names), self.program)
             scope.slots.setdefault(slot.var, slot)
         return slot
 

@@ -121,6 +121,8 @@ class _Printer(Accesses):
                 self.cast(op, scope)
             case tile.PadOp():
                 self.alias(op.result, op.value)
+            case tile.PickOp():
+                self.pick(op, scope)
             case tile.DotOp():
                 self.dot(op, scope)
             case tile.ReduceOp():
@@ -221,6 +223,22 @@ class _Printer(Accesses):
             self.values[op.outs[n]] = Value(names[-1], natural, element, slot)
         scope.add(f"{', '.join(names)} = {text}")
 
+    def pick(self, op: tile.PickOp, scope: Scope) -> None:
+        """A view of the band's tile: where a step along a rank is also one along the band."""
+        value, band = self.values[op.value], op.band.data
+        signs = {side.name: sign for side, sign in self.ranks.sides(self.ranks[band]).items()}
+        fresh = [r for r in tile.tile_type(op.result).names if r not in value.layout]
+        if len(fresh) != 1 or signs.get(fresh[0]) is None:
+            raise NotPrintable("a band is read along other ranks than one of its own")
+        place = value.layout.index(band)
+        along = ", ".join(f"({value.layout.index(r)}, {s})" for r, s in signs.items() if r in value.layout)
+        layout: Layout = tuple(fresh[0] if r == band else r for r in value.layout)
+        self.helpers.add("picked")
+        name = self.names.fresh(hint(op))
+        self.roots[op.result] = op.value
+        self.values[op.result] = replace(value, text=name, layout=layout)
+        scope.add(f"{name} = picked({value.text}, {place}, {self.length(fresh[0])}, {signs[fresh[0]]}, [{along}])")
+
     def dot(self, op: tile.DotOp, scope: Scope) -> None:
         """mm or bmm: [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension; a vector is one row."""
         k, batch = op.over.data, list(op.batch)
@@ -278,7 +296,7 @@ class _Printer(Accesses):
         self.scopes.append(inner)
         self.block(op.body.block, inner)
         self.carry(cast(tile.YieldOp, op.body.block.last_op), slots, names, inner)
-        opening = self.opening(inner)
+        opening = self.bands([s.rank for s in self.scopes[1:]], inner.depth) + self.opening(inner)
         if rank.tile:
             opening = self.bounds(rank, None, inner.depth) + opening
         self.scopes.pop()

@@ -20,10 +20,29 @@ class Addresses(Indices):
         for r in ranks:
             if r not in order:
                 raise NotPrintable(f"a tile over {list(order)} is guarded along {r}")
+            if self.ranks[r].role == "band":
+                parts += self.within_band(r, order)
+                continue
             parts.append(
                 f"{self.at(self.part('offs', r), [r], order)} < {self.expression(self.ranks[r].extent, None, 1)}"
             )
         return parts[0] if len(parts) == 1 else " & ".join(f"({p})" for p in parts)
+
+    def within_band(self, name: str, order: Sequence[str]) -> list[str]:
+        """The conditions under which a lane of a band is read by a point of the tile, and within the rank."""
+        rank = self.ranks[name]
+        start = self.band_end(rank, False, False)
+        lane = self.at(self.part("lane", name), [name], order)
+        least = [sympy.Integer(0), self.band_end(rank, False, True)]
+        beyond = [rank.extent, self.band_end(rank, True, True) + 1]
+        first = sympy.Max(*(sympy.expand(e - start) for e in least))
+        end = sympy.Min(*(sympy.expand(e - start) for e in beyond))
+        whole = all(is_even(self.kernel, s.name) for s in self.ranks.sides(rank))
+        bounds = self.bound(rank.of or sympy.Integer(0))
+        found = (
+            [] if whole and bounds and bounds[0].is_nonnegative else [f"{lane} >= {self.expression(first, None, 1)}"]
+        )
+        return [*found, f"{lane} < {self.expression(end, None, 1)}"]
 
     def address(self, op: tile.LoadOp | tile.StoreOp, names: Sequence[str], out: Lines) -> tuple[str, str]:
         """The text of a tile's addresses and of the mask under which they are valid."""
@@ -83,6 +102,10 @@ class Addresses(Indices):
                 continue
             if r not in names:
                 raise NotPrintable(f"an access over {r}, which its tile does not have")
+            if rank.role == "band":
+                lanes.append(c * symbols.symbol(f"lane_{r}"))
+                scalars.append(sympy.expand(c * self.band_end(rank, False, False)))
+                continue
             lanes.append(c * symbols.symbol(f"{'offs' if rank.role == 'whole' else 'lane'}_{r}"))
             if rank.role != "whole":
                 scalars.append(c * symbols.symbol(f"start_{r}"))
@@ -100,6 +123,8 @@ class Addresses(Indices):
         if rank not in self.ranks.names:
             return None
         found = self.ranks[rank]
+        if part == "lane" and found.role == "band":
+            return sympy.Integer(int(self.lanes(found)))
         if part == "lane" and found.tile:
             return sympy.Integer(self.params[found.tile])
         return found.extent

@@ -10,7 +10,18 @@ from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, Float6
 from xdsl.ir import Attribute, SSAValue
 
 from ..ir import symbols, tile
-from .text import LAUNCH_PARAMETERS, Names, NotPrintable, dot_ranks, index_text, size_names, tiles_of, whole_lanes
+from .text import (
+    LAUNCH_PARAMETERS,
+    Names,
+    NotPrintable,
+    band_end,
+    dot_ranks,
+    index_text,
+    is_even,
+    size_names,
+    tiles_of,
+    whole_lanes,
+)
 from .triton_functions import HELPERS, SPELLING
 
 NARROW = 2**31
@@ -123,6 +134,8 @@ class Indices:
         """How many lanes a tile has along a rank."""
         if rank.tile:
             return rank.tile
+        if rank.of is not None:
+            return str(tile.band_width(map(self.side_lanes, self.ranks.sides(rank)), True))
         in_dot = rank.name in self.dots
         if rank.extent.is_Integer:
             return str(whole_lanes(int(rank.extent), in_dot))
@@ -131,6 +144,30 @@ class Indices:
             self.names.reserve(name)
             self.whole[name] = (symbols.to_text(rank.extent), 16 if in_dot else 1)
         return name
+
+    def side_lanes(self, rank: tile.TileRank) -> int:
+        """How many lanes a tile has along a rank that a band follows from."""
+        if rank.role == "unit":
+            return 1
+        lanes = str(self.params[rank.tile]) if rank.tile else self.lanes(rank)
+        if not lanes.isdecimal():
+            raise NotPrintable(f"a band along {rank.name}, which is held whole and has no fixed size")
+        return int(lanes)
+
+    def band_end(self, rank: tile.TileRank, last: bool, cut: bool) -> sympy.Expr:
+        """The element at a band's first lane, or the one at the last that some point of the tile reads, over `start_i`.
+
+        cut: of the tile cut at the extents of its ranks.
+        """
+        table: dict[sympy.Symbol, sympy.Expr] = {}
+        for side in self.ranks.sides(rank):
+            first = symbols.symbol(f"start_{side.name}") if side.tile else sympy.Integer(0)
+            end = first + self.side_lanes(side)
+            if cut and not is_even(self.kernel, side.name):
+                end = sympy.Min(end, side.extent)
+            table[symbols.symbol(f"first_{side.name}")] = first
+            table[symbols.symbol(f"last_{side.name}")] = end - 1
+        return symbols.substitute(band_end(self.kernel, rank, last), table)
 
     def shape(self, names: Sequence[str]) -> str:
         return "[" + ", ".join(self.lanes(self.ranks[n]) for n in names) + "]"
@@ -158,6 +195,8 @@ class Indices:
             if self.ranks[symbol].role == "unit":
                 self.used.add(symbol)
                 return self.rank_names[symbol]
+            if self.ranks[symbol].role == "band":
+                raise NotPrintable(f"an index expression over the band {symbol}")
             if order is None:
                 return "0" if self.ranks[symbol].role == "whole" else self.part("start", symbol)
             return self.at(self.part("offs", symbol), [symbol], order)
@@ -231,6 +270,8 @@ class Indices:
             used = {p for p in ("offs", "lane") if f"{p}_{rank.name}" in self.used}
             if rank.role == "whole" and used:
                 head.add(f"{self.rank_names[f'offs_{rank.name}']} = tl.arange(0, {self.lanes(rank)})")
+            elif rank.role == "band" and used:
+                head.add(f"{self.rank_names[f'lane_{rank.name}']} = tl.arange(0, {self.lanes(rank)})")
             elif used:
                 if "lane" in used or rank.role == "loop":
                     head.add(f"{self.rank_names[f'lane_{rank.name}']} = tl.arange(0, {rank.tile})")

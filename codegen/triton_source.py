@@ -184,6 +184,8 @@ class _Printer(Addresses):
                 value = self.tensor(op.value)
                 mask = self.mask(op.over_ranks, value.names)
                 self.define(op, f"tl.where({mask}, {value.text}, {literal(op.python_fill)})", out)
+            case tile.PickOp():
+                self.pick(op, out)
             case tile.DotOp():
                 self.dot(op, out)
             case tile.ReduceOp():
@@ -314,6 +316,25 @@ class _Printer(Addresses):
                 self.helpers.add(helper)
         index = self.at(self.part("offs", op.over.data), [op.over.data], value.names) if "{index}" in row else ""
         self.define(op, row.format(value.text, axis=axis, index=index), out, narrow=value.narrow)
+
+    def pick(self, op: tile.PickOp, out: Lines) -> None:
+        """Of each row of the band's tile, what its points read: their lanes, and how far the first one is from the band's."""
+        value, band = self.tensor(op.value), self.ranks[op.band.data]
+        sides, names = self.ranks.sides(band), tile.tile_type(op.result).names
+        fresh = [r for r in names if r not in value.names]
+        if len(fresh) != 1 or self.ranks[fresh[0]] not in sides:
+            raise NotPrintable("a band is read along other ranks than one of its own")
+        natural = [fresh[0] if r == band.name else r for r in value.names]
+        place, first = sympy.Integer(0), 0
+        for side, sign in sides.items():
+            if side.role != "unit":
+                place += sign * symbols.symbol(f"{'lane' if side.tile else 'offs'}_{side.name}")
+                first += self.side_lanes(side) - 1 if sign < 0 else 0
+        text = self.expression(place + first, natural)
+        if any(self.ranks[r] not in sides for r in natural) or len(natural) > 2:
+            text = f"tl.broadcast_to({text}, {self.shape(natural)})"
+        text = f"tl.gather({value.text}, {text}, {natural.index(fresh[0])})"
+        self.define(op, self.at(text, natural, names), out)
 
     def dot(self, op: tile.DotOp, out: Lines) -> None:
         """Operands as [batch, M, K] and [batch, K, N], each group of ranks folded into one dimension.

@@ -33,6 +33,7 @@ from ..passes.exp2_units import Exp2Units
 from ..passes.fuse import contiguous, fuse_program
 from ..passes.hoist_monotone import HoistMonotone
 from ..passes.inline_maps import InlineMaps
+from ..passes.needed_reads import NeededReads
 from ..passes.nest_reductions import NestReductions
 from ..passes.one_hot import OneHot
 from ..passes.pass_classes import KernelPass, ProgramPass
@@ -118,7 +119,7 @@ class PlanMemory(ProgramPass):
 PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
-        Canonicalise, OneHot, Reassociate, SplitSegments, NestReductions, CountPasses, Fuse,
+        Canonicalise, OneHot, Reassociate, SplitSegments, NeededReads, NestReductions, CountPasses, Fuse,
         ReleaseScales, InlineMaps, DeferFactors, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
         Schedule, PlanMemory,
     )

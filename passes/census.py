@@ -26,6 +26,7 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
 from ..ir.attributes import element_bits
+from .bands import loaded, sides_of
 from .trips import Bounds, Points, Trips, evaluated
 
 FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
@@ -115,6 +116,7 @@ class Work:
     loop_load_bytes: int = 0
     kept_load_bytes: int = 0
     dots: list[Dot] = field(default_factory=list)
+    picked_bytes: int = 0  # of the largest tile that is picked from
     made_operands: dict[tuple, list[tuple[int, int, bool]]] = field(default_factory=dict)  # by loop: `_operand_bytes`
     wide_operand_bytes: int = 0  # of the largest dot on f32 or f64 operands
     heaviest: float = 1.0  # operations of the program that does most, in terms of their mean
@@ -185,6 +187,7 @@ class Census:
         self.ranks = kernel.ranks.data
         self.extent = {r.name: symbols.evaluate(r.extent, sizes) for r in self.ranks}
         self.grid = kernel.grid_ranks
+        self.bands = {r.name: r.of for r in self.ranks if r.of is not None}
         self.all_of = {r.name: Bounds(r.name, sympy.Integer(0), r.extent) for r in self.ranks}
         self.names: dict[SSAValue, str] = {a: a.name_hint or f"arg{n}" for n, a in enumerate(kernel.arguments)}
         self.entries: list[_Entry] = []
@@ -236,6 +239,8 @@ class Census:
                 add(_Entry(op.function.data, kind, tile.tile_type(op.result).names, swept, loops))
             case tile.CastOp():
                 add(_Entry("cast", "map", tile.tile_type(op.result).names, swept, loops))
+            case tile.PickOp():
+                add(_Entry("pick", "map", tile.tile_type(op.result).names, swept, loops))
             case tile.PadOp() | tile.IndexOp() | tile.FillOp():
                 add(_Entry("fill", "fill", tile.tile_type(op.results[0]).names, swept, loops))
             case tile.ReduceOp():
@@ -342,7 +347,7 @@ class Census:
             if e.kind == "carry":
                 self.carried.setdefault(e.loops, []).append(e.ranks)
                 continue
-            elements = math.prod(self.extent[r] for r in e.ranks)
+            elements = math.prod(self.extent[r] for r in e.ranks if r not in self.bands)
             repeats = tuple(r for r in (*self.grid, *e.loops) if r not in e.ranks)
             self.counted.append((e, elements, repeats))
             tiles = self.computed.setdefault(e.loops, {})
@@ -396,9 +401,11 @@ class Census:
         size = {
             r.name: 1 if r.role == "unit" else extent[r.name] if r.role == "whole" else params[r.tile or ""]
             for r in self.ranks
+            if r.of is None
         }
+        size |= {r: tile.band_width(sides_of(of, size), "num_warps" in params) for r, of in self.bands.items()}
         trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
-        tile_of = {r: min(size[r], extent[r]) for r in extent}
+        tile_of = {r: size[r] if r in self.bands else min(size[r], extent[r]) for r in extent}
         programs = _product(trips, self.grid)
         walk = Trips(self.grid, extent, size, {**self.sizes, **params})
         runs_of: dict[tuple, int] = {}
@@ -415,10 +422,15 @@ class Census:
                 runs_of[at] = walk.total((), *at) if e.bounds else programs * _product(trips, e.loops)
             w.operations += runs_of[at]
             repeated = _product(trips, repeats)
+            band = next((r for r in e.ranks if r in self.bands), None)
+            ranks = e.ranks if band is None else tuple(r for r in e.ranks if r != band)
+            long = 1 if band is None else size[band]
             if e.kind in ("load", "store"):
                 again = self._again(e, repeats, trips, tile_of, at_once) if e.kind == "load" else ()
                 together = _product(at_once, tuple(r for r in self.grid if r not in e.ranks))
-                points = walk.total(e.ranks, *at, e.inside) if e.bounds else e.points * repeated
+                points = walk.total(ranks, *at, e.inside) if e.bounds else e.points * repeated
+                if band is not None:
+                    points = loaded(walk, band, self.bands[band], e.ranks, *at)
                 transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again, together)
                 moved = w.loads if e.kind == "load" else w.stores
                 w.skippable_load_bytes += transfer.bytes if e.skippable and e.kind == "load" else 0
@@ -443,11 +455,11 @@ class Census:
                         w.kept_load_bytes += held
                         w.waits += _product(trips, e.loops) if e.loops else 0
                 continue
-            total = elements * repeated
+            total = elements * repeated * long
             if e.bounds:
                 key = (frozenset(e.ranks), at)
                 if key not in totals:
-                    totals[key] = walk.total(e.ranks, *at)
+                    totals[key] = walk.total(ranks, *at) * long
                 total = totals[key]
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
@@ -464,6 +476,8 @@ class Census:
                 w.reduce_elements += total
             else:
                 w.map_elements += total
+            if e.function == "pick":
+                w.picked_bytes = max(w.picked_bytes, 4 * _product(tile_of, e.swept[0]))
             if e.kind == "special":
                 w.transcendental_elements += total
         w.waits += sum(waiting.values())

@@ -25,7 +25,7 @@ CPU_RATES = {
     "rsqrt": 2.0e9, "tanh": 1.9e9, "sin": 1.4e9, "cos": 1.4e9, "erf": 0.88e9, "pow": 0.3e9, "div": 1.9e9,
     "lt": 0.55e9, "le": 0.55e9, "gt": 0.55e9, "ge": 0.55e9, "eq": 0.55e9, "ne": 0.55e9,
     "ilt": 0.55e9, "ile": 0.55e9, "igt": 0.55e9, "ige": 0.55e9, "ieq": 0.55e9, "ine": 0.55e9, "select": 0.95e9,
-    "reduce": 5.5e9, "any": 10e9, "all": 10e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9,
+    "reduce": 5.5e9, "any": 10e9, "all": 10e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9, "pick": 30.0e9,
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9
 CPU_VECTOR_RATE = (
@@ -82,7 +82,7 @@ def hbm_bytes(w: Work, target: Target) -> int:
 
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
-    sram = w.kept_load_bytes + stages * w.loop_load_bytes
+    sram = w.kept_load_bytes + stages * w.loop_load_bytes + w.picked_bytes  # threads read from each other's rows there
     registers = w.held_bytes + max((_operand_bytes(made, warps) for made in w.made_operands.values()), default=0)
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early

@@ -26,6 +26,7 @@ from .closed_tiles import NEVER, opening_test, region_of, write
 from .closed_tiles import to_text as test_text
 from .contraction import product_factors, split
 from .index_predicates import TRUE, Equals, Predicate, Segment, about, every, of_indices, some, to_text
+from .levels import ended_before, levels, reduced_ranks
 from .neutral import Neutral
 from .online_writer import LAG
 from .small_values import is_small
@@ -98,8 +99,7 @@ class _Emitter:
         for inner, outer in self.buffer.items():
             outer.name_hint = inner.name_hint
         self.extents: dict[str, sympy.Expr] = {r.name: r.extent for r in self.table.data}
-        self.levels: dict[Operation, int] = {}
-        self._levels()
+        self.levels = levels(kernel)
         # Outputs to store, by the loop rank that they carry and their level.
         self.along: dict[tuple[str, int], list[int]] = {}
         self.stored: set[int] = set()
@@ -119,7 +119,7 @@ class _Emitter:
             if len(carried) > 1:
                 raise _Stop(f"an output carries two streamed ranks, {carried}")
             if carried:
-                self.along.setdefault((carried[0], self._level(value, carried[0])), []).append(n)
+                self.along.setdefault((carried[0], ended_before(self.levels, value, carried[0])), []).append(n)
         for n, value in enumerate(self.kernel.returned):
             for at, those in list(self.along.items()):
                 if n in those:
@@ -161,7 +161,7 @@ class _Emitter:
     def _store_along(self, rank: str, level: int) -> None:
         """Store the outputs along `rank` that wait for so many reductions over it: beside reductions that do, if there are."""
         for op in self.kernel.body.block.ops:
-            beside = isinstance(op, EinsumOp | OnlineOp) and rank in _reduced(op) and self.levels[op] == level
+            beside = isinstance(op, EinsumOp | OnlineOp) and rank in reduced_ranks(op) and self.levels[op] == level
             if beside and not self._is_done(op.results[0]) and self._reachable_home(op) == self.top.depth:  # pyright: ignore
                 self._loop(rank, op)  # pyright: ignore
                 if (rank, level) not in self.along:
@@ -185,7 +185,7 @@ class _Emitter:
         """Run the loops over `rank` that `value` depends on, before a loop of its own is opened."""
         owner = value.owner
         if isinstance(owner, EinsumOp | OnlineOp):
-            if rank in _reduced(owner):
+            if rank in reduced_ranks(owner):
                 self.tensor(value, AccessMap.of(_out_ranks(value)))
                 return
             for v in owner.inputs:
@@ -202,7 +202,8 @@ class _Emitter:
             at = self.scope_of.get(v, self.top)
             if at.depth > scope.depth:
                 scope = at
-        for r in ranks:
+        of_bands = [s.name for r in ranks if r in self.extents for s in self.table.sides(self.table[r])]
+        for r in (*ranks, *of_bands):
             if r in self.extents and self.walk.loops(r):
                 bound = [s for s in self.stack if s.rank == r]
                 if not bound:
@@ -232,14 +233,23 @@ class _Emitter:
         if value in self.buffer:
             return self._load(value, access)
         if self._is_done(value):
-            return self.done[value]
+            return self._picked(self.done[value], access)
         op = value.owner
         if isinstance(op, EinsumOp) and op.is_map:
             return self.scalar(op.yields[value.index], self._env(op))  # pyright: ignore
         if isinstance(op, EinsumOp | OnlineOp):
             self._reduce(op)
-            return self.done[value]
+            return self._picked(self.done[value], access)
         raise _Stop(f"{op} cannot be scheduled")
+
+    def _picked(self, value: SSAValue, access: AccessMap) -> SSAValue:
+        """A tile of a reduction as it is read: along a band, each point of the tile has an element of its own."""
+        names = tile.tile_type(value).names
+        bands = [r for r in names if self._role(r) == "band"]
+        if not bands:
+            return value
+        ranks = self.table.ordered(access.ranks)
+        return self._emit(("pick", *bands), [value], lambda: tile.PickOp(value, bands[0], ranks), ranks)[0]
 
     def _is_done(self, value: SSAValue) -> bool:
         """Whether a reduction's result is known here: a loop that has ended takes what lived in it away."""
@@ -352,23 +362,8 @@ class _Emitter:
 
     # --- reductions ----------------------------------------------------------------------------------------------
 
-    def _levels(self) -> None:
-        """How many reductions over the same rank must have ended before each reduction can start."""
-        for op in self.kernel.body.block.ops:
-            if isinstance(op, EinsumOp | OnlineOp) and _reduced(op):
-                self.levels[op] = max((self._level(v, r) for r in _reduced(op) for v in op.inputs), default=0)
-
-    def _level(self, value: SSAValue, rank: str) -> int:
-        """How many reductions over `rank` must have ended before a value is known."""
-        op = value.owner
-        if not isinstance(op, EinsumOp | OnlineOp):
-            return 0
-        if rank in _reduced(op):
-            return self.levels[op] + 1
-        return max((self._level(v, rank) for v in op.inputs), default=0)
-
     def _reduce(self, op: EinsumOp | OnlineOp) -> None:
-        reduced = _reduced(op)
+        reduced = reduced_ranks(op)
         streamed = [r for r in reduced if self.walk.loops(r)]
         if len(streamed) > 1:
             raise _Stop(f"a reduction streams two ranks at once, {streamed}")
@@ -397,7 +392,7 @@ class _Emitter:
         home = self._home(wanted)
         members: list[EinsumOp | OnlineOp] = []
         for op in self.kernel.body.block.ops:
-            if not isinstance(op, EinsumOp | OnlineOp) or rank not in _reduced(op) or self._is_done(op.results[0]):
+            if not isinstance(op, EinsumOp | OnlineOp) or rank not in reduced_ranks(op) or self._is_done(op.results[0]):
                 continue
             if self.levels[op] == self.levels[wanted] and self._reachable_home(op) == home:
                 members.append(op)
@@ -812,10 +807,6 @@ def _is_arg(combiner: str) -> bool:
 def _by_result(op: EinsumOp | OnlineOp, state: list[SSAValue]) -> list[list[SSAValue]]:
     """What `op` carries, taken from the front of a loop's state: for each result its value, or an extreme and its index."""
     return [[state.pop(0) for _ in range(2 if _is_arg(c) else 1)] for c in op.combiner_names]
-
-
-def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:
-    return op.reduced if isinstance(op, EinsumOp) else (op.over.data,)
 
 
 def _out_ranks(value: SSAValue) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, is_float
-from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, YieldOp
+from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, ProgramOp, YieldOp
 from .bounds import inside, interval
 from .index_predicates import (
     FALSE,
@@ -77,7 +77,7 @@ class Neutral:
     data: whether predicates may be about data.
     """
 
-    def __init__(self, kernel: KernelOp, data: bool = False):
+    def __init__(self, kernel: KernelOp | ProgramOp, data: bool = False):
         self.data = data
         self._loaded: dict[
             tuple[SSAValue, AccessMap], SSAValue

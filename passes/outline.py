@@ -9,8 +9,9 @@ ranks it was written at.  Two ranks are made one
     then serve both.
 
 Two ranks of one operation are never made one, whatever their extents (the rows of x against the rows of x).  A map read
-at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.  Of an operation
-with several results, those that nobody reads are not made.
+at two places becomes two maps; a reduction read at two places is refused, since it would be computed twice.  A product
+that is read at a difference or a sum of ranks keeps a rank of its own there (`bands.py`).  Of an operation with several
+results, those that nobody reads are not made.
 """
 
 from __future__ import annotations
@@ -26,18 +27,29 @@ from ..ir import symbols
 from ..ir.attributes import AccessMap, RankSpace
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, ReturnOp, YieldOp
 from .algebra.forms import Refused
+from .bands import band_dimension
 from .canonicalise import simplify_region
+from .index_predicates import TRUE
+from .quotients import rounded, without_quotients
 
 __all__ = ["Refused", "label", "outline"]
 
 
 @dataclass(eq=False)
 class _Instance:
-    """One operation placed in the kernel: its ranks bound to expressions over kernel ranks."""
+    """One operation placed in the kernel: its ranks bound to expressions over kernel ranks.
+
+    read_at: where its reader reads it, if one of its ranks is walked as a band.
+    """
 
     op: EinsumOp
     binding: dict[str, sympy.Expr]
     copies: dict[int, SSAValue] = field(default_factory=dict)
+    read_at: tuple[sympy.Expr, ...] | None = None
+
+    def at(self, result: int) -> list[sympy.Expr]:
+        """The index expressions at which a result is read."""
+        return list(self.read_at or (self.binding[r] for r in self.op.out_ranks(result)))
 
 
 class _Space:
@@ -66,6 +78,14 @@ class _Space:
             return symbols.symbol(self.root(e.name)) if e.name in self.parent else e
         table = {s: symbols.symbol(self.root(s.name)) for s in e.free_symbols if s.name in self.parent}
         return symbols.substitute(e, table)
+
+    def resolved(self, access: AccessMap) -> list[sympy.Expr]:
+        """The indices of an access over the ranks as they are; quotients that the extents decide are gone."""
+        found = [self.resolve(e) for e in access.data]
+        if any(map(rounded, found)):
+            extents = {self.root(n): self.extent[self.root(n)] for n in self.parent}
+            found = [without_quotients(e, TRUE, extents) for e in found]
+        return found
 
     def separate(self, ranks: Sequence[str]) -> None:
         roots = sorted({self.root(r) for r in ranks})
@@ -102,12 +122,15 @@ def outline(
     def place(op: EinsumOp, demanded: Sequence[sympy.Expr] | None, result: int) -> _Instance | Refused:
         binding: dict[str, sympy.Expr] = {}
         extents = op.extents
+        band = None if demanded is None or op.is_map else band_dimension(op, demanded, space.parent, inside)
         if demanded is None:
             for r in op.out_ranks(result):
                 binding[r] = space.fresh(r, extents[r])
         else:
-            for r, e in zip(op.out_ranks(result), demanded, strict=True):
-                if not op.is_map and not isinstance(e, sympy.Symbol):
+            for n, (r, e) in enumerate(zip(op.out_ranks(result), demanded, strict=True)):
+                if n == band:
+                    e = space.fresh(r, extents[r])
+                elif not op.is_map and not isinstance(e, sympy.Symbol):
                     return Refused(f"{label(op)} is a reduction read at index {symbols.to_text(e)}")
                 binding[r] = e
         for r in op.reduced:
@@ -116,15 +139,18 @@ def outline(
         bare = [e.name for e in binding.values() if isinstance(e, sympy.Symbol)]
         if demanded is not None and len({space.root(b) for b in bare}) < len(bare) and not op.is_map:
             return Refused(f"{label(op)} is read along a diagonal")
-        space.separate(used)
         instance = _Instance(op, binding)
+        if band is not None and demanded is not None:
+            instance.read_at = tuple(demanded)
+            used += [s.name for s in demanded[band].free_symbols if s.name in space.parent]  # pyright: ignore
+        space.separate(used)
         instances.append(instance)
         by_op.setdefault(op, []).append(instance)
         return instance
 
     def demand(op: EinsumOp, result: int, wanted: Sequence[sympy.Expr]) -> _Instance | Refused:
         for instance in by_op.get(op, []):
-            if _align(space, [instance.binding[r] for r in op.out_ranks(result)], wanted):
+            if _align(space, instance.at(result), wanted):
                 return instance
         if by_op.get(op) and not op.is_map:
             return Refused(f"{label(op)} would be computed twice, at different ranks")
@@ -143,7 +169,7 @@ def outline(
             for value, access in op.operand_accesses:
                 producer = value.owner
                 if isinstance(producer, EinsumOp) and producer in inside:
-                    at = [space.resolve(e) for e in access.substitute(instance.binding).data]
+                    at = space.resolved(access.substitute(instance.binding))
                     found = demand(producer, value.index, at)  # pyright: ignore
                     if isinstance(found, Refused):
                         return found
@@ -153,7 +179,7 @@ def outline(
         assert isinstance(op, EinsumOp)
         first = by_op[op][0]
         bound = [space.resolve(first.binding[r]) for r in op.out_ranks(output.index)]  # pyright: ignore
-        if not all(isinstance(e, sympy.Symbol) for e in bound) or len(set(bound)) != len(bound):
+        if first.read_at or not all(isinstance(e, sympy.Symbol) for e in bound) or len(set(bound)) != len(bound):
             return Refused(f"{label(op)} is an output that is read at other ranks inside the kernel")
     return _build(cluster, outputs, name, space, by_op, inside)
 
@@ -267,17 +293,15 @@ def _place_copy(op, instance, space, extents, block, argument, by_op, inside) ->
             names.setdefault(s)
     inputs = []
     for value, access in op.operand_accesses:
-        at = [space.resolve(e) for e in access.substitute(instance.binding).data]
+        at = space.resolved(access.substitute(instance.binding))
         if value in argument:
             inputs.append((argument[value], AccessMap.of(at)))
         else:
             producer: _Instance = next(
-                i
-                for i in by_op[value.owner]
-                if [space.resolve(i.binding[r]) for r in value.owner.out_ranks(value.index)] == at
+                i for i in by_op[value.owner] if [space.resolve(e) for e in i.at(value.index)] == at
             )
             bound = [space.resolve(e) for r in value.owner.out_ranks(value.index) for e in [producer.binding[r]]]
-            ranks_out = _copied_ranks(bound, extents)
+            ranks_out = at if producer.read_at else _copied_ranks(bound, extents)
             inputs.append((producer.copies[value.index], AccessMap.of(ranks_out)))
     outs = []
     read = [n for n, result in enumerate(op.results) if result.first_use]

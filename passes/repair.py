@@ -10,6 +10,7 @@ from .defer_factors import defer_factors
 from .derive_online import derive_kernel
 from .exp2_units import use_exp2_units
 from .inline_maps import inline_maps
+from .needed_reads import fold_decided
 from .release_scales import release_scales
 from .shared_exponentials import share_exponentials
 
@@ -19,6 +20,7 @@ def repair_kernel(kernel: KernelOp, stream: str, target: Target, lazy: bool = Fa
 
     lazy: as in `derive-online`.  Returns which of the kernel's inputs are still read.
     """
+    fold_decided(kernel)
     if target.kind != "cpu":  # operands go to matrix units there, or from shared memory
         release_scales(kernel, stream)
         erase_dead(kernel.body.block)

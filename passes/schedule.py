@@ -37,6 +37,7 @@ from ..ir.attributes import AccessMap
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .algebra.forms import Refused
+from .bands import band_ranks
 from .census import Census, Work
 from .closed_tiles import ALL, MASKS, NEVER
 from .contraction import Contraction, contractions
@@ -425,6 +426,7 @@ class _Shape:
                 for n in symbols.names(e):
                     self.sizes.setdefault(n, LARGE)
         self.dots: list[Contraction] = contractions(kernel)
+        self.bands = band_ranks(kernel)
         # A matrix unit has no use for a single row; a library's product on a CPU reads the matrix once for it.
         self.vectors = target.kind == "cpu" and not self.dots
         if self.vectors:
@@ -484,6 +486,8 @@ class _Shape:
                 return ["whole"]
             loop = EACH if self._one_by_one(rank) else "loop"
             return [loop, "whole"] if whole else [loop]
+        if rank in self.bands:
+            return ["band"]
         if self.parts is not None and rank == self.parts.part:
             return ["unit"]
         if self._batch(rank):  # on a CPU, the innermost batch rank is folded: a few dots in one call
@@ -507,8 +511,9 @@ class _Shape:
 
     def _batch(self, rank: str) -> bool:
         """A rank that both sides of every contraction that has it carry."""
-        having = [d for d in self.dots if rank in d.ranks]
-        return bool(having) and all(rank in d.batch for d in having) and not any(rank not in d.ranks for d in self.dots)
+        dots = [d for d in self.dots if not d.ranks & self.bands.keys()] or self.dots
+        having = [d for d in dots if rank in d.ranks]
+        return bool(having) and all(rank in d.batch for d in having) and not any(rank not in d.ranks for d in dots)
 
     def _tiled(self) -> set[str]:
         """Which output ranks get tiles: the largest on each side of the contractions; without any, the innermost."""
@@ -559,6 +564,7 @@ class _Shape:
                     self.extents[r],
                     "unit" if roles[r] == EACH else roles[r],
                     _parameter(r) if roles[r] in ("grid", "loop") else None,
+                    self.bands.get(r),
                 )
                 for r in order
                 if r in self.extents

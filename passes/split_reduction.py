@@ -29,6 +29,7 @@ from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap, RankSpace, TensorType, compute_type, is_float
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, OnlineOp, ProgramOp, ReturnOp, YieldOp
 from .algebra.forms import Refused
+from .levels import reduced_ranks
 
 _EXTREMES = {"argmax": "max", "argmin": "min"}
 _OF_TRUTH = {"max": "any", "min": "all"}
@@ -79,7 +80,7 @@ def split_kernel(kernel: KernelOp, rank: str, parts: int) -> Split | Refused:
     """`kernel` split into `parts` along `rank`, which it folds.  The kernel stays as it is."""
     block = kernel.body.block
     ops = [o for o in block.ops if isinstance(o, EinsumOp | OnlineOp)]
-    folding = [o for o in ops if rank in _reduced(o)]
+    folding = [o for o in ops if rank in reduced_ranks(o)]
     if not folding:
         return Refused(f"nothing is reduced over {rank}")
     late = next((o for o in folding if _upstream(o.operands) & set(folding)), None)
@@ -316,10 +317,6 @@ class _Copy:
 
 def _kernel(name: str, block: Block, attributes: dict[str, Attribute]) -> KernelOp:
     return KernelOp(name, [], Region(block), attributes)
-
-
-def _reduced(op: EinsumOp | OnlineOp) -> tuple[str, ...]:
-    return op.reduced if isinstance(op, EinsumOp) else (op.over.data,)
 
 
 def _upstream(values: Iterable[SSAValue], stop: Iterable[Operation] = ()) -> set[Operation]:

@@ -2,8 +2,9 @@
 
     python examples/gallery/relative_positions.py
 
-Huang et al., 2018 (arXiv:1809.04281). The skew is an access at j - i + L - 1; no [L, L] tensor of relative logits is
-written.
+Huang et al., 2018 (arXiv:1809.04281). The skew is an access at j - i + L - 1 wherever the mask leaves anything, and
+q @ e.T is computed where it is read: for a tile of rows and keys, with a band of the embeddings. No [L, L] tensor of
+relative logits is written, nor anything else of that size.
 """
 
 import torch

@@ -66,7 +66,8 @@ class TileProgram:
             for rank in kernel.ranks.data:
                 if rank.role == "whole":
                     space[rank.name] = range(size_of(rank.extent, here))
-            TileProgram(kernel, buffers, here, tiles).block(kernel.body.block, {}, space)
+            program = TileProgram(kernel, buffers, here, tiles)
+            program.block(kernel.body.block, {}, program.with_bands(space))
 
     def __init__(
         self, kernel: tile.KernelOp, buffers: dict[SSAValue, Tensor], sizes: dict[str, int], tiles: dict[str, int]
@@ -105,6 +106,9 @@ class TileProgram:
         """The results of an operation without effects."""
         if isinstance(op, tile.LoadOp):
             loaded, outside = read_elements(self.buffers[op.buffer], op.access.data, space, self.table(space))
+            bands = [r for r in op.guards if self.kernel.ranks[r].role == "band"]
+            if bands:
+                return [self.within(loaded, bands, space)]
             if outside and op.checked is None:
                 raise InternalCompilerError(f"tile.load {op.access.text()} reads outside its buffer; mark it checked")
             return [loaded]
@@ -120,11 +124,38 @@ class TileProgram:
             return [Named(value.tensor.to(reference_dtype(tile.tile_type(op.result).element_type)), value.ranks)]
         if isinstance(op, tile.PadOp):
             return [self.named(op.value, values)]  # a cut tile has no lanes beyond the extent
+        if isinstance(op, tile.PickOp):
+            return [self.pick(op, self.named(op.value, values), space)]
         if isinstance(op, tile.DotOp):
             return [self.dot(op, values)]
         if isinstance(op, tile.ReduceOp):
             return self.reduce(op, self.named(op.value, values), space)
         raise InternalCompilerError(f"the reference interpreter does not know {op.name}")
+
+    def with_bands(self, space: Space) -> Space:
+        """The space with the bands of the tiles that are in it."""
+        found = dict(space)
+        for rank in self.kernel.ranks.data:
+            if rank.of is not None and all(s.role == "unit" or s.name in space for s in self.kernel.ranks.sides(rank)):
+                at = index_value(rank.of, self.table(space)).tensor
+                found[rank.name] = range(int(at.min()), int(at.max()) + 1) if at.numel() else range(0)
+        return found
+
+    def within(self, value: Named, bands: Sequence[str], space: Space) -> Named:
+        """A tile that is zero where a band leaves the extent of its rank."""
+        for r in bands:
+            at = torch.arange(space[r].start, space[r].stop)
+            inside = Named((at >= 0) & (at < size_of(self.kernel.ranks[r].extent, self.sizes)), (r,))
+            value = apply(lambda v, i: torch.where(i, v, torch.zeros((), dtype=v.dtype)), value, inside)
+        return value
+
+    def pick(self, op: tile.PickOp, value: Named, space: Space) -> Named:
+        band = self.kernel.ranks[op.band.data]
+        assert band.of is not None
+        out = tile.tile_type(op.result).names
+        place = {r: Named(torch.arange(len(space[r])), (r,)) for r in out}
+        place[band.name] = apply(lambda at: at - space[band.name].start, index_value(band.of, self.table(space)))
+        return Named(value.tensor[tuple(place[r].over(out) for r in value.ranks)], out)
 
     def table(self, space: Space) -> dict[str, Named]:
         return symbol_values(space, self.sizes)
@@ -156,6 +187,7 @@ class TileProgram:
         for start in range(lower, upper, step):
             inner = {**space, rank.name: range(start, max(start, min(start + step, extent)))} if rank.tile else space
             program = TileProgram(self.kernel, self.buffers, {**self.sizes, rank.name: start}, self.tiles)
+            inner = program.with_bands(inner)
             state = program.block(op.body.block, {**values, **dict(zip(op.body.block.args, state, strict=True))}, inner)
         return state
 

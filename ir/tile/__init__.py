@@ -29,20 +29,23 @@ from xdsl.ir import Dialect
 from .control import ForOp, IfOp, KernelOp, ReturnOp, YieldOp, empty_body
 from .memory import LoadOp, StoreOp
 from .types import (
+    LEAST_DOT,
     ROLES,
     BufferType,
     TileRank,
     TileRanks,
     TileType,
+    band_width,
     number,
     python_number,
     strings,
     tile_type,
     with_role,
 )
-from .values import CastOp, DotOp, FillOp, IndexOp, MapOp, PadOp, ReduceOp
+from .values import CastOp, DotOp, FillOp, IndexOp, MapOp, PadOp, PickOp, ReduceOp
 
 __all__ = [
+    "LEAST_DOT",
     "ROLES",
     "BufferType",
     "CastOp",
@@ -55,6 +58,7 @@ __all__ = [
     "LoadOp",
     "MapOp",
     "PadOp",
+    "PickOp",
     "ReduceOp",
     "ReturnOp",
     "StoreOp",
@@ -63,6 +67,7 @@ __all__ = [
     "TileRanks",
     "TileType",
     "YieldOp",
+    "band_width",
     "empty_body",
     "number",
     "python_number",
@@ -81,6 +86,7 @@ Tile = Dialect(
         MapOp,
         CastOp,
         PadOp,
+        PickOp,
         DotOp,
         ReduceOp,
         YieldOp,

@@ -25,7 +25,8 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import symbols
 from ..attributes import AccessMap
-from .types import TileRanks, TileType, rank_names, strings, tile_type
+from .types import TileRank, TileRanks, TileType, rank_names, strings, tile_type
+from .values import PickOp
 
 QUANTIFIERS = ("any", "all")
 
@@ -332,6 +333,8 @@ class KernelOp(IRDLOperation):
         expected = {r.name for r in table if r.role in ("unit", "grid")} - set(apart)
         if set(self.grid_ranks) != expected or len(self.grid_ranks) != len(expected):
             raise VerifyException(f"the grid must list the unit and grid ranks {sorted(expected)} once each")
+        for r in table:
+            self._verify_band(r)
         unbound = [r.tile for r in table if r.tile is not None and r.tile not in self.parameters]
         if unbound:
             raise VerifyException(f"parameters {unbound} are not bound")
@@ -342,8 +345,27 @@ class KernelOp(IRDLOperation):
                 wrong = [n for n in kind.names if not self._is_dimension(n)] if isinstance(kind, TileType) else []
                 if wrong:
                     raise VerifyException(f"{op.name} gives a tile over {wrong}, no dimensions of {self.ranks.text()}")
+            if isinstance(op, PickOp):
+                self._verify_pick(op)
             if isinstance(op, ForOp) and op.rank.data not in [*apart, *(r.name for r in table if r.role == "loop")]:
                 raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
+
+    def _verify_pick(self, op: PickOp) -> None:
+        band = self.ranks[op.band.data]
+        if band.of is None:
+            raise VerifyException(f"tile.pick picks along '{band.name}', which is no band of {self.ranks.text()}")
+        sides = {side.name for side in self.ranks.sides(band) if side.role != "unit"}
+        if not sides <= set(tile_type(op.result).names):
+            raise VerifyException(f"what is picked along '{band.name}' has the ranks {sorted(sides)}")
+
+    def _verify_band(self, rank: TileRank) -> None:
+        if rank.of is None:
+            return
+        linear = symbols.affine(rank.of, self.ranks.names)
+        if linear is None or not all(c in (1, -1) for c in linear[0].values()):
+            raise VerifyException(f"the band {rank.name} must be a sum or a difference of ranks")
+        if any(self.ranks[n].role == "band" for n in linear[0]):
+            raise VerifyException(f"the band {rank.name} follows from a band")
 
     def _is_dimension(self, name: str) -> bool:
         """Whether tiles may have this rank: it is in the table, and more than one element at a time."""

@@ -16,21 +16,23 @@ from xdsl.utils.exceptions import VerifyException
 from .. import symbols
 from ..attributes import AccessMap, element_bits, is_float
 
-ROLES = ("unit", "grid", "loop", "whole")
+ROLES = ("unit", "grid", "loop", "whole", "band")
 
 
 @dataclass(frozen=True)
 class TileRank:
     """One rank of a kernel: `extent` elements walked as `role`, `tile` elements at a time (a parameter's name).
 
-    `tile` is None exactly for `unit` (one element) and `whole` (the extent).  A unit rank is one of the grid, or walked by
-    loops: one element a program, or a step of a loop.
+    `tile` is None for `unit` (one element), `whole` (the extent) and `band`: of that, a program has the elements `of` for the
+    present tiles of other ranks, from the least to the greatest, also those below 0 or beyond the extent.  A unit rank is one
+    of the grid, or walked by loops: one element a program, or a step of a loop.
     """
 
     name: str
     extent: sympy.Expr
     role: str
     tile: str | None = None
+    of: sympy.Expr | None = None
 
 
 @irdl_attr_definition
@@ -54,6 +56,11 @@ class TileRanks(Data[tuple[TileRank, ...]]):
         wanted = set(names)
         return tuple(r.name for r in self.data if r.name in wanted and r.role != "unit")
 
+    def sides(self, rank: TileRank) -> dict[TileRank, int]:
+        """The ranks of the table that a band follows from, each with 1 or -1; none for ranks that are no band."""
+        linear = symbols.affine(rank.of, self.names) if rank.of is not None else None
+        return {self[n]: int(c) for n, c in linear[0].items()} if linear is not None else {}
+
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[TileRank, ...]:
         with parser.in_angle_brackets():
@@ -69,7 +76,7 @@ class TileRanks(Data[tuple[TileRank, ...]]):
             if role not in ROLES:
                 parser.raise_error(f"'{role}' is not a role; use one of {', '.join(ROLES)}")
             tile = parser.parse_identifier(" for a tile parameter") if role in ("grid", "loop") else None
-            return TileRank(name, extent, role, tile)
+            return TileRank(name, extent, role, tile, symbols.parse(parser) if role == "band" else None)
 
         return cls(tuple(parser.parse_comma_separated_list(parser.Delimiter.SQUARE, one)))
 
@@ -81,7 +88,10 @@ class TileRanks(Data[tuple[TileRank, ...]]):
         return (
             "["
             + ", ".join(
-                f"{r.name} = {symbols.to_text(r.extent)} {r.role}" + (f" {r.tile}" if r.tile else "") for r in self.data
+                f"{r.name} = {symbols.to_text(r.extent)} {r.role}"
+                + (f" {r.tile}" if r.tile else "")
+                + (f" {symbols.to_text(r.of)}" if r.of is not None else "")
+                for r in self.data
             )
             + "]"
         )
@@ -154,6 +164,15 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
         element_bits(self.element_type)
         if len(self.shape.data) != len(self.strides.data):
             raise VerifyException("a buffer has one stride per dimension")
+
+
+LEAST_DOT = 16  # lanes along each side of a dot, where blocks have fixed shapes
+
+
+def band_width(lengths: Iterable[int], fixed: bool) -> int:
+    """How many elements a band has.  lengths: of the tiles that it follows from.  fixed: blocks are powers of two."""
+    exact = sum(n - 1 for n in lengths) + 1
+    return max(1 << (exact - 1).bit_length(), LEAST_DOT) if fixed else exact
 
 
 def tile_type(value: SSAValue) -> TileType:

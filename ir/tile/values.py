@@ -132,6 +132,38 @@ class PadOp(IRDLOperation):
 
 
 @irdl_op_definition
+class PickOp(IRDLOperation):
+    """`%s = tile.pick %x at "r" : T -> T`: of a tile along a band, what each point of the tile that it belongs to reads.
+
+    With r the band of j - i, and %x over [i, r], the element of %s at i and j is that of %x at i and j - i.
+    """
+
+    name = "tile.pick"
+    value = operand_def(TileType)
+    band = prop_def(StringAttr)
+    result = result_def(TileType)
+    assembly_format = "$value `at` $band attr-dict `:` type($value) `->` type($result)"
+    traits = traits_def(Pure())
+
+    def __init__(self, value: SSAValue, band: str, ranks: Iterable[str]):
+        """ranks: those of the result, in order."""
+        super().__init__(
+            operands=[value],
+            properties={"band": StringAttr(band)},
+            result_types=[TileType.of(ranks, tile_type(value).element_type)],
+        )
+
+    def verify_(self) -> None:
+        names, picked = set(tile_type(self.value).names), set(tile_type(self.result).names)
+        if self.band.data not in names or self.band.data in picked:
+            raise VerifyException(f"'{self.band.data}' must be a rank of the tile and none of the result")
+        if not names - {self.band.data} <= picked:
+            raise VerifyException("the result must have the other ranks of the tile")
+        if tile_type(self.value).element_type != tile_type(self.result).element_type:
+            raise VerifyException("picking does not change the element type")
+
+
+@irdl_op_definition
 class DotOp(IRDLOperation):
     """`%s = tile.dot %a, %b acc %c : T over "d" precision "ieee" : T, T -> T`: Σ_d a·b (+ c).
 

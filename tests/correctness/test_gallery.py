@@ -40,6 +40,20 @@ def test_every_file_is_tried():
     assert {path.stem for path in GALLERY.glob("*.py")} == set(CASES)
 
 
+def test_relative_positions_leave_nothing_of_all_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All is one kernel, which reads q, k, v and the embeddings, and writes the result: no library product beside it."""
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))
+    found = module("relative_positions")
+    small = [torch.randn(s) for s in found.shapes(2, 96, 16)]
+    report = fusecade.compile(found.attend, small, target="cpu", fuse="always", remainder="eager").report
+    assert len(report.kernels) == 1 and not report.externs and report.peak_intermediate_bytes == 0
+    assert report.hbm_bytes == 4 * (4 * 2 * 96 * 16 + 96 * 16)
+    large = [torch.empty(s, dtype=torch.bfloat16, device="meta") for s in found.shapes(16, 4096, 64)]
+    report = fusecade.explain(found.attend, *large, target="sm_90", compile_binaries=False)
+    assert len(report.kernels) == 1 and report.peak_intermediate_bytes == 0
+    assert report.hbm_bytes == 2 * (4 * 16 * 4096 * 64 + 4096 * 64)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_computes_what_eager_computes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))

@@ -118,6 +118,12 @@ TILE = {
       %m = tile.map "add"(%acc, %r) : (!tile.tile<[i], f32>, !tile.tile<[i], f32>) -> !tile.tile<[i], f32>
       tile.yield %m : !tile.tile<[i], f32>
     } attributes {stages = 2 : i64}""",
+    "pick": """%y = tile.for j from 0 to n (%acc = %x : !tile.tile<[i, d], f16>) {
+      %e = tile.load %q<[b, r, d]> guard ["r"] : !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16> -> !tile.tile<[r, d], f16>
+      %s = tile.dot %x, %e over "d" precision "ieee" : !tile.tile<[i, d], f16>, !tile.tile<[r, d], f16> -> !tile.tile<[i, r], f32>
+      %t = tile.pick %s at "r" : !tile.tile<[i, r], f32> -> !tile.tile<[i, j], f32>
+      tile.yield %acc : !tile.tile<[i, d], f16>
+    }""",
 }
 
 
@@ -133,7 +139,7 @@ def in_program(operation: str) -> str:
 
 def in_kernel(operation: str) -> str:
     return f"""builtin.module {{
-  tile.kernel @k [b = 8 unit, i = n grid BI, j = n loop BJ, d = 64 whole] grid (b, i) params {{BI = 32, BJ = 16, num_warps = 4}} (%q: !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16>) -> (%o: !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16>) {{
+  tile.kernel @k [b = 8 unit, i = n grid BI, j = n loop BJ, d = 64 whole, r = n band j + n - i - 1] grid (b, i) params {{BI = 32, BJ = 16, num_warps = 4}} (%q: !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16>) -> (%o: !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16>) {{
     %x = tile.load %q<[b, i, d]> guard ["i"] : !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16> -> !tile.tile<[i, d], f16>
     {operation}
     tile.store %x, %o<[b, i, d]> guard ["i"] : !tile.tile<[i, d], f16>, !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16>

@@ -57,6 +57,21 @@ def attention_causal(q, k, v):
     return torch.softmax(s.masked_fill(~keep, -math.inf), -1) @ v
 
 
+def shifted(x):
+    """x [b, n, 2 n - 1] at i and j - i + n - 1."""
+    b, n, m = x.shape
+    flat = F.pad(F.pad(x, (0, 1)).reshape(b, n * (m + 1)), (0, n - 1))
+    return flat.reshape(b, n + 1, m)[:, :n, n - 1 :]
+
+
+def relative_causal(q, k, v, e):
+    """e [n, d]: an embedding for each distance, the farthest first."""
+    x = F.pad(q @ e.T, (1, 0))
+    b, n, m = x.shape
+    s = (q @ k.mT + x.reshape(b, m, n)[:, 1:]) / 2
+    return torch.softmax(s.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -math.inf), -1) @ v
+
+
 def attention_grouped(q, k, v):
     """q: [b, h, i, d]; k, v: [b, g, j, d], h = 2 g."""
     b, h, i, d = q.shape
@@ -368,6 +383,25 @@ CASES: dict[str, Case] = {
     "double_centred": Case(lambda x: x - x.mean(0, keepdim=True) - x.mean(1, keepdim=True), [ROWS], None),
     "contract_two": Case(lambda a, b: torch.einsum("bik,bjk->ij", a, b).relu(), [_r(2, 3, 4), _r(2, 5, 4)]),
     "max_of_two_after_linear": Case(lambda x, w: (x @ w).amax((0, 2)), [_r(2, 3, 4), _r(4, 5)], None),
+    # products that are read at differences and sums of ranks
+    "relative_causal": Case(relative_causal, [_r(2, 7, 4), _r(2, 7, 4, seed=1), _r(2, 7, 3), _r(7, 4)]),
+    "relative_shift": Case(
+        lambda q, k, v, e: torch.softmax(q @ k.mT + shifted(q @ e.T), -1) @ v,
+        [_r(2, 5, 4), _r(2, 5, 4, seed=1), _r(2, 5, 3), _r(9, 4)],
+    ),
+    "relative_to_keys": Case(
+        lambda q, k, v, e: torch.softmax(q @ k.mT + shifted(k @ e.T).mT, -1) @ v,
+        [_r(2, 5, 4), _r(2, 5, 4, seed=1), _r(2, 5, 3), _r(9, 4)],
+    ),
+    "relative_both": Case(
+        lambda q, k, v, e, f: torch.softmax(q @ k.mT + shifted(q @ e.T) + shifted(k @ f.T).mT, -1) @ v,
+        [_r(2, 5, 4), _r(2, 5, 4, seed=1), _r(2, 5, 3), _r(9, 4), _r(9, 4, seed=1)],
+    ),
+    "relative_backwards": Case(
+        lambda q, k, v, e: torch.softmax(q @ k.mT + shifted(q @ e.T).flip(-1), -1) @ v,
+        [_r(2, 5, 4), _r(2, 5, 4, seed=1), _r(2, 5, 3), _r(9, 4)],
+    ),
+    "relative_maximum": Case(lambda q, e: torch.relu(shifted(q @ e.T)).amax(-1), [_r(2, 5, 4), _r(9, 4)]),
     # integers and booleans
     "any_all": Case(lambda x: ((x > 1).any(-1), (x > -2).all(-1)), [ROWS], None),
     "count": Case(lambda x: (x > 0).sum(-1), [ROWS], None),

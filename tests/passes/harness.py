@@ -33,10 +33,12 @@ from fusecade.ir.target import get_target
 from fusecade.ir.text import parse_module, print_module
 from fusecade.ir.verify import verify
 from fusecade.passes.algebra.forms import Refused
+from fusecade.passes.bands import band_ranks
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.closed_tiles import ALL, MASKS, NEVER
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import contiguous, fuse_program
+from fusecade.passes.needed_reads import needed_reads
 from fusecade.passes.repair import repair_kernel
 from fusecade.passes.schedule import Scheduled, schedule_kernel
 from fusecade.passes.split_segments import split_segments
@@ -145,6 +147,9 @@ def check(
     if split_segments(program):
         verify(program)
         agree(run_program(program, tensors, sizes), expected, "segments apart")
+    if needed_reads(program):
+        verify(program)
+        agree(run_program(program, tensors, sizes), expected, "reads that are needed")
     machine = get_target(target)
     start = time.perf_counter()
     fused = fuse_program(program, machine, dict(sizes or {}), always=always_fuse)
@@ -238,10 +243,13 @@ def own_walk(kernel: KernelOp, choose: random.Random, turn: int, sizes: Mapping[
     extents, out, reduced = ranks_of(kernel)
     order = [r for r in out if r in extents] + [r for r in extents if r not in out]
     roles: dict[str, str] = {}
+    bands = band_ranks(kernel)
     for r in order:
         inner = ("loop", "whole")
         outer = ("unit", "grid", "whole")
-        if r in reduced:
+        if r in bands:
+            roles[r] = "band"
+        elif r in reduced:
             roles[r] = {0: "loop", 1: "loop", 2: "whole"}.get(turn) or choose.choice(inner)
         else:
             everywhere = all(r in v.owner.out_ranks(v.index) for v in kernel.returned)  # type: ignore
@@ -259,7 +267,9 @@ def own_walk(kernel: KernelOp, choose: random.Random, turn: int, sizes: Mapping[
         else:
             tiles[longest] += 1 + tiles[longest] // 2
     params = {f"B{r.upper()}": t for r, t in tiles.items()}
-    table = [tile.TileRank(r, extents[r], roles[r], f"B{r.upper()}" if r in tiles else None) for r in order]
+    table = [
+        tile.TileRank(r, extents[r], roles[r], f"B{r.upper()}" if r in tiles else None, bands.get(r)) for r in order
+    ]
     grid = [r for r in order if roles[r] in ("unit", "grid")]
     choose.shuffle(grid)
     skip = choose.choice((NEVER, MASKS, ALL))
@@ -325,12 +335,14 @@ class _Lanes(interpret.TileProgram):
                 if rank.role == "whole":
                     extent = interpret.size_of(rank.extent, here)
                     space[rank.name] = range(1 << (max(1, extent) - 1).bit_length())
-            _Lanes(kernel, buffers, here, tiles).block(kernel.body.block, {}, space)
+            program = _Lanes(kernel, buffers, here, tiles)
+            program.block(kernel.body.block, {}, program.with_bands(space))
 
     def valid(self, rank: str, space) -> Named:
         extent = interpret.size_of(self.kernel.ranks[rank].extent, self.sizes)
         part = space[rank]
-        return Named(torch.arange(part.start, part.stop) < extent, (rank,))
+        at = torch.arange(part.start, part.stop)
+        return Named((at >= 0) & (at < extent), (rank,))
 
     def everywhere(self, ranks: Sequence[str], space) -> Named:
         total = Named(torch.tensor(True), ())
@@ -377,6 +389,7 @@ class _Lanes(interpret.TileProgram):
         for start in range(lower, upper, step):
             inner = {**space, rank.name: range(start, start + step)}
             program = _Lanes(self.kernel, self.buffers, {**self.sizes, rank.name: start}, self.tiles)
+            inner = program.with_bands(inner)
             state = program.block(op.body.block, {**values, **dict(zip(op.body.block.args, state, strict=True))}, inner)
         return state
 

@@ -33,6 +33,7 @@ SPLIT = [
     "attention_softcap", "attention_repeated", "sdpa", "sdpa_mask", "sdpa_causal", "logsumexp_of_linear", "kmeans",
     "max_pooled_head", "argmax_of_linear", "logsumexp", "argmin_ties", "minmax", "any_all", "count", "variance",
     "rms_norm_linear", "temperature_of_rows", "temperature_below_zero", "carried_by_winner", "carried_by_both",
+    "relative_shift",
 ]  # fmt: skip
 
 
