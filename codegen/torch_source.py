@@ -296,7 +296,8 @@ class _Printer(Accesses):
         self.scopes.append(inner)
         self.block(op.body.block, inner)
         self.carry(cast(tile.YieldOp, op.body.block.last_op), slots, names, inner)
-        opening = self.bands([s.rank for s in self.scopes[1:]], inner.depth) + self.opening(inner)
+        opening = self.opening(inner)
+        opening = self.bands([s.rank for s in self.scopes[1:]], inner.depth) + opening
         if rank.tile:
             opening = self.bounds(rank, None, inner.depth) + opening
         self.scopes.pop()

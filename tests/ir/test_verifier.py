@@ -142,7 +142,7 @@ WRONG = [
     (KERNEL, "-> (!cascade.tensor<[n], f32>)", "-> ()", "cascade.return does not match the declared results"),
     (ONLINE, "over j", "over k", "the streamed rank 'k' is not in [i = n, j = m]"),
     (ONLINE, "outs(max [i]", "outs(map [i]", "a result of cascade.online is an accumulator; 'map' is none"),
-    (ONLINE, "outs(max [i]", "outs(argmax [i]", "'argmax' is no accumulator of one value"),
+    (ONLINE, "outs(max [i]", "outs(argmax [i]", "'argmax' gives an index, so its elements are integers"),
     (ONLINE, "over j", "over i", "result 0 carries the streamed rank 'i'"),
     (ONLINE, "gauges [0]", "gauges [2]", "gauges [2] are not distinct results"),
     (ONLINE, "gauges [0]", "gauges [0, 0]", "gauges [0, 0] are not distinct results"),

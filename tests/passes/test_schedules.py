@@ -13,7 +13,7 @@ from fusecade.ir.target import get_target
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled, schedule_kernel
+from fusecade.passes.schedule import ALIKE, Scheduled, schedule_kernel
 
 
 def pooled(h, e):
@@ -61,8 +61,9 @@ def test_one_kernel_in_one_pass(name: str, target: str):
 
 def test_the_space_is_ordered_and_its_first_is_bound():
     (s,), _ = compiled(attention, [(8, 4096, 64)] * 3, "sm_90")
-    costs = [us for _, us in s.space]
-    assert costs == sorted(costs) and len(s.space) > 10
+    first, *rest = [us for _, us in s.space]
+    assert rest == sorted(rest) and len(rest) >= 10
+    assert first <= ALIKE * rest[0]  # of those that take about the same time, one that moves much less
     assert dict(s.space[0][0]) == s.kernel.parameters
 
 
