@@ -59,7 +59,7 @@ AXES: dict[str, tuple] = {
     "mask": (plain, causal, window, kept, kept_causal),
     "heads": ((2, 2), (4, 2), (4, 1)),
     "dtype": (torch.float32, torch.float16),  # bfloat16 has its test below: the interpreter cannot multiply it
-    "sizes": ((384, 384), (139, 261), (1, 290)),
+    "sizes": ((320, 320), (139, 261), (1, 290)),
     "parts": (1, 2, 5),
 }
 
@@ -99,14 +99,14 @@ CHOICES = [
 def test_a_branch(mask: Callable, heads: tuple, dtype: torch.dtype, sizes: tuple, parts: int, monkeypatch, tmp_path):
     (h, g), (n, m), d = heads, sizes, 16
     args = [
-        data(2, h, n, d, dtype=dtype),
-        data(2, g, m, d, seed=1, dtype=dtype),
-        data(2, g, m, d, seed=2, dtype=dtype),
+        data(1, h, n, d, dtype=dtype),
+        data(1, g, m, d, seed=1, dtype=dtype),
+        data(1, g, m, d, seed=2, dtype=dtype),
     ]
     if mask in (kept, kept_causal):
-        keep = torch.rand(2, 1, n, m, generator=torch.Generator().manual_seed(3)) > 0.3
+        keep = torch.rand(1, 1, n, m, generator=torch.Generator().manual_seed(3)) > 0.3
         keep[0, :, n // 2] = False  # a row that sees nothing: NaN, as in eager
-        keep[1, :, :, : m // 2] = False  # whole tiles
+        keep[0, :, n // 3 :, : m // 2] = False  # whole tiles
         args.append(keep)
     if parts > 1:
         kernel = compiled(mask, args, parts, "sm_90", monkeypatch, tmp_path)
