@@ -34,13 +34,14 @@ from .census import TRANSCENDENTAL, dot_dtype
 from .copy_maps import copy_maps, merge, shared
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY
 from .fingerprint import Fingerprints
+from .kernel_shape import LARGE
 from .nest_reductions import nest_reductions, restore
 from .order import sort_block
 from .outline import label, outline
 from .recompute import Cone, cones
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
-from .schedule import LARGE, Scheduled, schedule_kernel
+from .schedule import Scheduled, schedule_kernel
 from .walk import LoopOptions
 
 FRESH_FROM = (

@@ -29,6 +29,7 @@ from ..ir.attributes import element_bits
 from ..ir.cascade import EinsumOp, ProgramOp
 from ..ir.target import Target, get_target
 from .census import dot_dtype
+from .kernel_shape import LARGE
 from .order import sort_block
 from .pass_classes import ProgramPass
 from .reassociation.facts import ignores_translation, sums_to_one
@@ -36,7 +37,6 @@ from .reassociation.order import Cost, Prices, Tree, best_order
 from .reassociation.prefix import prefix_form
 from .reassociation.terms import Expansion, Factor, Network, Term, polynomial
 from .reassociation.write import insert_before, write_network
-from .schedule import LARGE
 
 GAIN = 0.85  # a new order must be predicted to take less than this part of the old one
 MORE_FLOPS = 1.05  # and never more arithmetic than this: fusion may save the bytes of the old one
