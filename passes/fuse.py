@@ -30,7 +30,6 @@ from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
-from .census import TRANSCENDENTAL, dot_dtype
 from .copy_maps import copy_maps, merge, shared
 from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY
 from .fingerprint import Fingerprints
@@ -38,6 +37,7 @@ from .kernel_shape import LARGE
 from .nest_reductions import nest_reductions, restore
 from .order import sort_block
 from .outline import label, outline
+from .rate_classes import TRANSCENDENTAL, dot_dtype
 from .recompute import Cone, cones
 from .repair import repair_kernel
 from .scalar_region import Inexpressible

@@ -28,10 +28,10 @@ from ..ir import symbols
 from ..ir.attributes import element_bits
 from ..ir.cascade import EinsumOp, ProgramOp
 from ..ir.target import Target, get_target
-from .census import dot_dtype
 from .kernel_shape import LARGE
 from .order import sort_block
 from .pass_classes import ProgramPass
+from .rate_classes import dot_dtype
 from .reassociation.facts import ignores_translation, sums_to_one
 from .reassociation.order import Cost, Prices, Tree, best_order
 from .reassociation.prefix import prefix_form
