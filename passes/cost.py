@@ -10,7 +10,9 @@ import math
 from dataclasses import dataclass
 
 from ..ir.target import Target
-from .census import FULL_RATE, Dot, Nested, Work
+from .census import Dot, Work
+from .held_tiles import Nested
+from .rate_classes import FULL_RATE
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps

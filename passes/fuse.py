@@ -23,33 +23,27 @@ import sympy
 from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Block, Operation, SSAValue
 
-from ..ir import scalar, symbols
-from ..ir.attributes import AccessMap, TensorType, element_bits
+from ..ir.attributes import AccessMap, TensorType
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp, ProgramOp
 from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
-from .census import TRANSCENDENTAL, dot_dtype
 from .copy_maps import copy_maps, merge, shared
-from .cost import CPU_MAP_RATE, CPU_RATES, HBM_EFFICIENCY
 from .fingerprint import Fingerprints
+from .likely_sizes import LikelySizes
 from .nest_reductions import nest_reductions, restore
 from .order import sort_block
 from .outline import label, outline
 from .recompute import Cone, cones
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
-from .schedule import LARGE, Scheduled, schedule_kernel
+from .schedule import Scheduled, schedule_kernel
+from .unfused_cost import UnfusedCost, node_name
 from .walk import LoopOptions
 
-FRESH_FROM = (
-    32 << 20
-)  # bytes: larger results get fresh pages from the operating system each time (glibc's mmap threshold)
-FRESH_BYTES_PER_S = 4e9  # first touch of fresh pages
 MUCH_MORE = 1.25  # times the predicted saving
 CPU_GAIN = 0.85  # of the time of its operations apart: a tile program is many calls, which a busy machine can hold up
-NOT_COUNTED = {scalar.CONSTANT, "widen", "narrow"}  # scalars that cost a pointwise kernel nothing
 
 
 @dataclass(frozen=True)
@@ -127,12 +121,14 @@ class _Fuser:
     ):
         self.program, self.target, self.sizes, self.always = program, target, sizes, always
         self.options = options
+        self.likely = LikelySizes(sizes)
         self.block: Block = program.body.block
-        self.copied = copy_maps(self.block, self._bytes)
+        self.copied = copy_maps(self.block, self.likely.bytes)
         self.nested = nest_reductions(self.block)
-        self.candidates = Candidates(self.block, self._bytes, self.nested)
+        self.candidates = Candidates(self.block, self.likely.bytes, self.nested)
         between = {v for n in self.nested for v in n.between}
         self.exists = lambda value: value not in between and exists(self.result.origin.get(value, value))
+        self.unfused = UnfusedCost(self.candidates, target, self.likely)
         self.position = self.candidates.position
         self.taken: set[Operation] = set()
         self.tried: set[frozenset[EinsumOp]] = set()
@@ -152,7 +148,7 @@ class _Fuser:
             if not self.always  # who asks for kernels asks for those that keep the most from being written
             and any((h > much[c] and _cross(c, d)) or (h > g and self._leaves_scale(c, d)) for d, h in gain.items())
         }
-        for parts in cones(self.candidates, self._elements):
+        for parts in cones(self.candidates, self.likely.elements):
             if not any(c.ops & self.taken for c in parts):
                 self._recompute(parts, gain)
         for cluster in sorted(clusters, key=lambda c: c in later):
@@ -215,7 +211,7 @@ class _Fuser:
             if candidate in self.tried:
                 continue
             self.tried.add(candidate)
-            names = tuple(_node(o) for o in ops)
+            names = tuple(node_name(o) for o in ops)
             verdict = self._judge(ops, outputs)
             if isinstance(verdict, Refused):
                 self.result.refusals.append(Refusal(names, verdict.reason))
@@ -227,7 +223,7 @@ class _Fuser:
         kernel.sym_name = StringAttr(f"k{len(self.result.kernels)}")
         kernel.attributes["stream"] = StringAttr(trial.stream)
         kernel.attributes["unfused_bytes"] = StringAttr(str(trial.unfused_bytes))
-        kernel.attributes["nodes"] = StringAttr(" ".join(map(_node, ops)))
+        kernel.attributes["nodes"] = StringAttr(" ".join(map(node_name, ops)))
         self.result.trials[kernel] = trial
         self._place(kernel, ops, outputs)
 
@@ -235,7 +231,7 @@ class _Fuser:
         """Take cones of one product as a kernel each, if all can be one, and together they cost less than the best clusters."""
         every = frozenset().union(*(c.ops for c in parts))
         sorted_ops = [sorted(c.ops, key=lambda o: self.position[o]) for c in (*parts, Cone(every, ()))]
-        names = tuple(_node(o) for o in sorted_ops[-1])
+        names = tuple(node_name(o) for o in sorted_ops[-1])
         made: list[tuple[KernelOp, Trial]] = []
         us, reason = 0.0, None
         for ops, part in zip(sorted_ops, parts, strict=False):
@@ -244,9 +240,9 @@ class _Fuser:
                 reason = verdict.reason
                 break
             made.append(verdict)
-            us += self._apart(ops, part.outputs)[0] - verdict[1].gain_us
+            us += self.unfused.apart(ops, part.outputs)[0] - verdict[1].gain_us
         if reason is None:
-            stored, kept = self._apart(sorted_ops[-1], [v for c in parts for v in c.outputs])[0], set[EinsumOp]()
+            stored, kept = self.unfused.apart(sorted_ops[-1], [v for c in parts for v in c.outputs])[0], set[EinsumOp]()
             limit = stored * (CPU_GAIN if self.target.kind == "cpu" else 1.0)
             for cluster in sorted(gain, key=lambda c: -gain[c]):
                 if cluster <= every and not cluster & kept and gain[cluster] > 0:
@@ -299,14 +295,17 @@ class _Fuser:
         self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue], join: bool
     ) -> Trial | Refused:
         stream = stream_rank(kernel)
-        apart, traffic = self._apart(ops, outputs)
+        apart, traffic = self.unfused.apart(ops, outputs)
         scale = self._scale(ops)
         if scale:  # a kernel that computes it could scale the operand as well: what the rest then costs
             both = self._in_order({*scale, *ops})
-            beside = self._apart(both, outputs)[0] - self._apart(scale, self.candidates.outputs(frozenset(scale)))[0]
+            beside = (
+                self.unfused.apart(both, outputs)[0]
+                - self.unfused.apart(scale, self.candidates.outputs(frozenset(scale)))[0]
+            )
             apart = min(apart, beside)
         limit = math.inf if self.always else apart * (CPU_GAIN if self.target.kind == "cpu" else 1.0)
-        at_best = self._at_best(ops, outputs)
+        at_best = self.unfused.at_best(ops, outputs)
         if at_best >= limit:  # the usual fate of a product with a map behind it: no need to look closer
             return Refused(f"fusing would not pay: {at_best:.0f} us fused at best, {apart:.0f} us apart")
         trial = kernel.clone()
@@ -328,133 +327,11 @@ class _Fuser:
         if isinstance(scheduled, Refused):
             trial.erase()
             return Unwalkable(scheduled.reason)
-        fused = scheduled.us + self._fresh_pages(outputs)
+        fused = scheduled.us + self.unfused.fresh_pages(outputs)
         if fused >= limit:
             trial.erase()
             return Refused(f"fusing would not pay: {fused:.0f} us fused ({_why(scheduled)}), {apart:.0f} us apart")
         return Trial(trial, reads, stream, join, scheduled, apart - fused, traffic)
-
-    def _at_best(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> float:
-        """Microseconds under which no kernel stays: its products at full rate, what they read and what is written once."""
-        products = [o for o in ops if self.candidates.is_contraction(o)]
-        arithmetic = 0.0
-        moved = sum(map(self._bytes, outputs))
-        for op in products:
-            kind = _rate_name(op)
-            arithmetic += 2.0 * self._points(op) / self.target.dot_flops(kind if kind in self.target.flops else "f32")
-        for v in {v for o in products for v in o.inputs if v.owner not in ops}:
-            moved += min(self._bytes(v), *(4 * int(self._points(o)) for o in products if v in o.inputs))
-        if self.target.kind == "cpu":
-            us = (arithmetic + 0.5 * moved / self.target.hbm_bytes_per_s) * 1e6
-        else:
-            us = max(arithmetic, moved / self.target.hbm_bytes_per_s) * 1e6 + self.target.launch_us
-        return us + self._fresh_pages(outputs)
-
-    def _apart(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[float, int]:
-        """Microseconds and bytes moved when the operations run one library call or one pointwise kernel at a time."""
-        target, total, traffic = self.target, 0.0, 0
-        bandwidth = target.hbm_bytes_per_s * (1.0 if target.kind == "cpu" else HBM_EFFICIENCY)
-        calls: dict[EinsumOp, list[EinsumOp]] = {}
-        by_node: dict[str, EinsumOp] = {}
-        for op in ops:
-            if self.candidates.is_contraction(op) and by_node.setdefault(_node(op), op) is op:
-                calls[op] = [op]
-        rest: list[EinsumOp] = []
-        for op in ops:
-            if op in calls:
-                continue
-            if "node" in op.attributes and _node(op) in by_node:  # part of the same library call: the bias of a product
-                calls[by_node[_node(op)]].append(op)
-            else:
-                rest.append(op)
-        for op, together in calls.items():
-            kind = _rate_name(op)
-            rate = target.dot_flops(kind if kind in target.flops else "f32") * (
-                1.1 if target.kind == "cpu" else target.library_rate
-            )
-            read = {v for o in together for v in o.inputs if v.owner not in together}
-            written = {r for o in together for r in o.results if any(u.operation not in together for u in r.uses)}
-            moved = sum(map(self._bytes, read | written))
-            traffic += moved
-            flops = sum(2.0 * self._points(o) for o in together if self.candidates.is_contraction(o))
-            arithmetic, memory = flops / rate + self._special_seconds(together), moved / bandwidth
-            us = arithmetic + memory if target.kind == "cpu" else max(arithmetic, memory)
-            total += us * 1e6 + target.launch_us + self._fresh_pages(written)
-        if rest:
-            reads = {v for o in rest for v in o.inputs if v.owner not in rest}
-            writes = {
-                r for o in rest for r in o.results if r in set(outputs) or any(u.operation not in rest for u in r.uses)
-            }
-            moved = sum(map(self._bytes, reads | writes)) + 2 * sum(map(self._bytes, self._between(rest) - writes))
-            traffic += moved
-            arithmetic = self._special_seconds(rest) + self._vector_seconds(rest)
-            passes = self._launches(rest)
-            total += max(moved / bandwidth, arithmetic) * 1e6 + passes * target.launch_us
-            total += self._fresh_pages(writes)
-        return total, traffic
-
-    def _launches(self, ops: Sequence[EinsumOp]) -> int:
-        """How many pointwise kernels maps and reductions take: one for the maps, one for reductions over the same rows.
-
-        A reduction of other rows than those it depends on is another kernel.  On a GPU, one of fewer rows than there are
-        multiprocessors is two, the second of which takes the maps behind it along: what a library does, too.
-        """
-        reductions = [o for o in ops if o.reduced and o not in self.candidates.inner]
-        if not reductions or self.target.kind == "cpu":
-            return 1 + bool(reductions)
-        within, chosen = set(ops), set(reductions)
-        few = {o for o in reductions if math.prod(map(self._value, o.out_shape())) < self.target.sms}
-        level: dict[EinsumOp, int] = {}
-        below: dict[Operation, set[EinsumOp]] = {}  # the last reductions that an operation depends on
-        for op in sorted(ops, key=lambda o: self.position[o]):
-            before = set().union(*(below[o] for v in op.inputs if (o := v.owner) in within), set())  # pyright: ignore
-            below[op] = {op} if op in chosen else before
-            if op in chosen:
-                same = [o for o in before if op not in few and o.out_shape() == op.out_shape()]
-                level[op] = max((level[o] + (o not in same) for o in before), default=1)
-        kernels = {n: 2 if few & {o for o in reductions if level[o] == n} else 1 for n in level.values()}
-        return sum(kernels.values()) + (not few)
-
-    def _special_seconds(self, ops: Sequence[EinsumOp]) -> float:
-        """Time in transcendental functions, one pointwise kernel for all."""
-        total = 0.0
-        for op in ops:
-            for name in filter(None, map(scalar.name_of, op.body.block.ops)):
-                if name in TRANSCENDENTAL:
-                    cpu = CPU_RATES.get(name, CPU_MAP_RATE) * self.target.sms
-                    total += self._points(op) / (cpu if self.target.kind == "cpu" else self.target.exp_per_s)
-        return total
-
-    def _vector_seconds(self, ops: Sequence[EinsumOp]) -> float:
-        """Time in the other arithmetic of pointwise and reduction kernels, each operation over all of its points.
-
-        Priced like that of a tile kernel (`cost.price`): on a GPU a map takes two instructions, a part of which is hidden.
-        """
-        cpu, done = self.target.kind == "cpu", 0.0
-        for op in ops:
-            names = [n for n in map(scalar.name_of, op.body.block.ops) if n and n not in NOT_COUNTED]
-            reduced = len(op.results) if op.reduced else 0
-            maps = len([n for n in names if n not in TRANSCENDENTAL])
-            done += self._points(op) * (maps + reduced if cpu else 0.7 * (4 * maps + 2 * reduced))
-        return done / self.target.vector_flops
-
-    def _between(self, ops: Sequence[EinsumOp]) -> set[SSAValue]:
-        """Results of reductions that another one of `ops` reduces further, along a rank of their own: no pointwise or
-        reduction kernel does both, so they are written and read."""
-        members = set(ops)
-        found: set[SSAValue] = set()
-        for op in ops:
-            if op.reduced and op not in self.candidates.inner:
-                for r in op.results:
-                    if any(self.candidates.reducers(r, d) & members for d, e in enumerate(r.type.dims) if e != 1):  # pyright: ignore
-                        found.add(r)
-        return found
-
-    def _fresh_pages(self, results: Iterable[SSAValue]) -> float:
-        """Microseconds that a CPU spends on the first touch of large results."""
-        if self.target.kind != "cpu":
-            return 0.0
-        return sum(b for b in map(self._bytes, results) if b >= FRESH_FROM) / FRESH_BYTES_PER_S * 1e6
 
     def _absorb(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
         """Grow a cluster by the maps that are the only readers of its results, by maps that lie between, and by what only
@@ -473,7 +350,7 @@ class _Fuser:
                     and op.is_map
                     and op not in self.taken
                     and op not in grown
-                    and self._bytes(op.results[0]) <= 2 * self._bytes(output)
+                    and self.likely.bytes(op.results[0]) <= 2 * self.likely.bytes(output)
                 ):
                     taller = frozenset({*grown, op})
                     between = self._maps_between(taller)
@@ -493,7 +370,7 @@ class _Fuser:
         for op in self._on_the_way_back(cluster):
             if not (isinstance(op, EinsumOp) and op.is_map) or op in self.taken:
                 return set()
-            if sum(map(self._bytes, op.results)) > 2 * max(map(self._bytes, op.inputs)):
+            if sum(map(self.likely.bytes, op.results)) > 2 * max(map(self.likely.bytes, op.inputs)):
                 return set()
             between.add(op)
         return between
@@ -537,30 +414,6 @@ class _Fuser:
                 op.detach()
                 op.erase()
 
-    # --- sizes ---------------------------------------------------------------------------------------------------
-
-    def _value(self, e: sympy.Expr) -> int:
-        return symbols.evaluate(e, {**dict.fromkeys(symbols.names(e), LARGE), **self.sizes})
-
-    def _bytes(self, value: SSAValue) -> int:
-        kind = value.type
-        if not isinstance(kind, TensorType):
-            return 0
-        total = element_bits(kind.element_type) // 8
-        for d in kind.dims:
-            total *= self._value(d)
-        return total
-
-    def _elements(self, value: SSAValue) -> int:
-        kind = value.type
-        return math.prod(map(self._value, kind.dims)) if isinstance(kind, TensorType) else 1
-
-    def _points(self, op: EinsumOp) -> float:
-        total = 1.0
-        for e in op.extents.values():
-            total *= self._value(e)
-        return total
-
 
 def stream_rank(kernel: KernelOp) -> str:
     """The rank that the last reductions run over; "" when nothing is reduced."""
@@ -580,15 +433,6 @@ def contiguous(kind: TensorType) -> BufferType:
         strides.append(step)
         step = step * d
     return BufferType.of(kind.dims, strides[::-1], kind.element_type)
-
-
-def _rate_name(op: EinsumOp) -> str:
-    return dot_dtype(op.inputs[0].type.element_type) if op.inputs else "f32"  # pyright: ignore
-
-
-def _node(op: Operation) -> str:
-    node = op.attributes.get("node")
-    return node.data if isinstance(node, StringAttr) else op.results[0].name_hint or op.name
 
 
 def _renamed(reason: str, old: Sequence[str], new: Sequence[str]) -> str:

@@ -28,15 +28,15 @@ from ..ir import symbols
 from ..ir.attributes import element_bits
 from ..ir.cascade import EinsumOp, ProgramOp
 from ..ir.target import Target, get_target
-from .census import dot_dtype
+from .kernel_shape import LARGE
 from .order import sort_block
 from .pass_classes import ProgramPass
+from .rate_classes import dot_dtype
 from .reassociation.facts import ignores_translation, sums_to_one
 from .reassociation.order import Cost, Prices, Tree, best_order
 from .reassociation.prefix import prefix_form
 from .reassociation.terms import Expansion, Factor, Network, Term, polynomial
 from .reassociation.write import insert_before, write_network
-from .schedule import LARGE
 
 GAIN = 0.85  # a new order must be predicted to take less than this part of the old one
 MORE_FLOPS = 1.05  # and never more arithmetic than this: fusion may save the bytes of the old one

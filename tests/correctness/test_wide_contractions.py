@@ -80,9 +80,10 @@ def loops(kernel: KernelReport) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_results_and_bytes_of_a_loop_inside_a_loop(case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     """As exact as eager, and the bytes that move are those that were predicted."""
-    monkeypatch.setattr("fusecade.passes.schedule.AROUND", 16)
-    monkeypatch.setattr("fusecade.passes.schedule.INNER", 16)
-    monkeypatch.setattr("fusecade.passes.schedule._Shape.may_be_whole", lambda *_: False)  # nothing fits a tile
+    monkeypatch.setattr("fusecade.passes.kernel_shape.AROUND", 16)
+    monkeypatch.setattr("fusecade.passes.kernel_shape.INNER", 16)
+    # nothing fits a tile
+    monkeypatch.setattr("fusecade.passes.kernel_shape.KernelShape.may_be_whole", lambda *_: False)
     fn, shapes = CASES[case]
     inputs = drawn(shapes, dtype)
     made = fusecade.compile(fn, inputs, target="sm_90", fuse="always")
