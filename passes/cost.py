@@ -16,7 +16,6 @@ from .rate_classes import FULL_RATE
 
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
-NESTED_SPARE = 20  # registers of a thread that a loop inside a loop needs beyond what is counted
 STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
@@ -98,7 +97,6 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
         per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
-        limit = min(limit, target.max_registers_per_thread - NESTED_SPARE)
         per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
     room = target.registers // threads
     if w.kept_bytes is not None and room < limit:  # the assembler makes do with these, as long as it may
@@ -137,8 +135,9 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
 def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: int) -> float:
     """Registers of a thread around an inner loop: the tiles, and what waits there for the inner loop to start again.
 
-    That is a quarter of each vector along the columns (a thread has two of each eight), an address of 64 bits for every
-    16 bytes that it loads, and the operands of two steps where the matrix unit reads them from registers.
+    That is a quarter of each vector along the columns (a thread has two of each eight), also of a row that is made beside
+    the tile, an address of 64 bits for every 16 bytes that it loads, and the operands of two steps where the matrix unit
+    reads them from registers.
     """
     held = n.held_bytes / (4 * threads) + n.column_elements / 4 + 2 * loop_load_bytes / (16 * threads)
     if not target.dots_from_sram:
