@@ -55,7 +55,7 @@ def derived(kernel) -> list[str]:
 @pytest.mark.parametrize("target", ["cpu", "sm_90"])
 @pytest.mark.parametrize("fn", [attend, safe, logsumexp], ids=lambda f: f.__name__)
 def test_results_are_those_of_eager(fn: Callable, target: str):
-    n, m = (40, 5000) if target == "cpu" else (20, 400)  # of several tiles, the last of them ragged
+    n, m = (40, 5000) if target == "cpu" else (20, 1500)  # of several tiles, the last of them ragged
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, rows, 16, generator=g) for rows in (n, m, m))
     kernel = fusecade.compile(
