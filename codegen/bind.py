@@ -4,6 +4,8 @@
                tile.load %q<[i, d]> guard ["i", "d"] ...          tile.pad %s over ["i", "d"] ...
     after    with BI = 128: no tile of i is ragged, and 64 is a power of two: the guard is empty, the pad is gone
 
+A loop of which every program takes one step is marked as such: no loop need be printed.
+
 Guards and pads only matter to a printer of fixed block shapes (Triton), where lanes beyond the extent exist.
 """
 
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import sympy
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, i64
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, UnitAttr, i64
 from xdsl.ir import Attribute
 from xdsl.rewriter import Rewriter
 
@@ -22,6 +24,8 @@ from ..ir import symbols, tile
 from ..ir.attributes import AccessMap
 from ..ir.verify import verify
 from . import text
+
+MOST_PARTS = 256  # whose bounds are looked at one by one
 
 
 def bind(
@@ -48,6 +52,7 @@ def bind(
     if known:
         bound.attributes[text.MULTIPLES] = DictionaryAttr({k: IntegerAttr(v, i64) for k, v in sorted(known.items())})
     _drop_edges(bound)
+    _mark_single_steps(bound)
     verify(bound)
     return bound
 
@@ -87,6 +92,32 @@ def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
     for op in kernel.body.walk():
         for name, attribute in op.properties.items():
             op.properties[name] = substituted(attribute)
+
+
+def _mark_single_steps(kernel: tile.KernelOp) -> None:
+    for op in kernel.body.walk():
+        if isinstance(op, tile.ForOp):
+            op.attributes.pop(tile.ONCE, None)
+            if _takes_one_step(kernel, op):
+                op.attributes[tile.ONCE] = UnitAttr()
+
+
+def _takes_one_step(kernel: tile.KernelOp, op: tile.ForOp) -> bool:
+    """Whether each program takes one step of a loop, neither more nor none, as far as is known."""
+    rank = kernel.ranks[op.rank.data]
+    step = kernel.parameters[rank.tile] if rank.tile is not None else 1
+    lower, upper = (e.subs({symbols.symbol(n): v for n, v in kernel.parameters.items()}) for e in op.bounds)
+    varying = sorted({s.name for e in (lower, upper) for s in e.free_symbols})
+    if not varying:
+        return 0 < int(upper - lower) <= step
+    parts = kernel.ranks[varying[0]] if varying[0] in kernel.ranks.names else None
+    if len(varying) > 1 or parts is None or parts.role != "unit" or not parts.extent.is_Integer:
+        return False
+    count = int(parts.extent)
+    if count > MOST_PARTS:
+        return False
+    ends = ((symbols.evaluate(e, {parts.name: p}) for e in (lower, upper)) for p in range(count))
+    return all(0 < end - begin <= step for begin, end in ends)
 
 
 def _drop_edges(kernel: tile.KernelOp) -> None:

@@ -384,7 +384,8 @@ class _Printer(Addresses):
         if outermost:
             self.before = out
         carried = self.enter(op, out)
-        inner = Lines(out.depth + 1)
+        once = tile.ONCE in op.attributes
+        inner = Lines(out.depth + (0 if once else 1))
         offs, used_before = f"offs_{rank.name}", self.used
         self.used = used_before - {offs}
         outside, self.near = self.near, {}
@@ -399,12 +400,12 @@ class _Printer(Addresses):
                 0, "    " * inner.depth + f"{self.rank_names[offs]} = {start} + {self.rank_names[f'lane_{rank.name}']}"
             )
             self.used.add(f"lane_{rank.name}")
-        if not inner.lines:
+        if not inner.lines and not once:
             inner.add("pass")
         lower, upper = (self.expression(e, None) for e in op.bounds)
         if self.wide and op.bounds[1].is_Integer:  # a literal between 2**31 and 2**32 would be unsigned
             upper = f"tl.cast({upper}, tl.int64)"
-        innermost = not any(isinstance(o, tile.ForOp) for o in op.body.block.walk())
+        innermost = not once and not any(_is_loop(o) for o in op.body.block.walk())
         loads = any(isinstance(o, tile.LoadOp) for o in op.body.block.walk())
         stages = ""
         if innermost and loads:
@@ -414,7 +415,7 @@ class _Printer(Addresses):
                 self.used.add("warp_specialize")
                 stages += ", warp_specialize=warp_specialize"
         at = self.rank_names[f"start_{rank.name}" if rank.tile else rank.name]
-        out.add(f"for {at} in tl.range({lower}, {upper}, {rank.tile or 1}{stages}):")
+        out.add(f"{at} = {lower}" if once else f"for {at} in tl.range({lower}, {upper}, {rank.tile or 1}{stages}):")
         out.lines += inner.lines
         if outermost:
             self.before = None
@@ -468,3 +469,7 @@ class _Printer(Addresses):
         address, mask = self.address(op, names, out)
         text = value.text if value.names == names or not value.names else self.at(value.text, value.names, names)
         out.add(f"tl.store({address}, {text}{f', mask={mask}' if mask else ''})")
+
+
+def _is_loop(op: Operation) -> bool:
+    return isinstance(op, tile.ForOp) and tile.ONCE not in op.attributes

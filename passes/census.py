@@ -69,6 +69,8 @@ class Work:
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
     waits: how often a program waits for tiles that nothing has asked for in advance: each time that an innermost loop
     starts, for each load in a loop around it, and for each in a conditional.
+    padded_elements: `Held.padded_elements`.  short_loads: of tiles in a loop whose rows begin anywhere: how many rows, and
+    in how many loads.
     skippable_load_bytes: of the loads, what conditionals may leave out; everything is counted as if they left out nothing.
     """
 
@@ -84,6 +86,9 @@ class Work:
     carried_bytes: int = 0
     temporary_bytes: int = 0
     held_bytes: int = 0
+    behind_bytes: int = 0
+    padded_elements: int = 0
+    short_loads: list[tuple[int, float]] = field(default_factory=list)
     nested: Nested | None = None
     kept_bytes: int | None = None
     waits: float = 0.0
@@ -180,6 +185,23 @@ class Census:
                 n *= min(self.listing.extent[q], tile_of[q] * at_once.get(q, 1))
         return min(n, o.distinct * o.width)
 
+    @staticmethod
+    def _steps(e: Entry, loops: tuple[str, ...], walk: Trips, trips: Mapping[str, int], programs: int) -> float:
+        """How many steps of these loops around an entry a program takes, on average."""
+        bounds = [b for b in e.bounds if b.rank in loops]
+        return walk.total((), loops, bounds) / max(1, programs) if bounds else product(trips, loops)
+
+    def _single_steps(self, walk: Trips) -> set[str]:
+        """The ranks of which every program takes one step of a loop: parts that are one tile long."""
+        found = {}
+        if not any(len(e.loops) > 1 for e in self.listing.entries):
+            return set()
+        for e in self.listing.entries:
+            if len(e.loops) == 1 and e.bounds and e.loops not in found:
+                steps = walk.by_tile((), e.loops, e.bounds)
+                found[e.loops] = steps.min() == steps.max() == 1
+        return {at[0] for at, single in found.items() if single}
+
     def count(self, params: Mapping[str, int]) -> Work:
         """The work of one launch with these parameters bound."""
         extent = self.listing.extent
@@ -194,15 +216,17 @@ class Census:
         programs = product(trips, self.listing.grid)
         walk = Trips(self.listing.grid, extent, size, {**self.listing.sizes, **params})
         runs_of: dict[tuple, int] = {}
-        waiting: dict[tuple[str, ...], int] = {}  # by innermost loop with loads: how often a program starts it
-        holds = self.held.at(tile_of)
+        waiting: dict[tuple[str, ...], float] = {}  # by innermost loop with loads: how often a program starts it
+        holds = self.held.at(tile_of, self._single_steps(walk))
         w = Work(
             programs=programs,
             carried_bytes=holds.carried_bytes,
             temporary_bytes=holds.temporary_bytes,
             held_bytes=holds.held_bytes,
+            behind_bytes=holds.behind_bytes,
             nested=holds.nested,
             kept_bytes=holds.kept_bytes,
+            padded_elements=holds.padded_elements,
         )
         totals: dict[tuple, int] = {}  # of elements in loops with bounds
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
@@ -242,10 +266,12 @@ class Census:
                         w.waits += product(trips, e.loops)
                     elif e.loops in self.listing.innermost:
                         w.loop_load_bytes += held
-                        waiting[e.loops] = product(trips, e.loops[:-1])
+                        if e.together < 8:
+                            w.short_loads.append((product(tile_of, e.swept[-1][:-1]), held / e.together))
+                        waiting[e.loops] = self._steps(e, e.loops[:-1], walk, trips, programs)
                     else:
                         w.kept_load_bytes += held
-                        w.waits += product(trips, e.loops) if e.loops else 0
+                        w.waits += self._steps(e, e.loops, walk, trips, programs) if e.loops else 0
                 continue
             total = elements * repeated * long
             if e.bounds:

@@ -17,6 +17,7 @@ from .rate_classes import FULL_RATE
 HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
 STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
+SHORT_LOAD = 6  # registers for a load of 4 bytes or less, with its address and mask, where a warp has several rows
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
 
@@ -84,7 +85,8 @@ def hbm_bytes(w: Work, target: Target) -> int:
 def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes + w.picked_bytes  # threads read from each other's rows there
-    registers = w.held_bytes + max((_operand_bytes(made, warps) for made in w.made_operands.values()), default=0)
+    operands = max((_operand_bytes(made, warps) for made in w.made_operands.values()), default=0)
+    registers = w.held_bytes + operands
     limit = target.max_registers_per_thread
     if target.kind == "cuda" and w.wide_operand_bytes:  # no matrix unit: operands go through registers, and spill early
         registers += w.wide_operand_bytes
@@ -95,9 +97,14 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     per_thread = registers / (4 * threads) + 32
     if w.dots and not w.wide_operand_bytes and not target.dots_from_sram:
         per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
+        per_thread += 2 * w.padded_elements / threads
+    if not w.dots:
+        per_thread += max((SHORT_LOAD * n / threads for rows, n in w.short_loads if rows > warps), default=0.0)
+    registers = max(registers, w.behind_bytes)
+    per_thread = max(per_thread, w.behind_bytes / (4 * threads) + 32)
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
-        per_thread = max(per_thread, around + (registers - w.held_bytes) / (4 * threads))
+        per_thread = max(per_thread, around + operands / (4 * threads))
     room = target.registers // threads
     if w.kept_bytes is not None and room < limit:  # the assembler makes do with these, as long as it may
         needed, per_thread, limit = w.kept_bytes / (4 * threads) + STREAMED, min(per_thread, room), room

@@ -31,15 +31,19 @@ class Nested:
 class Held:
     """Bytes of the tiles of one program, by what holds them.
 
-    carried_bytes: by loops.  temporary_bytes: of the largest tile that is computed.  held_bytes: the most at any time.
+    carried_bytes: by loops.  temporary_bytes: of the largest tile that is computed.  held_bytes: the most at any time in a
+    loop, or around a dot.  behind_bytes: the most outside of loops.
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
+    padded_elements: of the largest tile in a loop of dots whose last columns are filled, where it is cut.
     """
 
     carried_bytes: int
     temporary_bytes: int
     held_bytes: int
+    behind_bytes: int
     nested: Nested | None
     kept_bytes: int | None
+    padded_elements: int
 
 
 class HeldTiles:
@@ -54,6 +58,9 @@ class HeldTiles:
         self.outside: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # tiles from before that are read there
         self.waiting: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}  # see `_waiting`
         self.beside: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # see `_made_beside`
+        self.padded: list[
+            tuple[tuple[str, ...], tuple[str, ...]]
+        ] = []  # in loops: a tile's ranks, and those that end in it
         self._look(kernel.body.block, ())
         straight = not any(e.loops or e.kind == "dot" for e in listing.entries)
         self.outliving = _outliving(kernel.body.block) if straight else None
@@ -77,6 +84,8 @@ class HeldTiles:
                     for v in op.operands:
                         if len(names) > 1 and tile.tile_type(v).names == names[-1:]:
                             self.columns.setdefault(loops, {})[v] = names[-1]
+                case tile.PadOp() if loops:
+                    self.padded.append((tile.tile_type(op.result).names, op.over_ranks))
                 case tile.ForOp():
                     at = (*loops, op.rank.data)
                     self.outside[at] = _read_from_outside(op)
@@ -86,60 +95,72 @@ class HeldTiles:
                 case tile.IfOp():
                     self._look(op.body.block, loops)
 
-    def at(self, tile_of: Mapping[str, int]) -> Held:
+    def at(self, tile_of: Mapping[str, int], once: Collection[str] = ()) -> Held:
         """What is held with tiles of these sizes: in each loop, what the loops around it carry and what it computes.
 
         In an innermost loop two tiles of the largest kind are alive, or all that wait for a reduction of such a tile;
         outside of all loops, the result of a loop is worked on in place, an element at a time, and narrowed in the end;
-        `Nested` is what lies between.  (A product of 128 x 256 in 8 warps, compiled: 128 registers of each thread for it,
+        `Nested` is what lies between.  once: ranks whose loops take one step: what is in them is straight on.
+        (A product of 128 x 256 in 8 warps, compiled: 128 registers of each thread for it,
         163 to 191 in all with scales of rows and columns behind it; 255, and spills, with another tile of that size, or
         with erf.)
         """
         kept_bytes: int | None = None
         nested: Nested | None = None
-        temporary_bytes = held_bytes = 0
+        temporary_bytes = held_bytes = behind_bytes = 0
         if self.outliving is not None:
             padded = {r: 1 << max(0, n - 1).bit_length() for r, n in tile_of.items()}
             tiles = [[width * product(padded, ranks) for ranks, width in at] for at in self.outliving]
             kept_bytes = max(map(sum, tiles), default=0)
-        carried = {at: sum(4 * product(tile_of, r) for r in tiles) for at, tiles in self.carried.items()}
-        for at, made in self.computed.items():
-            updated = self.carried.get(at, []) if at in self.listing.innermost and at in self.multiplied else []
+        computed, state = self.computed, self.carried
+        innermost, multiplied = self.listing.innermost, self.multiplied
+        if once:
+            computed, state = _joined(computed, once), {k: v for k, v in state.items() if k[-1] not in once}
+            innermost = {_outside(at, once) for at in innermost}
+            multiplied = {_outside(at, once) for at in multiplied}
+        carried = {at: sum(4 * product(tile_of, r) for r in tiles) for at, tiles in state.items()}
+        carried = {_outside(at, once): size for at, size in carried.items()}
+        for at, made in computed.items():
+            updated = state.get(at, []) if at in innermost and at in multiplied else []
             tiles = [r for r in made if r not in updated]  # what is carried is rescaled where it is
             largest = max(tiles, key=lambda r: product(tile_of, r), default=())
             size = 4 * product(tile_of, largest) if tiles else 0
             held = sum(carried.get(at[:n], 0) for n in range(1, len(at) + 1))
             temporary_bytes = max(temporary_bytes, size)
-            if at and at not in self.listing.innermost:
+            if at and at not in innermost:
                 columns = sum(tile_of[r] for r in self.columns.get(at, {}).values())
                 columns += tile_of[largest[-1]] if largest in self.beside.get(at, ()) else 0
                 tiles_held = max(1, self.waiting.get(at, {}).get(largest, 1))
                 held += size * tiles_held  # in place; narrowed where it is an operand
-                held += size // 2 if at in self.multiplied else 0
+                held += size // 2 if at in multiplied else 0
                 found = Nested(held, columns, size // 4)
                 nested = max(nested or found, found, key=lambda n: n.held_bytes + 32 * n.column_elements)
-            else:
-                held += self._spread_bytes(at, tile_of) if at and not self.multiplied else 0
+            elif at:
+                held += self._spread_bytes(at, tile_of) if not self.multiplied else 0
                 tiles_held = max(2, self.waiting.get(at, {}).get(largest, 2))
-                behind = size * 5 // 4 if self._plain_behind(largest) else size * 7 // 4
-                held_bytes = max(held_bytes, held + (tiles_held * size if at else behind))
-        return Held(sum(carried.values()), temporary_bytes, held_bytes, nested, kept_bytes)
+                held_bytes = max(held_bytes, held + tiles_held * size)
+            else:
+                behind_bytes = held + int(size * self._worked_on(largest, once))
+                held_bytes = max(held_bytes, behind_bytes if at in multiplied else 0)
+        extent = self.listing.extent
+        cut = [names for names, over in self.padded if any(extent[r] % max(1, tile_of[r]) for r in over)]
+        padded = max((product(tile_of, names) for names in cut), default=0) if self.multiplied else 0
+        return Held(sum(carried.values()), temporary_bytes, held_bytes, behind_bytes, nested, kept_bytes, padded)
 
-    def _plain_behind(self, largest: tuple[str, ...]) -> bool:
-        """Whether nothing but short arithmetic with vectors is done to the largest tile outside of all loops.
+    def _worked_on(self, largest: tuple[str, ...], once: Collection[str]) -> float:
+        """How much of the largest tile's size is held while it is worked on outside of all loops.
 
-        That is, it is carried by a loop, and no other tile over its ranks is loaded, nor reduced, nor any function computed
-        that takes many steps.
+        A quarter more, where a loop carries it and nothing but short arithmetic with vectors is done to it; half more, where
+        it is reduced (computed: the exponentials of a row go in place, where no loop around waits); three quarters, where
+        another tile over its ranks is loaded or multiplied, or any function computed that takes many steps.
         """
         if not any(set(largest) == set(r) for tiles in self.carried.values() for r in tiles):
-            return False
-        outside = [e for e in self.listing.entries if not e.loops and e.kind != "store"]
-        return not any(
-            e.kind == "dot"
-            or e.function in STEPWISE
-            or (e.kind in ("load", "reduce") and len(set(largest) & set(e.ranks)) > 1)
-            for e in outside
-        )
+            return 1.75
+        outside = [e for e in self.listing.entries if not _outside(e.loops, once) and e.kind != "store"]
+        like = {e.kind for e in outside if len(set(largest) & set(e.ranks)) > 1}
+        if "load" in like or any(e.kind == "dot" or e.function in STEPWISE for e in outside):
+            return 1.75
+        return 1.5 if "reduce" in like else 1.25
 
     def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
         """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.
@@ -157,6 +178,20 @@ class HeldTiles:
             spread = product(tile_of, tuple(missing)) // vector if missing and ranks else 1
             total += times * 4 * product(tile_of, ranks) * (max(1, spread) - 1)
         return total
+
+
+def _outside(loops: tuple[str, ...], once: Collection[str]) -> tuple[str, ...]:
+    """The loops that are left where some take one step."""
+    return tuple(r for r in loops if r not in once)
+
+
+def _joined(
+    computed: Mapping[tuple[str, ...], dict[tuple[str, ...], None]], once: Collection[str]
+) -> dict[tuple[str, ...], dict[tuple[str, ...], None]]:
+    found: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    for at, tiles in computed.items():
+        found[_outside(at, once)] = found.get(_outside(at, once), {}) | tiles
+    return found
 
 
 def _waiting(block: Block) -> dict[tuple[str, ...], int]:

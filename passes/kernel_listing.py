@@ -41,6 +41,7 @@ class Entry:
     inside: tuple[Points, ...] = ()  # of a checked load in such a loop
     continues: bool = False  # in a loop that goes on where another one over its rank has stopped
     skippable: bool = False  # in a conditional: counted as if its condition always held
+    together: int = 16  # bytes that a thread loads at once: rows may begin where more cannot be
     made: tuple[tuple[tuple[str, ...], bool], ...] = ()  # of a dot in a loop: the operands that are computed there
 
 
@@ -156,7 +157,7 @@ class Listing:
         word = "load" if isinstance(op, tile.LoadOp) else "store"
         return Entry(
             word, word, read, swept, loops, width, "", self.names[op.buffer], points, distinct,
-            access=op.access.data, inside=inside,
+            access=op.access.data, inside=inside, together=_bytes_at_once(kind, width),
         )  # fmt: skip
 
     def _valid_points(self, op: tile.LoadOp, ranks: list[str]) -> tuple[Points, ...]:
@@ -204,3 +205,9 @@ def product(of: Mapping[str, int], ranks: tuple[str, ...]) -> int:
     for r in ranks:
         n *= of[r]
     return n
+
+
+def _bytes_at_once(kind: tile.BufferType, width: int) -> int:
+    """How many bytes of a row a thread can load with one instruction: every row begins at a multiple of them."""
+    steps = [int(s) for s in kind.strides.data if s.is_Integer and s != 1]
+    return min(16, math.gcd(16, *(s * width for s in steps)))

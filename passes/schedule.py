@@ -42,10 +42,11 @@ EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 WORTH_ASKING = 1.03  # asking data whether a tile is closed may be predicted to cost this much where no tile is
 ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
-MUCH_LESS = 0.75  # times the bytes
+MUCH_LESS = 0.8  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
 MOST_PARTS = 256  # that a program of the merge holds whole
+WIDE_TILES = (256, 128)  # of a streamed rank that the products of a loop inside spread over
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def schedule_kernel(
     if isinstance(whole, Refused) or parts == 0:
         return whole
     best, found = whole, []
-    for count in _part_counts(kernel, target, whole, sizes):
+    for count in (*_part_counts(kernel, target, whole, sizes), *_single_steps(kernel, target, whole, sizes)):
         split = _schedule_parts(kernel, target, inputs, outputs, sizes, count, options)
         if isinstance(split, Refused):
             break
@@ -149,6 +150,19 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
     fewer = [first // 2] if target.kind == "cpu" else [first >> n for n in range(1, first.bit_length())]
     return [p for p in (first, *fewer, 2 * first) if fewest <= p <= longest]
+
+
+def _single_steps(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
+    """Into how many parts the streamed rank is cut so that each is one tile: no loop is around the inner one then.
+
+    Where a loop is in a loop, that leaves registers for larger tiles, and all programs start with loads at once.
+    """
+    if target.kind == "cpu" or whole.work.nested is None or not kernel.streamed:
+        return []
+    rank = whole.walk.table[kernel.streamed]
+    extent = symbols.evaluate(rank.extent, dict.fromkeys(symbols.names(rank.extent), LARGE) | dict(sizes or {}))
+    counts = (-(-extent // tile_size) for tile_size in WIDE_TILES)
+    return [count for count in counts if 1 < count <= MOST_PARTS] if rank.role == "loop" else []
 
 
 def _filled(us: float, programs: int, target: Target) -> float:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from xdsl.ir import Dialect
 
-from .control import ForOp, IfOp, KernelOp, ReturnOp, YieldOp, empty_body
+from .control import ONCE, ForOp, IfOp, KernelOp, ReturnOp, YieldOp, empty_body
 from .memory import LoadOp, StoreOp
 from .types import (
     LEAST_DOT,
@@ -46,6 +46,7 @@ from .values import CastOp, DotOp, FillOp, IndexOp, MapOp, PadOp, PickOp, Reduce
 
 __all__ = [
     "LEAST_DOT",
+    "ONCE",
     "ROLES",
     "BufferType",
     "CastOp",

@@ -29,6 +29,7 @@ from .types import TileRank, TileRanks, TileType, rank_names, strings, tile_type
 from .values import PickOp
 
 QUANTIFIERS = ("any", "all")
+ONCE = "once"  # of a loop: every program takes one step
 
 
 @irdl_op_definition
@@ -53,6 +54,7 @@ class ForOp(IRDLOperation):
     `from` and `to` are index expressions in elements; `from` is a multiple of the rank's tile.  In them a unit rank
     stands for its index, a grid rank (or the rank of a loop around this one) for its first index here, and a parameter
     for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.
+    The attribute `once` says that every program takes one step, with the parameters that are bound.
     """
 
     name = "tile.for"
