@@ -69,7 +69,7 @@ class Work:
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
     waits: how often a program waits for tiles that nothing has asked for in advance: each time that an innermost loop
     starts, for each load in a loop around it, and for each in a conditional.
-    padded_elements: `Held.padded_elements`.  short_loads: of tiles in a loop whose rows begin anywhere: how many rows, and
+    short_loads: of tiles in a loop whose rows begin anywhere: how many rows, and
     in how many loads.
     skippable_load_bytes: of the loads, what conditionals may leave out; everything is counted as if they left out nothing.
     """
@@ -87,7 +87,6 @@ class Work:
     temporary_bytes: int = 0
     held_bytes: int = 0
     behind_bytes: int = 0
-    padded_elements: int = 0
     short_loads: list[tuple[int, float]] = field(default_factory=list)
     nested: Nested | None = None
     kept_bytes: int | None = None
@@ -226,7 +225,6 @@ class Census:
             behind_bytes=holds.behind_bytes,
             nested=holds.nested,
             kept_bytes=holds.kept_bytes,
-            padded_elements=holds.padded_elements,
         )
         totals: dict[tuple, int] = {}  # of elements in loops with bounds
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`

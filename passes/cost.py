@@ -97,7 +97,6 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     per_thread = registers / (4 * threads) + 32
     if w.dots and not w.wide_operand_bytes and not target.dots_from_sram:
         per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
-        per_thread += 2 * w.padded_elements / threads
     if not w.dots:
         per_thread += max((SHORT_LOAD * n / threads for rows, n in w.short_loads if rows > warps), default=0.0)
     registers = max(registers, w.behind_bytes)

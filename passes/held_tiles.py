@@ -34,7 +34,6 @@ class Held:
     carried_bytes: by loops.  temporary_bytes: of the largest tile that is computed.  held_bytes: the most at any time in a
     loop, or around a dot.  behind_bytes: the most outside of loops.
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
-    padded_elements: of the largest tile in a loop of dots whose last columns are filled, where it is cut.
     """
 
     carried_bytes: int
@@ -43,7 +42,6 @@ class Held:
     behind_bytes: int
     nested: Nested | None
     kept_bytes: int | None
-    padded_elements: int
 
 
 class HeldTiles:
@@ -58,9 +56,6 @@ class HeldTiles:
         self.outside: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # tiles from before that are read there
         self.waiting: dict[tuple[str, ...], dict[tuple[str, ...], int]] = {}  # see `_waiting`
         self.beside: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # see `_made_beside`
-        self.padded: list[
-            tuple[tuple[str, ...], tuple[str, ...]]
-        ] = []  # in loops: a tile's ranks, and those that end in it
         self._look(kernel.body.block, ())
         straight = not any(e.loops or e.kind == "dot" for e in listing.entries)
         self.outliving = _outliving(kernel.body.block) if straight else None
@@ -84,8 +79,6 @@ class HeldTiles:
                     for v in op.operands:
                         if len(names) > 1 and tile.tile_type(v).names == names[-1:]:
                             self.columns.setdefault(loops, {})[v] = names[-1]
-                case tile.PadOp() if loops:
-                    self.padded.append((tile.tile_type(op.result).names, op.over_ranks))
                 case tile.ForOp():
                     at = (*loops, op.rank.data)
                     self.outside[at] = _read_from_outside(op)
@@ -142,10 +135,7 @@ class HeldTiles:
             else:
                 behind_bytes = held + int(size * self._worked_on(largest, once))
                 held_bytes = max(held_bytes, behind_bytes if at in multiplied else 0)
-        extent = self.listing.extent
-        cut = [names for names, over in self.padded if any(extent[r] % max(1, tile_of[r]) for r in over)]
-        padded = max((product(tile_of, names) for names in cut), default=0) if self.multiplied else 0
-        return Held(sum(carried.values()), temporary_bytes, held_bytes, behind_bytes, nested, kept_bytes, padded)
+        return Held(sum(carried.values()), temporary_bytes, held_bytes, behind_bytes, nested, kept_bytes)
 
     def _worked_on(self, largest: tuple[str, ...], once: Collection[str]) -> float:
         """How much of the largest tile's size is held while it is worked on outside of all loops.
