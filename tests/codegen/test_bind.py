@@ -54,6 +54,17 @@ def test_sizes_become_literals_everywhere(runner):
     assert "tl.range(0, tl.minimum(BI + start_i, 4096), BJ" in source.text
 
 
+@pytest.mark.parametrize(("m", "once"), [(16, True), (64, True), (65, False), (0, False)])
+def test_a_loop_that_is_one_step_in_every_program_is_printed_straight(runner, m, once):
+    bound = bind(runner.kernel("attention"), {"BI": 64, "BJ": 64}, {"n": 640, "m": m})
+    (loop,) = [op for op in bound.body.walk() if isinstance(op, tile.ForOp)]
+    assert (tile.ONCE in loop.attributes) == once
+    assert ("in tl.range(" in print_triton(bound).text) == (not once)
+    again = bind(bound, {"BJ": 16})
+    (loop,) = [op for op in again.body.walk() if isinstance(op, tile.ForOp)]
+    assert (tile.ONCE in loop.attributes) == (m == 16)
+
+
 def test_binding_leaves_the_kernel_as_it_was(runner):
     kernel = runner.kernel("attention")
     before = str(kernel)
