@@ -39,6 +39,7 @@ class Price:
     """Predicted cost of a launch: microseconds, what bounds it, and whether it fits the target.
 
     busy_us: of all resources together; it decides between choices that the same resource bounds alike.
+    beside: how many programs an SM holds at the same time.
     """
 
     us: float
@@ -48,6 +49,7 @@ class Price:
     register_bytes: int
     fits: bool
     busy_us: float
+    beside: int = 1
 
 
 def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
@@ -129,7 +131,9 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     }
     bound_by = max(times, key=lambda k: times[k])
     us = times[bound_by] * 1e6 + target.launch_us
-    return Price(us, bound_by, hbm, sram, registers, fits, (sum(times.values()) + issue) * 1e6)
+    return Price(
+        us, bound_by, hbm, sram, registers, fits, (sum(times.values()) + issue) * 1e6, max(1, int(min(beside)))
+    )
 
 
 def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: int) -> float:
