@@ -5,7 +5,8 @@
 
 A load has one where it takes a whole rectangle: each index of its access is one rank of the tile, or one element; the
 innermost of them lies together, the other strides are multiples of 16 bytes; and what lies beyond an end reads as zero,
-as it does under a guard.  What the pointer must be aligned to is the launch's to see to (`runtime/triton_launch.py`).
+as it does under a guard.  Vectors have none, nor has what products of full precision read: it would pass through shared
+memory only to be held in registers.  That the pointer is aligned is the launch's to see to (`runtime/descriptors.py`).
 """
 
 from __future__ import annotations
@@ -71,7 +72,13 @@ class Descriptors(Addresses):
         """The dimensions of what a load takes, the one that lies together last; None where that is no rectangle."""
         kind, result = cast(tile.BufferType, op.buffer.type), tile.tile_type(op.result)
         size = _bytes(result.element_type)
-        if self.wide or size is None or op.checked is not None or len(result.names) < 2:
+        if (
+            self.wide
+            or size is None
+            or op.checked is not None
+            or len(result.names) < 2
+            or _in_full_precision(op.result)
+        ):
             return None
         dims: list[Dimension] = []
         for e, extent, stride in zip(op.access.data, kind.shape.data, kind.strides.data, strict=True):
@@ -142,6 +149,18 @@ def divides(step: int, e: sympy.Expr, known: Mapping[str, int]) -> bool:
     """Whether an integer expression is a multiple of `step`, for all sizes that are multiples as `known` says."""
     scaled = e.subs({symbols.symbol(n): k * symbols.symbol(n) for n, k in known.items()}, simultaneous=True)
     return all((t.as_coeff_Mul()[0] / step).is_Integer for t in sympy.Add.make_args(sympy.expand(scaled)))
+
+
+def _in_full_precision(value: SSAValue) -> bool:
+    """Whether products of full precision read a tile, through maps: no matrix unit takes it, so it goes to registers anyway."""
+    for use in value.uses:
+        op = use.operation
+        if isinstance(op, tile.DotOp):
+            if op.precision.data == "ieee" and tile.tile_type(op.lhs).element_type == Float32Type():
+                return True
+        elif isinstance(op, tile.MapOp | tile.CastOp | tile.PadOp) and _in_full_precision(op.result):
+            return True
+    return False
 
 
 def _bytes(element: Attribute) -> int | None:
