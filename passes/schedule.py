@@ -249,7 +249,8 @@ def _schedule_whole(
         us, _, w, p = priced[0]
         asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
         if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
-            space = tuple((_launched(params, p, target, options.launch), us) for us, params, _, p in priced)
+            known = all(symbols.names(shape.extents[r]) <= set(shape.counts) for r in emitted.grid_ranks)
+            space = tuple((_launched(row, target, options.launch, known), row[0]) for row in priced)
             emitted.params = _params(dict(space[0][0]))
             choices = _choices(shape, roles, emitted.parameters, p, w.programs)
             best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled, choices)
@@ -291,7 +292,7 @@ def _walked(
     emitted.params = best.kernel.params
     params = emitted.parameters
     w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
-    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2), bool(params.get("persistent")))
     p = replace(p, us=p.us * shape.unevenness(params))
     return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
@@ -337,11 +338,18 @@ def _elements(kind: tile.BufferType) -> sympy.Expr:
     return sympy.expand(sympy.Mul(*kind.shape.data))
 
 
-def _launched(params: tuple[tuple[str, int], ...], p: Price, target: Target, given: Given) -> tuple:
-    """Parameters with those that are given and that price says nothing of; `persistent`: as many programs as run at once."""
+def _launched(
+    row: tuple[float, tuple, Work, Price], target: Target, given: Given, known: bool
+) -> tuple[tuple[str, int], ...]:
+    """The parameters of a binding, with those that are given and that price says nothing of.
+
+    `persistent`: as many programs as run at once; none are, where that is known to be all.
+    """
+    _, params, w, p = row
     more = {n: int(v) for n, v in given if n not in PRICED}
     if dict(given).get("persistent") is True:
-        more["persistent"] = target.sms * p.beside
+        at_once = target.sms * p.beside
+        more["persistent"] = 0 if known and w.programs <= at_once else at_once
     return tuple(sorted({**dict(params), **more}.items())) if more else params
 
 
@@ -373,7 +381,7 @@ def _price_bindings(
             if sizes not in counted:
                 counted[sizes] = census.count(params)
             w = counted[sizes]
-            p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+            p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2), persistent)
             p = replace(p, us=p.us * shape.unevenness(params))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]
@@ -381,6 +389,7 @@ def _price_bindings(
 
     choices = shape.choices(roles) | {name: [value] for name, value in shape.counts.items()}
     choices |= {name: [value] for name, value in given if name in PRICED}
+    persistent = bool(dict(given).get("persistent"))
     if math.prod(len(choices[t]) for t in tiles) <= EXHAUSTIVE:
         for values in itertools.product(*choices.values()):
             look(dict(zip(choices, values, strict=True)))
