@@ -359,8 +359,9 @@ def _choices(
     """Of each parameter the values that a tuner may try, the chosen one first."""
     found: dict[str, list[int]] = dict(shape.choices(roles))
     there = available(shape.target)
-    if "persistent" in there and programs > (at_once := shape.target.sms * p.beside):
-        found["persistent"] = [0, at_once]
+    at_once = shape.target.sms * p.beside
+    if "persistent" in there and programs > at_once:
+        found["persistent"] = [0, *(n for n in (at_once, 2 * at_once) if n < programs)]
     if "warp_specialize" in there and "loop" in roles.values():
         found["warp_specialize"] = [0, 1]
     return tuple((n, tuple(dict.fromkeys((chosen.get(n, values[0]), *values)))) for n, values in found.items())
