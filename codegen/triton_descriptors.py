@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import sympy
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, IntegerType
@@ -133,7 +133,7 @@ class Descriptors(Addresses):
         assert last.rank is not None
         rank = self.ranks[last.rank]
         before = last.first.subs(symbols.symbol(last.rank), 0)
-        params = {symbols.symbol(n): sympy.Integer(v) for n, v in self.params.items()}
+        params: Any = {symbols.symbol(n): sympy.Integer(v) for n, v in self.params.items()}
         loops = [op for op in self.kernel.body.walk() if isinstance(op, tile.ForOp) and op.rank.data == rank.name]
         starts = [cast(sympy.Expr, op.bounds[0].subs(params, simultaneous=True)) for op in loops]
         return all(divides(step, e, known) for e in (before, *starts))
