@@ -18,7 +18,7 @@ from .assembly.binaries import compile_binaries as binaries_of
 from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
-from .driver import Environment, Options, check_tuning, pick_target
+from .driver import Environment, Options, check_parameters, check_tuning, pick_target
 from .frontend.capture import Captured, capture
 from .report import Report, report_of
 from .runtime.files import usable_folder
@@ -35,6 +35,7 @@ def compile(
     fuse: str = "by_cost",
     skip: str = "by_cost",
     lazy: str = "off",
+    parameters: Mapping[str, int] | None = None,
     remainder: str = "inductor",
     strict: bool = False,
 ) -> CompiledFunction:
@@ -45,16 +46,20 @@ def compile(
     so, "always" makes a kernel of whatever can be one.  skip: whether kernels ask a mask which tiles it closes before they
     load them: "by_cost" where asking is predicted to cost next to nothing, "always", "never".  lazy: "on" moves the
     running maximum of a softmax, and the state with it, only when it is exceeded by a factor of 256; it has not been seen
-    to be faster.  remainder: what runs the parts that do not fuse, "inductor" or "eager".  strict: raise where a part
-    would run eagerly.
+    to be faster.  parameters: launch parameters of the kernels by name, in place of what the cost model or the default says
+    (num_warps, num_stages, persistent, warp_specialize, descriptors; `ir/launch.py`).  remainder: what runs
+    the parts that do not fuse, "inductor" or "eager".  strict: raise where a part would run eagerly.
 
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
     environment = Environment.read()
-    options = check_tuning(Options(target or "auto", remainder, tune, fuse, strict, skip=skip, lazy=lazy))
+    options = check_tuning(
+        Options(target or "auto", remainder, tune, fuse, strict, skip=skip, lazy=lazy, parameters=parameters or {})
+    )
     captured = capture(fn, args, kwargs, dynamic)
     devices = devices_of(captured.example)
     chosen = pick_target(options.target, devices)
+    check_parameters(options, chosen)
     if chosen.kind == "cpu":
         check_device(chosen, devices, environment.interpret)
     if dynamic or (chosen.kind != "cpu" and devices == {"cpu"}):
@@ -125,19 +130,21 @@ def explain(
     fuse: str = "by_cost",
     skip: str = "by_cost",
     lazy: str = "off",
+    parameters: Mapping[str, int] | None = None,
     compile_binaries: bool = True,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     **kwargs: Any,
 ) -> Report:
     """What `fn` would become on `target`, which need not be in this machine; nothing runs, and meta tensors will do.
 
-    fuse, skip, lazy: as in `compile`.  compile_binaries: also compile each GPU kernel, for its registers, spills, shared
-    memory and matrix instructions; `on_progress(done, total)` is called after each.
+    fuse, skip, lazy, parameters: as in `compile`.  compile_binaries: also compile each GPU kernel, for its registers,
+    spills, shared memory and matrix instructions; `on_progress(done, total)` is called after each.
     """
     environment = Environment.read()
-    options = Options(target=target, remainder="eager", fuse=fuse, skip=skip, lazy=lazy)
+    options = Options(target=target, remainder="eager", fuse=fuse, skip=skip, lazy=lazy, parameters=parameters or {})
     captured = capture(fn, args, kwargs, dynamic)
     chosen = pick_target(target, devices_of(captured.example))
+    check_parameters(options, chosen)
     fallbacks: list[tuple[str, str]] = []
     folder = usable_folder(environment.cache_dir)
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))

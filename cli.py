@@ -118,6 +118,8 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
     )
     verb.add_argument("--fuse", default="by_cost", choices=("by_cost", "always"),
                       help="always: also what is predicted to be faster apart (default by_cost)")  # fmt: skip
+    verb.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE",
+                      help="of all launches, may be repeated: persistent=true, num_warps=8")  # fmt: skip
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
         verb.add_argument(

@@ -19,14 +19,15 @@ from xdsl.ir import Operation, SSAValue
 
 from .assembly.reassociated import reassociated
 from .codegen.artifact import KernelArtifact, Layout, two_stages
-from .codegen.emit import NotPrintable, emit
-from .errors import InvalidArgument
+from .codegen.emit import NotPrintable, choices_of, emit
+from .errors import InvalidArgument, MissingTool
 from .frontend.edit import Edit
 from .frontend.importer import Imported
 from .frontend.sizes import element_type, size
 from .ir import symbols, tile
 from .ir.attributes import AccessMap
 from .ir.cascade import KernelOp
+from .ir.launch import check_target, checked
 from .ir.target import Target, get_target
 from .ir.text import print_module
 from .ir.verify import verify
@@ -79,6 +80,7 @@ class Options:
     skip: whether kernels ask data (a mask) which tiles to leave out, before they load them: "by_cost" where asking is
     predicted to cost next to nothing, "always" where there is something to ask, "never".
     lazy: "on" moves the running maximum of an online form only when it is exceeded by a factor of 256.
+    parameters: launch parameters of all kernels, by name, in place of what the cost model or the default says.
     """
 
     target: str = "auto"
@@ -89,6 +91,7 @@ class Options:
     print_after_all: bool = False
     skip: str = "by_cost"
     lazy: str = "off"
+    parameters: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.remainder not in REMAINDERS:
@@ -101,10 +104,11 @@ class Options:
             raise InvalidArgument.choice("skip", self.skip, SKIPPING)
         if self.lazy not in SWITCH:
             raise InvalidArgument.choice("lazy", self.lazy, SWITCH)
+        checked(self.parameters)
 
     @property
     def loops(self) -> LoopOptions:
-        return LoopOptions(self.skip, self.lazy == "on")
+        return LoopOptions(self.skip, self.lazy == "on", checked(self.parameters))
 
 
 def check_tuning(options: Options) -> Options:
@@ -115,6 +119,21 @@ def check_tuning(options: Options) -> Options:
             next_step="leave `tune` at 'off': the cost model picks the parameters",
         )
     return options
+
+
+def check_parameters(options: Options, target: Target) -> None:
+    """Raises InvalidArgument for launch parameters that a target has not, MissingTool for what this Triton lacks."""
+    given = options.loops.launch
+    check_target(given, target)
+    if any(name == "descriptors" and value for name, value in given):
+        import triton.language
+
+        if not hasattr(triton.language, "make_tensor_descriptor"):
+            raise MissingTool(
+                "tl.make_tensor_descriptor",
+                needed_for="parameters={'descriptors': True}",
+                install="pip install -U triton",
+            )
 
 
 def pick_target(name: str, devices: set[str] | None = None) -> Target:
@@ -386,6 +405,7 @@ class _Pipeline:
             "nodes": _attribute(kernel, "nodes").split(),
             "cascade": print_module(kernel),
             "tile": print_module(s.kernel),
+            "choices": choices_of(s.kernel, self.target, s.choices),
             "space": [[dict(params), us] for params, us in s.space[:64]],
         }
 

@@ -30,6 +30,7 @@ class KernelReport:
     it.  visits: what part of a rank's tiles is walked, where index predicates (a causal mask) leave some out; and what a
     kernel asks of data (a mask) before it loads a tile.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
+    params: tile sizes and launch parameters; choices: of each, the values that it may take, the present one first.
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     skippable_load_bytes: the part of sram_load_bytes that data may leave out when the kernel runs: all bytes and times are
     predicted as if nothing were, so they are upper bounds where this is not 0.
@@ -64,6 +65,7 @@ class KernelReport:
     workspace_bytes: int = 0
     skippable_load_bytes: int = 0
     visits: tuple[str, ...] = ()
+    choices: Mapping[str, Sequence[int]] = field(default_factory=dict)
     cascade: str = field(default="", repr=False)
     tile: str = field(default="", repr=False)
     registers: int | None = None

@@ -22,7 +22,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from .assembly.build import Built, build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.remainder import modes
-from .driver import Environment, Options, check_tuning, pick_target
+from .driver import Environment, Options, check_parameters, check_tuning, pick_target
 from .errors import InvalidArgument
 from .frontend.decompositions import by_definition, decompositions
 from .report import Report, report_of
@@ -40,7 +40,7 @@ def backend(
 ) -> Callable[..., Any]:
     """Compile what Dynamo captured.
 
-    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`,
+    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`, `parameters`,
     `strict`.  mode: passed on to Inductor.
     Raises InvalidArgument for an option that there is not.
     """
@@ -50,6 +50,7 @@ def backend(
     environment = Environment.read()
     devices = devices_of([*example_inputs, *gm.parameters(), *gm.buffers()])
     target = pick_target(chosen.target, devices)
+    check_parameters(chosen, target)
     check_device(target, devices, environment.interpret)
 
     def compile_graph(role: str) -> Callable[[fx.GraphModule, Sequence[Any]], Any]:

@@ -71,6 +71,7 @@ def key_of(gm: fx.GraphModule, target: Target, options: Options, size_names: Map
         "fuse": options.fuse,
         "skip": options.skip,
         "lazy": options.lazy,
+        "parameters": options.loops.launch,
         "size_names": dict(size_names),
         "versions": versions(),
     }

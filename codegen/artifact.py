@@ -36,7 +36,8 @@ class KernelArtifact:
     inputs, outputs: layouts in argument order (inputs first).  sizes: names of the size arguments, after the buffers.
     params: tile sizes and launch parameters bound in the source.
     launch: for Triton, `grid` (Python expression over sizes), `signature`, `constexprs`, `divisible`, `num_warps`,
-            `num_stages`; for torch, `programs` (Python expression: size of the flattened grid).
+            `num_stages`, and `described`, the positions of buffers that descriptors need aligned; for torch, `programs`
+            (Python expression: size of the flattened grid).
     facts: what the report shows (passes, bytes, flops, footprint, predicted time, certificates, the tile program's text).
     stages: the kernels of a call that takes several, in order; it has no source, function and launch of its own then.
     workspaces: the memory between them, allocated for the call.

@@ -22,6 +22,7 @@ from xdsl.rewriter import Rewriter
 from ..errors import InternalCompilerError
 from ..ir import symbols, tile
 from ..ir.attributes import AccessMap
+from ..ir.launch import LAUNCH_PARAMETERS
 from ..ir.verify import verify
 from . import text
 
@@ -40,7 +41,7 @@ def bind(
     what they are multiples of; the caller answers for it when the kernel runs.  Unknown parameters are an
     InternalCompilerError.
     """
-    unknown = sorted(set(params or {}) - set(kernel.parameters) - set(text.LAUNCH_PARAMETERS))
+    unknown = sorted(set(params or {}) - set(kernel.parameters) - set(LAUNCH_PARAMETERS))
     if unknown:
         raise InternalCompilerError(f"kernel {kernel.sym_name.data} has no parameters {unknown}")
     bound = kernel.clone()

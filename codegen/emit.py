@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from xdsl.dialects.builtin import (
     BFloat16Type,
@@ -15,14 +15,16 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, SSAValue
 
 from ..ir import symbols, tile
+from ..ir.launch import available
 from ..ir.target import Target
 from .artifact import KernelArtifact, Layout
 from .bind import bind
 from .text import NotPrintable
 from .torch_source import print_torch
+from .triton_descriptors import describable
 from .triton_source import print_triton
 
-__all__ = ["NotPrintable", "dtype_name", "emit", "index_fits"]
+__all__ = ["NotPrintable", "choices_of", "dtype_name", "emit", "index_fits"]
 
 _FLOATS = {Float16Type: "f16", BFloat16Type: "bf16", Float32Type: "f32", Float64Type: "f64"}
 
@@ -35,6 +37,7 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
     bound = bind(kernel, multiples=multiples)
     inputs = tuple(_layout(v) for v in bound.inputs)
     outputs = tuple(_layout(v) for v in bound.written)
+    idle: set[str] = set()  # launch parameters that change nothing in this kernel
     if target.kind == "cpu":
         printed = print_torch(bound)
         kind, launch = "torch", {"programs": symbols.to_python(symbols.from_text(printed.grid))}
@@ -51,6 +54,10 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
             "num_warps": printed.num_warps,
             "num_stages": printed.num_stages,
         }
+        if printed.described:
+            launch["described"] = [printed.arguments.index(p) for p in printed.described]
+        there = (printed.described, "warp_specialize" in printed.constexprs, bound.grid_ranks)
+        idle = {n for n, x in zip(("descriptors", "warp_specialize", "persistent"), there, strict=True) if not x}
     return KernelArtifact(
         name=printed.name,
         kind=kind,
@@ -60,9 +67,20 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
         inputs=inputs,
         outputs=outputs,
         sizes=tuple(printed.sizes),
-        params=dict(kernel.parameters),
+        params={n: v for n, v in kernel.parameters.items() if n not in idle},
         launch=launch,
     )
+
+
+def choices_of(
+    kernel: tile.KernelOp, target: Target, choices: Sequence[tuple[str, tuple[int, ...]]]
+) -> dict[str, list[int]]:
+    """The values that each parameter may take, the present one first, with descriptors where some load has one."""
+    found = {name: list(values) for name, values in choices}
+    if "descriptors" in available(target) and describable(bound := bind(kernel), not index_fits(bound)):
+        given = kernel.parameters.get("descriptors", 0)
+        found["descriptors"] = [given, 1 - given]
+    return found
 
 
 def index_fits(kernel: tile.KernelOp) -> bool:

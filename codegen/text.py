@@ -17,11 +17,6 @@ from xdsl.ir import Operation
 from ..ir import symbols, tile
 from ..ir.attributes import AccessMap
 
-# What any kernel for a GPU may be given besides its tile sizes, none of which changes what it computes: warps and stages;
-# persistent: so many programs, each of which computes one result after the other (0: one program a result);
-# warp_specialize: loads and dots of the loops in warps of their own, where the compiler can (0: not).
-LAUNCH_PARAMETERS = ("num_warps", "num_stages", "persistent", "warp_specialize")
-
 
 class NotPrintable(Exception):
     """This kernel has no text in this printer's language; `reason` says why."""

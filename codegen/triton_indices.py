@@ -10,8 +10,8 @@ from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, Float6
 from xdsl.ir import Attribute, SSAValue
 
 from ..ir import symbols, tile
+from ..ir.launch import LAUNCH_PARAMETERS
 from .text import (
-    LAUNCH_PARAMETERS,
     Names,
     NotPrintable,
     band_end,
@@ -117,7 +117,9 @@ class Indices:
 
     def constexprs(self) -> dict[str, int]:
         """Tile sizes and the like; `num_warps` and an unused `num_stages` are the launch's business."""
-        launch = {"num_warps", "persistent"} | {n for n in ("num_stages", "warp_specialize") if n not in self.used}
+        launch = {"num_warps", "persistent", "descriptors"} | {
+            n for n in ("num_stages", "warp_specialize") if n not in self.used
+        }
         found = {k: v for k, v in self.params.items() if k not in launch}
         if "num_stages" in self.used:
             found["num_stages"] = self.params.get("num_stages", 3)

@@ -22,8 +22,8 @@ from xdsl.ir import Block, Operation, SSAValue
 from ..ir import symbols, tile
 from ..ir.attributes import is_float
 from .text import NotPrintable, hint, literal, multiples, programs, summary, whole_lanes
-from .triton_addresses import Addresses
 from .triton_comparisons import COMPARISONS, compared_only
+from .triton_descriptors import Descriptors
 from .triton_functions import (
     GROWS,
     HELPERS,
@@ -48,6 +48,7 @@ class TritonSource:
     constexprs: the `tl.constexpr` arguments.  whole: more of them, whose value is the least power of two not below an
     extent (its text over sizes) and not below a number of lanes.
     divisible_by_16: the arguments of which that is known; of pointers it is asked.
+    described: the buffers that are loaded by descriptor: their addresses must be multiples of 16 bytes.
     grid: how many programs there are, an index expression over sizes.
     """
 
@@ -63,6 +64,7 @@ class TritonSource:
     grid: str
     num_warps: int
     num_stages: int
+    described: tuple[str, ...] = ()
 
     def programs(self, sizes: Mapping[str, int]) -> int:
         """How many programs a launch has."""
@@ -84,7 +86,7 @@ def print_triton(kernel: tile.KernelOp, *, wide: bool = False) -> TritonSource:
     return _Printer(kernel, wide).source()
 
 
-class _Printer(Addresses):
+class _Printer(Descriptors):
     """Operations as lines."""
 
     def __init__(self, kernel: tile.KernelOp, wide: bool):
@@ -98,6 +100,7 @@ class _Printer(Addresses):
         lines = [*self.prologue(), *body.lines]
         if self.persistent:
             lines = [self.each_result(), *(f"    {line}" for line in lines)]
+        lines = [*self.made.lines, *lines]
         constexprs = self.constexprs()
         name = self.kernel.sym_name.data
         parameters = [
@@ -148,6 +151,7 @@ class _Printer(Addresses):
             grid=symbols.to_text(sympy.Min(self.persistent, count) if self.persistent else count),
             num_warps=self.params.get("num_warps", 4),
             num_stages=self.params.get("num_stages", 3),
+            described=tuple(self.pointers[a] for a in self.described),
         )
 
     def each_result(self) -> str:
@@ -163,6 +167,8 @@ class _Printer(Addresses):
 
     def operation(self, op: Operation, out: Lines) -> None:
         match op:
+            case tile.LoadOp() if self.params.get("descriptors") and (text := self.by_descriptor(op)):
+                self.define(op, text, out)
             case tile.LoadOp():
                 address, mask = self.address(op, tile.tile_type(op.result).names, out)
                 other = literal(0.0 if is_float(tile.tile_type(op.result).element_type) else 0)

@@ -19,7 +19,7 @@ from ..errors import InvalidArgument
 from ..report import KernelReport, Report, counted_noun
 from ..runtime.files import write_whole
 from . import exits
-from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function
+from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function, parameters
 
 
 def run(chosen: Namespace, console: Console) -> int:
@@ -38,7 +38,7 @@ def run(chosen: Namespace, console: Console) -> int:
 
             report = api.explain(
                 function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
-                compile_binaries=not chosen.no_binaries, on_progress=tick,
+                parameters=parameters(chosen.parameter), compile_binaries=not chosen.no_binaries, on_progress=tick,
             )  # fmt: skip
             missing += write(report, chosen.out / target, binaries=not chosen.no_binaries)
             progress.remove_task(task)

@@ -10,7 +10,7 @@ from rich.console import Console
 from .. import api
 from ..errors import InvalidArgument
 from . import exits
-from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function
+from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function, parameters
 
 
 def run(chosen: Namespace, console: Console) -> int:
@@ -27,7 +27,7 @@ def run(chosen: Namespace, console: Console) -> int:
     for target in targets:
         report = api.explain(
             function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
-            compile_binaries=not chosen.no_binaries,
+            parameters=parameters(chosen.parameter), compile_binaries=not chosen.no_binaries,
         )  # fmt: skip
         if chosen.json:
             console.print(report.to_json(), markup=False, highlight=False, soft_wrap=True)

@@ -56,6 +56,21 @@ class Shape:
         return cls(tuple(sizes), names, chosen)
 
 
+def parameters(texts: Sequence[str]) -> dict[str, int]:
+    """`persistent=true`, `num_warps=8` as names and values.  Raises InvalidArgument."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        known = {"true": True, "false": False}.get(value.lower())
+        if not equals or (known is None and not value.isdigit()):
+            raise InvalidArgument(
+                f"{text!r} is no launch parameter with its value",
+                next_step="write it as persistent=true or num_warps=8",
+            )
+        found[name] = int(value) if known is None else known
+    return found
+
+
 def dtype_name(text: str) -> str:
     """ "f16" and "float16" are the same.  Raises InvalidArgument."""
     if text in DTYPES:

@@ -18,6 +18,7 @@ HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
 STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
 SHORT_LOAD = 6  # registers for a load of 4 bytes or less, with its address and mask, where a warp has several rows
+AROUND_RESULTS = 32  # registers of a thread for what a loop over results keeps (9 to 38 on sm_90)
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
 
@@ -40,6 +41,7 @@ class Price:
     """Predicted cost of a launch: microseconds, what bounds it, and whether it fits the target.
 
     busy_us: of all resources together; it decides between choices that the same resource bounds alike.
+    beside: how many programs an SM holds at the same time.
     """
 
     us: float
@@ -49,6 +51,7 @@ class Price:
     register_bytes: int
     fits: bool
     busy_us: float
+    beside: int = 1
 
 
 def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
@@ -67,9 +70,13 @@ def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
     return total
 
 
-def price(w: Work, target: Target, warps: int = 4, stages: int = 2) -> Price:
-    """Time of one launch on `target`, from what it does."""
-    return _price_cpu(w, target) if target.kind == "cpu" else _price_gpu(w, target, warps, stages)
+def price(w: Work, target: Target, warps: int = 4, stages: int = 2, persistent: bool = False) -> Price:
+    """Time of one launch on `target`, from what it does.
+
+    That programs are persistent changes what fits, not the time: each begins its next result when the one before is done,
+    as the machine begins the next program, and nothing of the next one is asked for earlier.
+    """
+    return _price_cpu(w, target) if target.kind == "cpu" else _price_gpu(w, target, warps, stages, persistent)
 
 
 def hbm_bytes(w: Work, target: Target) -> int:
@@ -82,7 +89,7 @@ def hbm_bytes(w: Work, target: Target) -> int:
     return min(total, w.load_bytes) + w.store_bytes
 
 
-def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
+def _price_gpu(w: Work, target: Target, warps: int, stages: int, persistent: bool) -> Price:
     hbm = hbm_bytes(w, target)
     sram = w.kept_load_bytes + stages * w.loop_load_bytes + w.picked_bytes  # threads read from each other's rows there
     operands = max((_operand_bytes(made, warps) for made in w.made_operands.values()), default=0)
@@ -104,6 +111,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
         per_thread = max(per_thread, around + operands / (4 * threads))
+    per_thread += AROUND_RESULTS if persistent else 0
     room = target.registers // threads
     if w.kept_bytes is not None and room < limit:  # the assembler makes do with these, as long as it may
         needed, per_thread, limit = w.kept_bytes / (4 * threads) + STREAMED, min(per_thread, room), room
@@ -135,7 +143,9 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int) -> Price:
     }
     bound_by = max(times, key=lambda k: times[k])
     us = times[bound_by] * 1e6 + target.launch_us
-    return Price(us, bound_by, hbm, sram, registers, fits, (sum(times.values()) + issue) * 1e6)
+    return Price(
+        us, bound_by, hbm, sram, registers, fits, (sum(times.values()) + issue) * 1e6, max(1, int(min(beside)))
+    )
 
 
 def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: int) -> float:

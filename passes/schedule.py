@@ -27,6 +27,7 @@ from xdsl.ir import SSAValue
 from ..ir import symbols, tile
 from ..ir.attributes import AccessMap
 from ..ir.cascade import KernelOp
+from ..ir.launch import Given, available
 from ..ir.target import Target
 from .algebra.forms import Refused
 from .census import Census, Work
@@ -45,6 +46,7 @@ ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
 MUCH_LESS = 0.8  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
+PRICED = ("num_warps", "num_stages")  # the launch parameters that change a price
 MOST_PARTS = 256  # that a program of the merge holds whole
 WIDE_TILES = (256, 128)  # of a streamed rank that the products of a loop inside spread over
 
@@ -57,6 +59,7 @@ class Scheduled:
     the whole call).  walk: how its ranks are walked.  outputs: the layouts and accesses of the results that it was
     scheduled for.  filled: microseconds that some binding would take if its programs filled the target, and how many
     programs that binding has.
+    choices: of each parameter the values that it may take, the chosen one first; what price says nothing of is off.
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
     """
 
@@ -67,6 +70,7 @@ class Scheduled:
     walk: Walk
     outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
     filled: tuple[float, int]
+    choices: tuple[tuple[str, tuple[int, ...]], ...] = ()
     merge: Merge | None = None
 
     @property
@@ -198,7 +202,8 @@ def _schedule_parts(
     if isinstance(first, Refused):
         return first
     merge_inputs = [*(inputs[n] for n in split.merge_reads), *states]
-    second = _schedule_whole(split.merge, target, merge_inputs, outputs, sizes)
+    launch = LoopOptions(launch=options.launch) if options is not None else None
+    second = _schedule_whole(split.merge, target, merge_inputs, outputs, sizes, options=launch)
     if isinstance(second, Refused):
         return second
     space = tuple((params, us + second.us) for params, us in first.space)
@@ -222,7 +227,8 @@ def _schedule_whole(
     options: LoopOptions | None = None,
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
-    skip = (options or LoopOptions()).skip
+    options = options or LoopOptions()
+    skip = options.skip
     shape = KernelShape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
     filled = math.inf, 0
@@ -240,13 +246,13 @@ def _schedule_whole(
             shape.parts,
             vector_dots=shape.vectors,
             skip=ALL if skip == "always" else NEVER,
-            lazy=options is not None and options.lazy,
+            lazy=options.lazy,
         )
         emitted = emit_tiles(kernel, walk, inputs, outputs)
         if isinstance(emitted, Refused):
             reasons.append(emitted.reason)
             continue
-        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes, 2 * target.sms))
+        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes, 2 * target.sms), options.launch)
         if not priced:
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
@@ -254,12 +260,14 @@ def _schedule_whole(
         if not shape.cpu:
             _leanest_first(priced)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
-        us, params, w, p = priced[0]
+        us, _, w, p = priced[0]
         asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
         if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
-            emitted.params = _params(dict(params))
-            space = tuple((params, us) for us, params, _, _ in priced)
-            best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled)
+            known = all(symbols.names(shape.extents[r]) <= set(shape.counts) for r in emitted.grid_ranks)
+            space = tuple((_launched(row, target, options.launch, known), row[0]) for row in priced)
+            emitted.params = _params(dict(space[0][0]))
+            choices = _choices(shape, roles, emitted.parameters, p, w.programs)
+            best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled, choices)
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
     best = _masked_throughout(best, kernel, shape, inputs)
@@ -298,7 +306,7 @@ def _walked(
     emitted.params = best.kernel.params
     params = emitted.parameters
     w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
-    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2), bool(params.get("persistent")))
     p = replace(p, us=p.us * shape.unevenness(params))
     return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
@@ -344,8 +352,37 @@ def _elements(kind: tile.BufferType) -> sympy.Expr:
     return sympy.expand(sympy.Mul(*kind.shape.data))
 
 
+def _launched(
+    row: tuple[float, tuple, Work, Price], target: Target, given: Given, known: bool
+) -> tuple[tuple[str, int], ...]:
+    """The parameters of a binding, with those that are given and that price says nothing of.
+
+    `persistent`: as many programs as run at once; none are, where that is known to be all.
+    """
+    _, params, w, p = row
+    more = {n: int(v) for n, v in given if n not in PRICED}
+    if dict(given).get("persistent") is True:
+        at_once = target.sms * p.beside
+        more["persistent"] = 0 if known and w.programs <= at_once else at_once
+    return tuple(sorted({**dict(params), **more}.items())) if more else params
+
+
+def _choices(
+    shape: KernelShape, roles: Mapping[str, str], chosen: Mapping[str, int], p: Price, programs: int
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Of each parameter the values that a tuner may try, the chosen one first."""
+    found: dict[str, list[int]] = dict(shape.choices(roles))
+    there = available(shape.target)
+    at_once = shape.target.sms * p.beside
+    if "persistent" in there and programs > at_once:
+        found["persistent"] = [0, *(n for n in (at_once, 2 * at_once) if n < programs)]
+    if "warp_specialize" in there and "loop" in roles.values():
+        found["warp_specialize"] = [0, 1]
+    return tuple((n, tuple(dict.fromkeys((chosen.get(n, values[0]), *values)))) for n, values in found.items())
+
+
 def _price_bindings(
-    shape: KernelShape, roles: Mapping[str, str], census: Census
+    shape: KernelShape, roles: Mapping[str, str], census: Census, given: Given = ()
 ) -> list[tuple[float, tuple, Work, Price]]:
     """(microseconds, parameters, work, price) of the admissible bindings: all of them, or a walk one parameter at a time."""
     seen: dict[tuple, tuple[float, tuple, Work, Price]] = {}
@@ -359,13 +396,15 @@ def _price_bindings(
             if sizes not in counted:
                 counted[sizes] = census.count(params)
             w = counted[sizes]
-            p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2))
+            p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2), persistent)
             p = replace(p, us=p.us * shape.unevenness(params))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
 
     choices = shape.choices(roles) | {name: [value] for name, value in shape.counts.items()}
+    choices |= {name: [value] for name, value in given if name in PRICED}
+    persistent = bool(dict(given).get("persistent"))
     if math.prod(len(choices[t]) for t in tiles) <= EXHAUSTIVE:
         for values in itertools.product(*choices.values()):
             look(dict(zip(choices, values, strict=True)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import sympy
 
 from ..ir import symbols
+from ..ir.launch import Given
 from ..ir.tile import TileRanks
 from .closed_tiles import NEVER
 from .index_predicates import TRUE, Predicate, Range, Segment, segments
@@ -47,15 +48,17 @@ class Parts:
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What a user may choose of loops.
+    """What a user may choose of loops, and of launches.
 
     skip: ask data whether a tile is closed before it is loaded (`closed_tiles.py`): "by_cost" where there is a boolean
     to ask and asking is predicted to cost next to nothing, "always" wherever there is something to ask, "never".
     lazy: move a running gauge, and the state with it, only when it is exceeded by more than it may lag.
+    launch: launch parameters that are given (`ir/launch.py`); warps and stages are chosen by price where they are not.
     """
 
     skip: str = "by_cost"
     lazy: bool = False
+    launch: Given = ()
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,9 @@ def _check(artifact: KernelArtifact) -> None:
         raise ValueError("parameters that are not a table")
     for layout in (*artifact.inputs, *artifact.outputs):
         _check_layout(layout, artifact.sizes)
+    described = artifact.launch.get("described", [])
+    if not all(isinstance(n, int) and 0 <= n < len(artifact.inputs) for n in described):
+        raise ValueError("a descriptor of a tensor that there is not")
     function_of(artifact.launch["programs" if artifact.kind == "torch" else "grid"], artifact.sizes)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ..codegen.artifact import KernelArtifact
 from ..errors import InvalidArgument
+from .descriptors import aligned, provide_scratch
 from .expressions import function_of
 
 LARGEST_TILE = 1 << 16  # elements that the last tile may reach beyond the end
@@ -25,6 +26,7 @@ class Launcher:
         self.kernel, self.artifact = kernel, artifact
         launch = artifact.launch
         self.narrow = "i32" in launch.get("signature", {}).values()
+        self.described: tuple[int, ...] = tuple(launch.get("described", ()))
         self.grid = function_of(launch["grid"], artifact.sizes)
         self.constants: dict[str, Any] = dict(launch.get("constexprs", {}))
         self.constants |= {name: launch[name] for name in ("num_warps", "num_stages") if name in launch}
@@ -45,6 +47,8 @@ class Launcher:
             )
         constants = self.constants | {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
         device = tensors[0].device
+        if self.described:
+            tensors = aligned(tensors, self.described)
         if is_interpreted(self.kernel):
             self._interpretable(tensors)
             self.kernel[(programs,)](*tensors, *sizes, **constants)
@@ -55,6 +59,8 @@ class Launcher:
                 "set TRITON_INTERPRET=1 before Python starts",
             )
         else:
+            if self.described:
+                provide_scratch()
             with torch.accelerator.device_index(device.index):
                 self.kernel[(programs,)](*tensors, *sizes, **constants)
 

@@ -74,6 +74,16 @@ class TestExplain:
         assert "target sm_80:" in out
         assert "target gfx942:" in out
 
+    def test_launch_parameters(self, capsys, program):
+        given = ["--parameter", "persistent=3", "--parameter", "descriptors=True"]
+        status, out, _ = run(capsys, "explain", f"{program}:attend", *QKV, "--json", "--no-binaries", *given)
+        (kernel,) = json.loads(out)["kernels"]
+        assert status == exits.FINE
+        assert (kernel["params"]["persistent"], kernel["params"]["descriptors"]) == (3, 1)
+        assert kernel["choices"]["descriptors"] == [1, 0]
+        status, _, said = run(capsys, "explain", f"{program}:attend", *QKV, "--parameter", "persistent")
+        assert status == exits.USAGE and "write it as persistent=true" in said
+
     def test_json(self, capsys, program):
         _, out, _ = run(capsys, "explain", f"{program}:attend", *QKV, "--json", "--no-binaries")
         assert json.loads(out)["target"] == "sm_90"

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 import torch
 from torch import Tensor
+from xdsl.ir import SSAValue
 
 from fusecade.codegen.bind import bind
 from fusecade.codegen.torch_source import print_torch
@@ -46,10 +47,20 @@ class Runner:
             text = text.replace(old, new)
         return bind(parse_kernel(text), params)
 
+    def parse(self, text: str) -> tile.KernelOp:
+        return parse_kernel(text)
+
+    def inputs(self, kernel: tile.KernelOp, sizes: Mapping[str, int]) -> list[Tensor]:
+        """Tensors to be filled, with the strides that the kernel declares."""
+        return self._tensors(kernel.inputs, sizes)
+
     def empty(self, kernel: tile.KernelOp, sizes: Mapping[str, int]) -> list[Tensor]:
         """Outputs with the strides that the kernel declares, full of what must not be left."""
+        return self._tensors(kernel.written, sizes)
+
+    def _tensors(self, values: Sequence[SSAValue], sizes: Mapping[str, int]) -> list[Tensor]:
         found = []
-        for value in kernel.written:
+        for value in values:
             kind = cast(tile.BufferType, value.type)
             shape, strides = ([symbols.evaluate(e, sizes) for e in x.data] for x in (kind.shape, kind.strides))
             dtype = DTYPES[str(kind.element_type)]
