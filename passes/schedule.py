@@ -11,7 +11,8 @@ Why legal: a walk only orders independent work; reductions that cannot be split 
 The parameter space is what the tuner searches; its order is the predicted cost.
 
 Where the programs are too few to fill the target, the streamed rank is also cut into parts, a few numbers of them, each
-with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.
+with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.  On a GPU, where tiles
+have unequal work or do not divide among the multiprocessors, the steps of all tiles are cut into equal shares as well.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from .cost import Price, price
 from .emit_tiles import SKIPPED, VISITED, emit_tiles
 from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
+from .share_bindings import share_bindings
 from .split_reduction import Split, split_kernel
-from .walk import LoopOptions, Parts, Walk
+from .walk import LoopOptions, Parts, Shares, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
@@ -78,17 +80,22 @@ class Scheduled:
 class Merge:
     """The kernel behind one that computes the states of parts.
 
-    split: the two as cascades, and what each reads.  states: the layouts between them.  parts: how many.
+    split: the two as cascades, and what each reads.  states: the layouts between them.  parts: how many; of equal shares,
+    the most pieces of a tile.  each: steps of a share, 0 where parts are of a tile.
     """
 
     split: Split
     states: tuple[tile.BufferType, ...]
     parts: int
     scheduled: Scheduled
+    each: int = 0
 
     @property
     def text(self) -> str:
         """A line for a derivation."""
+        if self.each:
+            cut = f"a tile in at most {self.parts} pieces, merged by a second kernel"
+            return f"  {'split':8} {self.split.rank} over all tiles into shares of {self.each} steps, {cut}"
         return f"  {'split':8} {self.split.rank} over {self.parts} parts, merged by a second kernel"
 
 
@@ -100,12 +107,16 @@ def schedule_kernel(
     sizes: Mapping[str, int] | None = None,
     parts: int | None = None,
     options: LoopOptions | None = None,
+    shares: int | None = None,
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel.
 
     sizes: values (or guesses) of symbolic sizes, for pricing only.  parts: into how many its streamed rank is cut, where
-    that is not to be decided (0: it is left in one).  Refused when no walk fits the target.
+    that is not to be decided (0: it is left in one).  shares: into how many equal shares the steps of all tiles are, where
+    that is not to be decided.  Refused when no walk fits the target.
     """
+    if shares:
+        return _schedule_shares(kernel, target, inputs, outputs, sizes, shares, options)
     if parts:
         return _schedule_parts(kernel, target, inputs, outputs, sizes, parts, options)
     whole = _schedule_whole(kernel, target, inputs, outputs, sizes, options=options)
@@ -125,6 +136,13 @@ def schedule_kernel(
         leanest = min((s for s in found if s.us <= ALIKE * best.us), key=lambda s: _moved(s.work))
         if target.kind != "cpu" and _moved(leanest.work) < MUCH_LESS * _moved(best.work):
             best = leanest
+    for programs in _share_counts(target, whole):
+        shared = _schedule_shares(kernel, target, inputs, outputs, sizes, programs, options, SHORTEST_PART)
+        if isinstance(shared, Refused):
+            break
+        found.append(shared)
+        if shared.us <= SPLIT_GAIN * (whole.us if best is whole else best.us):
+            best = shared
     rest = [*best.space[1:], *(row for s in (whole, *found) if s is not best for row in s.space)]
     return replace(best, space=(best.space[0], *sorted(rest, key=lambda row: (row[1], row[0]))))
 
@@ -149,6 +167,19 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     first = min(wanted, 1 << (max(1, longest).bit_length() - 1))
     fewer = [first // 2] if target.kind == "cpu" else [first >> n for n in range(1, first.bit_length())]
     return [p for p in (first, *fewer, 2 * first) if fewest <= p <= longest]
+
+
+def _share_counts(target: Target, whole: Scheduled) -> list[int]:
+    """Into how many equal shares the steps of all tiles may be worth cutting: one or two programs a multiprocessor.
+
+    None where programs of one tile each leave too little idle to pay for a launch.
+    """
+    waves = whole.work.programs / target.sms
+    if target.kind == "cpu" or not waves or not any(r.role == "loop" for r in whole.walk.table.data):
+        return []
+    idle = max(math.ceil(waves), whole.work.heaviest) / waves
+    ideal = target.launch_us + (whole.us - target.launch_us) / idle
+    return [target.sms, 2 * target.sms] if ideal + target.launch_us <= SPLIT_GAIN * whole.us else []
 
 
 def _filled(us: float, programs: int, target: Target) -> float:
@@ -189,6 +220,60 @@ def _schedule_parts(
         return second
     space = tuple((params, us + second.us) for params, us in first.space)
     return replace(first, space=space, merge=Merge(split, tuple(states), count, second))
+
+
+def _schedule_shares(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None,
+    programs: int,
+    options: LoopOptions | None,
+    shortest: int = 0,
+) -> Scheduled | Refused:
+    """The cheapest schedule with the steps of all tiles in equal shares for (at most) so many programs.
+
+    shortest: elements of the streamed rank that a share has at least.
+    """
+    if not kernel.streamed:
+        return Refused("no rank is streamed")
+    split = split_kernel(kernel, kernel.streamed, 1)
+    if isinstance(split, Refused):
+        return split
+    name = split.rank.upper()
+    shares = Shares(split.rank, split.part, f"SPLIT_{name}", f"SHARE_{name}")
+    written = [
+        (_state(v, symbols.symbol(shares.count)), AccessMap.of([shares.part, *v.owner.out_ranks(v.index)]))  # pyright: ignore
+        for v in split.partial.returned
+    ]
+    reads = [inputs[n] for n in split.reads]
+    shape = KernelShape(split.partial, target, dict(sizes or {}), (shares, 1))
+    found = share_bindings(split.partial, shape, shares, reads, written, programs, options or LoopOptions(), shortest)
+    if isinstance(found, Refused):
+        return found
+    merges: dict[int, Merge] = {}
+    for pieces in sorted({b.pieces for b in found if b.pieces <= MOST_PARTS}):
+        split = split_kernel(kernel, kernel.streamed, pieces)
+        assert isinstance(split, Split)
+        states = tuple(_state(v, sympy.Integer(pieces)) for v in split.partial.returned)
+        given = [*(inputs[n] for n in split.merge_reads), *states]
+        second = _schedule_whole(split.merge, target, given, outputs, sizes)
+        if isinstance(second, Scheduled):
+            merges[pieces] = Merge(split, states, pieces, second)
+    rows = [(b.price.us + merges[b.pieces].scheduled.us, b) for b in found if b.pieces in merges]
+    if not rows:
+        return Refused("tiles are cut into more pieces than a merge holds")
+    rows.sort(key=lambda row: (row[0], row[1].price.busy_us, row[1].params))
+    first, params = rows[0][1], dict(rows[0][1].params)
+    first.kernel.params = _params(params)
+    shape.sizes |= {shares.count: first.pieces}
+    space = tuple((b.params, us) for us, b in rows)
+    filled = first.price.us, first.work.programs
+    best = Scheduled(first.kernel, first.work, first.price, space, first.walk, tuple(written), filled)
+    best = _masked_throughout(best, split.partial, shape, reads)
+    drop_idle_loops(best.kernel)
+    return replace(best, merge=replace(merges[first.pieces], each=params[shares.each]))
 
 
 def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
