@@ -36,7 +36,7 @@ from .cost import Price, price
 from .emit_tiles import SKIPPED, VISITED, emit_tiles
 from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
-from .share_bindings import share_bindings
+from .share_bindings import ShareBinding, share_bindings
 from .split_reduction import Split, split_kernel
 from .walk import LoopOptions, Parts, Shares, Walk
 
@@ -252,20 +252,23 @@ def _schedule_shares(
     found = share_bindings(split.partial, shape, shares, reads, written, programs, options or LoopOptions(), shortest)
     if isinstance(found, Refused):
         return found
-    merges: dict[int, Merge] = {}
-    for pieces in sorted({b.pieces for b in found if b.pieces <= MOST_PARTS}):
-        split = split_kernel(kernel, kernel.streamed, pieces)
-        assert isinstance(split, Split)
-        states = tuple(_state(v, sympy.Integer(pieces)) for v in split.partial.returned)
-        given = [*(inputs[n] for n in split.merge_reads), *states]
-        second = _schedule_whole(split.merge, target, given, outputs, sizes)
-        if isinstance(second, Scheduled):
-            merges[pieces] = Merge(split, states, pieces, second)
-    rows = [(b.price.us + merges[b.pieces].scheduled.us, b) for b in found if b.pieces in merges]
+    merges: dict[int, Merge | None] = {}
+    rows: list[tuple[float, ShareBinding]] = []
+    for binding in sorted(found, key=lambda b: (b.price.us, b.price.busy_us, b.params)):
+        if rows and binding.price.us > min(us for us, _ in rows):  # whatever its merge takes
+            break
+        pieces = binding.pieces
+        if pieces not in merges:
+            merges[pieces] = _merge_of(kernel, target, inputs, outputs, sizes, pieces) if pieces <= MOST_PARTS else None
+        merge = merges[pieces]
+        if merge is not None:
+            rows.append((binding.price.us + merge.scheduled.us, binding))
     if not rows:
         return Refused("tiles are cut into more pieces than a merge holds")
-    rows.sort(key=lambda row: (row[0], row[1].price.busy_us, row[1].params))
+    rows.sort(key=lambda row: row[0])
     first, params = rows[0][1], dict(rows[0][1].params)
+    merge = merges[first.pieces]
+    assert merge is not None
     first.kernel.params = _params(params)
     shape.sizes |= {shares.count: first.pieces}
     space = tuple((b.params, us) for us, b in rows)
@@ -273,7 +276,25 @@ def _schedule_shares(
     best = Scheduled(first.kernel, first.work, first.price, space, first.walk, tuple(written), filled)
     best = _masked_throughout(best, split.partial, shape, reads)
     drop_idle_loops(best.kernel)
-    return replace(best, merge=replace(merges[first.pieces], each=params[shares.each]))
+    return replace(best, merge=replace(merge, each=params[shares.each]))
+
+
+def _merge_of(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None,
+    count: int,
+) -> Merge | None:
+    """The kernel behind so many parts of the streamed rank, scheduled."""
+    split = split_kernel(kernel, kernel.streamed, count)
+    if isinstance(split, Refused):
+        return None
+    states = tuple(_state(v, sympy.Integer(count)) for v in split.partial.returned)
+    given = [*(inputs[n] for n in split.merge_reads), *states]
+    scheduled = _schedule_whole(split.merge, target, given, outputs, sizes)
+    return Merge(split, states, count, scheduled) if isinstance(scheduled, Scheduled) else None
 
 
 def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
