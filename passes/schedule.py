@@ -59,6 +59,7 @@ class Scheduled:
     scheduled for.  filled: microseconds that some binding would take if its programs filled the target, and how many
     programs that binding has.
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
+    even: microseconds that some binding would take if all multiprocessors had the same to do.
     """
 
     kernel: tile.KernelOp
@@ -69,6 +70,7 @@ class Scheduled:
     outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
     filled: tuple[float, int]
     merge: Merge | None = None
+    even: float = math.inf
 
     @property
     def us(self) -> float:
@@ -172,14 +174,11 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
 def _share_counts(target: Target, whole: Scheduled) -> list[int]:
     """Into how many equal shares the steps of all tiles may be worth cutting: one or two programs a multiprocessor.
 
-    None where programs of one tile each leave too little idle to pay for a launch.
+    None where programs of a tile each leave too little idle to pay for a launch, whatever the tiles.
     """
-    waves = whole.work.programs / target.sms
-    if target.kind == "cpu" or not waves or not any(r.role == "loop" for r in whole.walk.table.data):
+    if target.kind == "cpu" or not any(r.role == "loop" for r in whole.walk.table.data):
         return []
-    idle = max(math.ceil(waves), whole.work.heaviest) / waves
-    ideal = target.launch_us + (whole.us - target.launch_us) / idle
-    return [target.sms, 2 * target.sms] if ideal + target.launch_us <= SPLIT_GAIN * whole.us else []
+    return [target.sms, 2 * target.sms] if whole.even + target.launch_us <= SPLIT_GAIN * whole.us else []
 
 
 def _filled(us: float, programs: int, target: Target) -> float:
@@ -220,6 +219,12 @@ def _schedule_parts(
         return second
     space = tuple((params, us + second.us) for params, us in first.space)
     return replace(first, space=space, merge=Merge(split, tuple(states), count, second))
+
+
+def _even(us: float, w: Work, target: Target) -> float:
+    """Microseconds of a launch if all multiprocessors had the same to do."""
+    waves = max(1, w.programs) / target.sms
+    return target.launch_us + max(0.0, us - target.launch_us) / (max(math.ceil(waves), w.heaviest) / waves)
 
 
 def _schedule_shares(
@@ -317,7 +322,7 @@ def _schedule_whole(
     skip = (options or LoopOptions()).skip
     shape = KernelShape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
-    filled = math.inf, 0
+    filled, even = (math.inf, 0), math.inf
     reasons: list[str] = []
     seen: list[dict[str, str]] = []
     for roles, last_resort in (*((r, False) for r in shape.variants()), *((r, True) for r in shape.variants(True))):
@@ -346,6 +351,7 @@ def _schedule_whole(
         if not shape.cpu:
             _leanest_first(priced)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
+        even = min(even, *(_even(us, w, target) for us, _, w, _ in priced))
         us, params, w, p = priced[0]
         asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
         if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
@@ -358,7 +364,7 @@ def _schedule_whole(
     if skip == "by_cost":
         best = _asking(best, kernel, shape, inputs)
     drop_idle_loops(best.kernel)
-    return replace(best, filled=filled)
+    return replace(best, filled=filled, even=even)
 
 
 def _masked_throughout(
