@@ -54,7 +54,8 @@ class ForOp(IRDLOperation):
 
     `from` and `to` are index expressions in elements; `from` is a multiple of the rank's tile.  In them a unit rank
     stands for its index, a grid rank (or the rank of a loop around this one) for its first index here, and a parameter
-    for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.
+    for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.  In a kernel with shares
+    there is `Share.ahead` as well.
     """
 
     name = "tile.for"
