@@ -95,6 +95,8 @@ class _Emitter:
             else:
                 if n not in self.stored:
                     self._store(n, value)
+        if self.share is not None:
+            self._check_pieces()
         self.tiles.top.block.add_op(tile.ReturnOp())
         for op in [o for o in self.tiles.top.block.walk() if isinstance(o, tile.CastOp) and not o.result.first_use]:
             op.detach()  # looked through
@@ -280,6 +282,13 @@ class _Emitter:
         if symbols.names(share.steps) & set(self.table.names) - set(self.walk.grid):
             raise Stop("how many steps a tile has depends on a loop around them: no equal shares")
         self.share = share
+
+    def _check_pieces(self) -> None:
+        """Tiles are cut at other places each: what several of them would store for a piece is not the same."""
+        for _, access in self.outputs:
+            repeated = set(self.walk.grid) - set(access.ranks)
+            if repeated:
+                raise Stop(f"the states that tiles along {sorted(repeated)} have in common are of other pieces in each")
 
     def _walk(
         self,

@@ -58,6 +58,8 @@ class TileProgram:
         steps = [tiles[r.tile] if r.tile else 1 for r in ranks]
         share = kernel.share
         shares = tile.Shares.of(share, kernel.ranks, kernel.grid_ranks, sizes) if share is not None else None
+        if shares is not None and shares.most_pieces > extents[-1]:
+            raise InternalCompilerError(f"a tile is cut into {shares.most_pieces} pieces, the grid has {extents[-1]}")
         places = itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True)))
         for number, starts in enumerate(places):
             space: Space = {}

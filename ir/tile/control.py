@@ -26,6 +26,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import symbols
 from ..attributes import AccessMap
+from .memory import StoreOp
 from .shares import Share
 from .types import TileRank, TileRanks, TileType, rank_names, strings, tile_type
 from .values import PickOp
@@ -373,6 +374,9 @@ class KernelOp(IRDLOperation):
         wrong = symbols.names(share.steps) & set(self.ranks.names) - set(self.grid_ranks[:-1])
         if wrong:
             raise VerifyException(f"the steps of a tile depend on {sorted(wrong)}, no other ranks of the grid")
+        for op in self.body.walk():
+            if isinstance(op, StoreOp) and (lacking := set(self.grid_ranks) - set(op.access.ranks)):
+                raise VerifyException(f"pieces of several tiles along {sorted(lacking)} are stored in one place")
 
     def _verify_pick(self, op: PickOp) -> None:
         band = self.ranks[op.band.data]

@@ -9,7 +9,8 @@
 A program has one share: it may begin in the middle of a tile, go through whole ones, and end in another.  `piece` p of a tile
 begins at step `p * each - ahead`, and is a rank of the grid, the last one: a kernel is still one program for each tile and
 piece, of which a share runs several, one after the other.  Pieces beyond a tile's last step have no steps; the share that
-ends the tile runs them too, so that everything is written once.
+ends the tile runs them too, so that everything is written once.  Tiles are cut at other places each, so that what
+is stored has all ranks of the grid.
 """
 
 from __future__ import annotations

@@ -234,3 +234,8 @@ def test_pieces_of_shares_are_each_step_of_a_tile_once():
         close(out[0, 4 * tile : 4 * tile + 4], rows[:, :first].sum(1))
         close(out[1, 4 * tile : 4 * tile + 4], rows[:, first:second].sum(1))
         close(out[2, 4 * tile : 4 * tile + 4], rows[:, second:third].sum(1))
+
+
+def test_a_grid_with_too_few_pieces_is_a_mistake():
+    with pytest.raises(InternalCompilerError, match="cut into 6 pieces, the grid has 3"):
+        run_kernel(SHARED, [torch.randn(12, 12)], params={"SHARE": 1})

@@ -241,6 +241,7 @@ WRONG = [
         "of max(1, j ceildiv",
         "the steps of a tile depend on ['j'], no other ranks of the grid",
     ),
+    (SHARED, "%o<[p, i]>", "%o<[0, i]>", "pieces of several tiles along ['p'] are stored in one place"),
     (BRANCH, "if any", "if most", "'most' is not any or all"),
     (BRANCH, "%c : !tile.tile<[i], i1> (", "%z : !tile.tile<[i], f32> (", "a condition is a tile of i1, not of f32"),
     (
