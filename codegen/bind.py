@@ -88,6 +88,9 @@ def _bind_sizes(kernel: tile.KernelOp, sizes: Mapping[str, int]) -> None:
         for r in kernel.ranks.data
     )
     kernel.properties["ranks"] = tile.TileRanks(ranks)
+    if (share := kernel.share) is not None:
+        steps = cast(sympy.Expr, share.steps.subs(pairs, simultaneous=True))
+        kernel.properties["share"] = tile.Share((share.part, share.each, steps))
     for argument in kernel.arguments:
         Rewriter.replace_value_with_new_type(argument, substituted(argument.type))
     for op in kernel.body.walk():

@@ -158,6 +158,8 @@ def size_names(kernel: tile.KernelOp) -> tuple[str, ...]:
         if isinstance(op, tile.LoadOp) and op.checked is not None:
             assert isinstance(op.buffer.type, tile.BufferType)
             found |= set(op.buffer.type.shape.ranks)
+    if kernel.share is not None:
+        found = (found | symbols.names(kernel.share.steps)) - {kernel.share.ahead}
     return tuple(sorted(found - set(kernel.ranks.names) - set(kernel.parameters)))
 
 
@@ -246,6 +248,10 @@ def summary(kernel: tile.KernelOp) -> list[str]:
             "whole": "held whole",
             "band": f"what a tile has of {symbols.to_text(rank.of or 0)}",
         }[rank.role]
+        if kernel.share is not None and rank.name == kernel.share.part:
+            walked = (
+                f"pieces of a tile; a program has {kernel.parameters[kernel.share.each]} steps of one or more tiles"
+            )
         lines.append(f"    {rank.name} = {symbols.to_text(rank.extent)}: {walked}")
     for words, values in (("reads", kernel.inputs), ("writes", kernel.written)):
         for value in values:

@@ -53,6 +53,8 @@ class _Printer(Accesses):
     """Operations as lines."""
 
     def source(self) -> TorchSource:
+        if self.kernel.share is not None:
+            raise NotPrintable("a program on the CPU is one tile: its workers take the next one when they are free")
         self.block(self.kernel.body.block, self.program)
         name, buffers = self.kernel.sym_name.data, tuple(self.buffers.values())
         arguments = (*buffers, *self.sizes)

@@ -87,7 +87,7 @@ class Indices:
         self.wide = wide
         self.ranks = kernel.ranks
         self.params = kernel.parameters
-        self.persistent = self.params.get("persistent", 0) if kernel.grid_ranks else 0
+        self.persistent = self.params.get("persistent", 0) if kernel.grid_ranks and kernel.share is None else 0
         self.sizes = size_names(kernel)
         self.dots = dot_ranks(kernel)
         self.names = Names()
@@ -99,6 +99,8 @@ class Indices:
         self.before: Lines | None = None  # where such text goes: in front of the outermost loop
         for name in ("tl", "triton", *HELPERS, *self.sizes, *(n for n in self.params)):
             self.names.reserve(name)
+        if kernel.share is not None:
+            self.names.reserve(kernel.share.ahead)
         for extra in (*LAUNCH_PARAMETERS, "pid"):
             self.names.taken.add(extra)
         self.rank_names = self._rank_names()
@@ -245,7 +247,7 @@ class Indices:
 
     def prologue(self) -> list[str]:
         head = Lines(1)
-        if self.kernel.grid_ranks and not self.persistent:
+        if self.kernel.grid_ranks and not self.persistent and self.kernel.share is None:
             head.add(f"pid = tl.program_id(0){'.to(tl.int64)' if self.wide else ''}")
         rest = "pid"
         decode = []

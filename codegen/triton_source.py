@@ -37,6 +37,7 @@ from .triton_functions import (
     SINGLE_PRECISION,
 )
 from .triton_indices import Lines, Value, dtype
+from .triton_shares import ShareLoop, share_loop
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,13 @@ class _Printer(Descriptors):
 
     def source(self) -> TritonSource:
         body = Lines(1)
+        shared = self.shared()
         self.block(self.kernel.body.block, body)
         lines = [*self.prologue(), *body.lines]
-        if self.persistent:
+        if shared is not None:
+            inside = [f"    {line}" for line in (*(f"    {line}" for line in shared.inside), *lines)]
+            lines = [*(f"    {line}" for line in shared.outside), *inside]
+        elif self.persistent:
             lines = [self.each_result(), *(f"    {line}" for line in lines)]
         lines = [*self.made.lines, *lines]
         constexprs = self.constexprs()
@@ -148,11 +153,16 @@ class _Printer(Descriptors):
             constexprs=constexprs,
             whole=self.whole,
             divisible_by_16=(*buffers, *(s for s in self.sizes if known.get(s, 1) % 16 == 0)),
-            grid=symbols.to_text(sympy.Min(self.persistent, count) if self.persistent else count),
+            grid=symbols.to_text(sympy.Min(self.persistent, count) if self.persistent else count)
+            if shared is None
+            else str(shared.programs),
             num_warps=self.params.get("num_warps", 4),
             num_stages=self.params.get("num_stages", 3),
             described=tuple(self.pointers[a] for a in self.described),
         )
+
+    def shared(self) -> ShareLoop | None:
+        return share_loop(self, self.kernel.share) if self.kernel.share is not None else None
 
     def each_result(self) -> str:
         """The loop of a persistent program over what each of many would compute, as far apart as there are programs."""

@@ -24,6 +24,7 @@ from ..ir import tile
 from .bands import loaded, sides_of
 from .held_tiles import HeldTiles, Nested
 from .kernel_listing import Entry, Listing, product
+from .share_of_steps import ahead_of, programs_of, shares_of
 from .trips import Bounds, Trips
 
 FLIGHT = 2 * 132  # programs that run at the same time, where no target says it
@@ -136,6 +137,7 @@ class Census:
     def __init__(self, kernel: tile.KernelOp, sizes: Mapping[str, int], flight: int = FLIGHT):
         """flight: programs that run at the same time."""
         self.flight = flight
+        self.kernel = kernel
         self.listing = Listing(kernel, sizes)
         self.held = HeldTiles(kernel, self.listing)
         # What does not depend on parameters: elements of one full walk, and the ranks whose trips multiply it.
@@ -213,7 +215,10 @@ class Census:
         trips = {r: -(-extent[r] // size[r]) if size[r] else 0 for r in extent}
         tile_of = {r: size[r] if r in self.listing.bands else min(size[r], extent[r]) for r in extent}
         programs = product(trips, self.listing.grid)
-        walk = Trips(self.listing.grid, extent, size, {**self.listing.sizes, **params})
+        known = {**self.listing.sizes, **params}
+        shares = shares_of(self.kernel, known) if self.kernel.share is not None else None
+        ahead = ahead_of(shares, self.kernel) if shares is not None else None
+        walk = Trips(self.listing.grid, extent, size, known, ahead)
         runs_of: dict[tuple, int] = {}
         waiting: dict[tuple[str, ...], float] = {}  # by innermost loop with loads: how often a program starts it
         holds = self.held.at(tile_of, self._single_steps(walk))
@@ -297,10 +302,10 @@ class Census:
             if e.kind == "special":
                 w.transcendental_elements += total
         w.waits += sum(waiting.values())
-        self._weigh(w, walk, trips)
+        self._weigh(w, walk, trips, shares)
         return w
 
-    def _weigh(self, w: Work, walk: Trips, trips: Mapping[str, int]) -> None:
+    def _weigh(self, w: Work, walk: Trips, trips: Mapping[str, int], shares: tile.Shares | None) -> None:
         """Of loops with bounds: how much of their ranks they walk, and how unevenly that falls to programs."""
         bodies: dict[tuple[tuple[str, ...], tuple[Bounds, ...]], int] = {}  # with how many operations are in them
         walks: dict[str, set[tuple]] = {}
@@ -325,5 +330,17 @@ class Census:
             if loops[-1] in walks:
                 whole = len(walks[loops[-1]]) * product(trips, loops) * max(1, steps.size)
                 w.visits[loops[-1]] = w.visits.get(loops[-1], 0.0) + float(steps.sum() * around / whole)
+        if shares is not None:
+            pieces = sum((n if rows == self.listing.grid else n.mean() for rows, n in heavy.items()), np.zeros(()))
+            self._share_out(w, shares, apart + pieces)
+            return
         mean = apart + sum(float(n.mean()) for n in heavy.values())
         w.heaviest = (apart + sum(float(n.max()) for n in heavy.values())) / mean if mean else 1.0
+
+    def _share_out(self, w: Work, shares: tile.Shares, operations: np.ndarray) -> None:
+        """What programs with equal shares do.  operations: of each piece of each tile."""
+        number = programs_of(shares, w.programs // max(1, shares.tiles))
+        done = np.bincount(number.ravel(), np.broadcast_to(operations.ravel(), number.size), shares.programs)
+        w.waits *= w.programs / shares.programs
+        w.programs = shares.programs
+        w.heaviest = float(done.max() / done.mean())

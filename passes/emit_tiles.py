@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from xdsl.dialects.builtin import DictionaryAttr, StringAttr, i1, i64
 from xdsl.ir import Block, BlockArgument, Region, SSAValue
 
-from ..ir import scalar, tile
+from ..ir import scalar, symbols, tile
 from ..ir.attributes import AccessMap, compute_type
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from .algebra.forms import Refused
@@ -74,6 +74,7 @@ class _Emitter:
         self.stored: set[int] = set()
         self.begun: dict[SSAValue, SSAValue] = {}  # a sum -> the state that it goes on from, instead of from zero
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
+        self.share: tile.Share | None = None  # whose pieces loops walk
         self.skipped: dict[str, str] = {}  # of the ranks in which data rules tiles out: what is asked of a tile
 
     # --- driving -------------------------------------------------------------------------------------------------
@@ -94,6 +95,8 @@ class _Emitter:
             else:
                 if n not in self.stored:
                     self._store(n, value)
+        if self.share is not None:
+            self._check_pieces()
         self.tiles.top.block.add_op(tile.ReturnOp())
         for op in [o for o in self.tiles.top.block.walk() if isinstance(o, tile.CastOp) and not o.result.first_use]:
             op.detach()  # looked through
@@ -110,6 +113,7 @@ class _Emitter:
                 for name, found in ((VISITED, self.visited), (SKIPPED, self.skipped))
                 if found
             },
+            self.share,
         )
         return result
 
@@ -245,7 +249,9 @@ class _Emitter:
         test = opening_test(self.neutral, members, rank, self.walk.skip)
         if test is not None:
             self.skipped.setdefault(rank, test_text(test, self.neutral))
-        parts = self.walk.segments(rank, visited, [s.rank for s in self.tiles.stack if s.rank])
+        around = [s.rank for s in self.tiles.stack if s.rank]
+        parts = self.walk.segments(rank, visited, around)
+        self._note_share(self.walk.share(rank, visited, around))
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.tiles.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
         taken = (
@@ -266,6 +272,23 @@ class _Emitter:
                 self.done[result] = held[-1]
                 held[-1].name_hint = result.name_hint
         self.tiles.stack = scope_stack
+
+    def _note_share(self, share: tile.Share | None) -> None:
+        """Pieces are of the steps of one walk: all loops over the rank have to take the same ones."""
+        if share is None:
+            return
+        if self.share not in (None, share):
+            raise Stop(f"loops over {self.walk.parts.rank} take other steps each: no equal shares")  # pyright: ignore
+        if symbols.names(share.steps) & set(self.table.names) - set(self.walk.grid):
+            raise Stop("how many steps a tile has depends on a loop around them: no equal shares")
+        self.share = share
+
+    def _check_pieces(self) -> None:
+        """Tiles are cut at other places each: what several of them would store for a piece is not the same."""
+        for _, access in self.outputs:
+            repeated = set(self.walk.grid) - set(access.ranks)
+            if repeated:
+                raise Stop(f"the states that tiles along {sorted(repeated)} have in common are of other pieces in each")
 
     def _walk(
         self,

@@ -451,5 +451,8 @@ def _ranks(kernel: KernelOp) -> set[str]:
 
 
 def _why(s: Scheduled) -> str:
-    parts = f" over {s.merge.parts} parts, and a merge" if s.merge is not None else ""
+    if s.merge is None:
+        parts = ""
+    else:
+        parts = f" over {'equal shares' if s.merge.each else f'{s.merge.parts} parts'}, and a merge"
     return f"{s.price.bound_by}, {s.work.programs} programs{parts}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from xdsl.ir import Operation
 
 from ..ir import symbols, tile
+from .share_of_steps import ahead_of, shares_of
 from .trips import Bounds, Trips
 
 
@@ -21,13 +22,15 @@ def drop_idle_loops(kernel: tile.KernelOp) -> None:
         {r.name: extent.get(r.name, 1) for r in ranks},
         {r.name: params[r.tile] if r.tile else 1 for r in ranks},
         params,
+        ahead_of(shares_of(kernel, params), kernel) if kernel.share is not None and len(extent) == len(ranks) else None,
     )
+    names = {*params, *extent, *([walk.ahead[0]] if walk.ahead is not None else [])}
     for op in list(kernel.body.walk()):
         if not isinstance(op, tile.ForOp) or op.bounds == (0, kernel.ranks[op.rank.data].extent):
             continue
         around = _loops_around(op)
         bounds = [Bounds(o.rank.data, *o.bounds) for o in around]
-        known = all(n in params or n in extent for b in bounds for n in b.names)
+        known = all(n in names for b in bounds for n in b.names)
         if known and walk.total((), [b.rank for b in bounds], bounds) == 0:
             for result, start in zip(op.results, op.init, strict=True):
                 start.name_hint = start.name_hint or result.name_hint

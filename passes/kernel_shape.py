@@ -24,7 +24,7 @@ from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.target import Target
 from .bands import band_ranks
 from .contraction import Contraction, contractions
-from .walk import Parts
+from .walk import Parts, Shares
 
 EACH = "each"  # the role of a rank that a loop walks element by element: in tables a unit rank, without the grid
 INNER = 64  # longest step of a loop inside a loop: as wide as shared memory is swizzled; more only holds addresses
@@ -39,6 +39,7 @@ class KernelShape:
     """What the choice of a walk depends on: ranks, contractions, extents, target."""
 
     def __init__(self, kernel: KernelOp, target: Target, sizes: dict[str, int], parts: tuple[Parts, int] | None = None):
+        """parts: a streamed rank that is cut, and into how many parts (at most, for `Shares`)."""
         self.kernel, self.target = kernel, target
         self.parts = parts[0] if parts is not None else None
         self.counts = {parts[0].count: parts[1]} if parts is not None else {}
@@ -79,7 +80,7 @@ class KernelShape:
 
     def unevenness(self, params: Mapping[str, int]) -> float:
         """How much longer the longest part takes than a part of equal share."""
-        if self.parts is None:
+        if self.parts is None or isinstance(self.parts, Shares):
             return 1.0
         extent, count = self.value(self.parts.rank), params[self.parts.count]
         step = params[parameter(self.parts.rank)]
@@ -210,6 +211,9 @@ class KernelShape:
         if self.parts is not None:  # programs that walk the same part run at the same time, and share it in the cache
             outer.append(self.parts.part)
         inner = sorted((r for r in ranks if r not in outer), key=lambda r: -self.value(r))
+        if isinstance(self.parts, Shares):  # tile by tile
+            outer.remove(self.parts.part)
+            inner.append(self.parts.part)
         return (*outer, *inner)
 
     def parameters(self, roles: Mapping[str, str]) -> list[str]:

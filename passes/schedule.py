@@ -11,7 +11,8 @@ Why legal: a walk only orders independent work; reductions that cannot be split 
 The parameter space is what the tuner searches; its order is the predicted cost.
 
 Where the programs are too few to fill the target, the streamed rank is also cut into parts, a few numbers of them, each
-with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.
+with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.  On a GPU, where tiles
+have unequal work or do not divide among the multiprocessors, the steps of all tiles are cut into equal shares as well.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from .cost import Price, price
 from .emit_tiles import SKIPPED, VISITED, emit_tiles
 from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
+from .share_bindings import ShareBinding, share_bindings
 from .split_reduction import Split, split_kernel
-from .walk import LoopOptions, Parts, Walk
+from .walk import LoopOptions, Parts, Shares, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
@@ -61,6 +63,7 @@ class Scheduled:
     programs that binding has.
     choices: of each parameter the values that it may take, the chosen one first; what price says nothing of is off.
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
+    even: microseconds that some binding would take if all multiprocessors had the same to do.
     """
 
     kernel: tile.KernelOp
@@ -72,6 +75,7 @@ class Scheduled:
     filled: tuple[float, int]
     choices: tuple[tuple[str, tuple[int, ...]], ...] = ()
     merge: Merge | None = None
+    even: float = math.inf
 
     @property
     def us(self) -> float:
@@ -83,17 +87,22 @@ class Scheduled:
 class Merge:
     """The kernel behind one that computes the states of parts.
 
-    split: the two as cascades, and what each reads.  states: the layouts between them.  parts: how many.
+    split: the two as cascades, and what each reads.  states: the layouts between them.  parts: how many; of equal shares,
+    the most pieces of a tile.  each: steps of a share, 0 where parts are of a tile.
     """
 
     split: Split
     states: tuple[tile.BufferType, ...]
     parts: int
     scheduled: Scheduled
+    each: int = 0
 
     @property
     def text(self) -> str:
         """A line for a derivation."""
+        if self.each:
+            cut = f"a tile in at most {self.parts} pieces, merged by a second kernel"
+            return f"  {'split':8} {self.split.rank} over all tiles into shares of {self.each} steps, {cut}"
         return f"  {'split':8} {self.split.rank} over {self.parts} parts, merged by a second kernel"
 
 
@@ -105,12 +114,16 @@ def schedule_kernel(
     sizes: Mapping[str, int] | None = None,
     parts: int | None = None,
     options: LoopOptions | None = None,
+    shares: int | None = None,
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel.
 
     sizes: values (or guesses) of symbolic sizes, for pricing only.  parts: into how many its streamed rank is cut, where
-    that is not to be decided (0: it is left in one).  Refused when no walk fits the target.
+    that is not to be decided (0: it is left in one).  shares: into how many equal shares the steps of all tiles are, where
+    that is not to be decided.  Refused when no walk fits the target.
     """
+    if shares:
+        return _schedule_shares(kernel, target, inputs, outputs, sizes, shares, options)
     if parts:
         return _schedule_parts(kernel, target, inputs, outputs, sizes, parts, options)
     whole = _schedule_whole(kernel, target, inputs, outputs, sizes, options=options)
@@ -130,6 +143,16 @@ def schedule_kernel(
         leanest = min((s for s in found if s.us <= ALIKE * best.us), key=lambda s: _moved(s.work))
         if target.kind != "cpu" and _moved(leanest.work) < MUCH_LESS * _moved(best.work):
             best = leanest
+    chosen = options is not None and bool(
+        options.launch
+    )  # what a user asks of a launch is asked of tiles, not of shares
+    for programs in [] if chosen else _share_counts(target, whole):
+        shared = _schedule_shares(kernel, target, inputs, outputs, sizes, programs, options, SHORTEST_PART)
+        if isinstance(shared, Refused):
+            break
+        found.append(shared)
+        if shared.us <= SPLIT_GAIN * (whole.us if best is whole else best.us):
+            best = shared
     rest = [*best.space[1:], *(row for s in (whole, *found) if s is not best for row in s.space)]
     return replace(best, space=(best.space[0], *sorted(rest, key=lambda row: (row[1], row[0]))))
 
@@ -167,6 +190,16 @@ def _single_steps(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Map
     extent = symbols.evaluate(rank.extent, dict.fromkeys(symbols.names(rank.extent), LARGE) | dict(sizes or {}))
     counts = (-(-extent // tile_size) for tile_size in WIDE_TILES)
     return [count for count in counts if 1 < count <= MOST_PARTS] if rank.role == "loop" else []
+
+
+def _share_counts(target: Target, whole: Scheduled) -> list[int]:
+    """Into how many equal shares the steps of all tiles may be worth cutting: one or two programs a multiprocessor.
+
+    None where programs of a tile each leave too little idle to pay for a launch, whatever the tiles.
+    """
+    if target.kind == "cpu" or not any(r.role == "loop" for r in whole.walk.table.data):
+        return []
+    return [target.sms, 2 * target.sms] if whole.even + target.launch_us <= SPLIT_GAIN * whole.us else []
 
 
 def _filled(us: float, programs: int, target: Target) -> float:
@@ -210,6 +243,87 @@ def _schedule_parts(
     return replace(first, space=space, merge=Merge(split, tuple(states), count, second))
 
 
+def _even(us: float, w: Work, target: Target) -> float:
+    """Microseconds of a launch if all multiprocessors had the same to do."""
+    waves = max(1, w.programs) / target.sms
+    return target.launch_us + max(0.0, us - target.launch_us) / (max(math.ceil(waves), w.heaviest) / waves)
+
+
+def _schedule_shares(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None,
+    programs: int,
+    options: LoopOptions | None,
+    shortest: int = 0,
+) -> Scheduled | Refused:
+    """The cheapest schedule with the steps of all tiles in equal shares for (at most) so many programs.
+
+    shortest: elements of the streamed rank that a share has at least.
+    """
+    if not kernel.streamed:
+        return Refused("no rank is streamed")
+    split = split_kernel(kernel, kernel.streamed, 1)
+    if isinstance(split, Refused):
+        return split
+    name = split.rank.upper()
+    shares = Shares(split.rank, split.part, f"SPLIT_{name}", f"SHARE_{name}")
+    written = [
+        (_state(v, symbols.symbol(shares.count)), AccessMap.of([shares.part, *v.owner.out_ranks(v.index)]))  # pyright: ignore
+        for v in split.partial.returned
+    ]
+    reads = [inputs[n] for n in split.reads]
+    shape = KernelShape(split.partial, target, dict(sizes or {}), (shares, 1))
+    found = share_bindings(split.partial, shape, shares, reads, written, programs, options or LoopOptions(), shortest)
+    if isinstance(found, Refused):
+        return found
+    merges: dict[int, Merge | None] = {}
+    rows: list[tuple[float, ShareBinding]] = []
+    for binding in sorted(found, key=lambda b: (b.price.us, b.price.busy_us, b.params)):
+        if rows and binding.price.us > min(us for us, _ in rows):  # whatever its merge takes
+            break
+        pieces = binding.pieces
+        if pieces not in merges:
+            merges[pieces] = _merge_of(kernel, target, inputs, outputs, sizes, pieces) if pieces <= MOST_PARTS else None
+        merge = merges[pieces]
+        if merge is not None:
+            rows.append((binding.price.us + merge.scheduled.us, binding))
+    if not rows:
+        return Refused("tiles are cut into more pieces than a merge holds")
+    rows.sort(key=lambda row: row[0])
+    first, params = rows[0][1], dict(rows[0][1].params)
+    merge = merges[first.pieces]
+    assert merge is not None
+    first.kernel.params = _params(params)
+    shape.sizes |= {shares.count: first.pieces}
+    space = tuple((b.params, us) for us, b in rows)
+    filled = first.price.us, first.work.programs
+    best = Scheduled(first.kernel, first.work, first.price, space, first.walk, tuple(written), filled)
+    best = _masked_throughout(best, split.partial, shape, reads)
+    drop_idle_loops(best.kernel)
+    return replace(best, merge=replace(merge, each=params[shares.each]))
+
+
+def _merge_of(
+    kernel: KernelOp,
+    target: Target,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+    sizes: Mapping[str, int] | None,
+    count: int,
+) -> Merge | None:
+    """The kernel behind so many parts of the streamed rank, scheduled."""
+    split = split_kernel(kernel, kernel.streamed, count)
+    if isinstance(split, Refused):
+        return None
+    states = tuple(_state(v, sympy.Integer(count)) for v in split.partial.returned)
+    given = [*(inputs[n] for n in split.merge_reads), *states]
+    scheduled = _schedule_whole(split.merge, target, given, outputs, sizes)
+    return Merge(split, states, count, scheduled) if isinstance(scheduled, Scheduled) else None
+
+
 def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
     """The layout of the states of all parts: the parts outermost, so that a program writes what lies together."""
     dims = [parts, *value.type.dims]  # pyright: ignore
@@ -231,7 +345,7 @@ def _schedule_whole(
     skip = options.skip
     shape = KernelShape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
-    filled = math.inf, 0
+    filled, even = (math.inf, 0), math.inf
     reasons: list[str] = []
     seen: list[dict[str, str]] = []
     for roles, last_resort in (*((r, False) for r in shape.variants()), *((r, True) for r in shape.variants(True))):
@@ -260,6 +374,7 @@ def _schedule_whole(
         if not shape.cpu:
             _leanest_first(priced)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
+        even = min(even, *(_even(us, w, target) for us, _, w, _ in priced))
         us, _, w, p = priced[0]
         asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
         if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
@@ -274,7 +389,7 @@ def _schedule_whole(
     if skip == "by_cost":
         best = _asking(best, kernel, shape, inputs)
     drop_idle_loops(best.kernel)
-    return replace(best, filled=filled)
+    return replace(best, filled=filled, even=even)
 
 
 def _masked_throughout(

@@ -46,13 +46,15 @@ class Trips:
     """The walk of one kernel with its parameters bound.
 
     grid: the grid and unit ranks.  extent, size: of each rank and of its tile (1 for a unit rank).  known: values of
-    sizes and parameters.
+    sizes and parameters.  ahead: of a kernel whose programs have shares of steps, `Share.ahead` and its value for each tile
+    of the grid.
     """
 
     grid: tuple[str, ...]
     extent: Mapping[str, int]
     size: Mapping[str, int]
     known: Mapping[str, int]
+    ahead: tuple[str, np.ndarray] | None = None
 
     def total(
         self,
@@ -77,6 +79,10 @@ class Trips:
         axes = self.axes(loops, bounds)
         starts = {r: self._along(np.arange(self._trips(r)) * self.size[r], n, len(axes)) for n, r in enumerate(axes)}
         table = {**self.known, **starts}
+        if self.ahead is not None and set(self.grid) <= set(axes):
+            name, values = self.ahead
+            shape = [self._trips(r) if r in self.grid[:-1] else 1 for r in axes]
+            table[name] = values.reshape(shape)  # axes are in the order of the grid
         counts = np.ones([self._trips(r) for r in axes], np.int64)
         spans: dict[str, tuple[Any, Any]] = {}
         single = set(ranks) - {r for p in points for r in p.ranks}
@@ -103,6 +109,8 @@ class Trips:
     def axes(self, loops: Sequence[str], bounds: Sequence[Bounds]) -> list[str]:
         """The grid ranks and loops that the bounds mention."""
         mentioned = {n for b in bounds for n in b.names}
+        if self.ahead is not None and self.ahead[0] in mentioned:
+            mentioned |= set(self.grid)
         return [r for r in (*self.grid, *loops) if r in mentioned]
 
     def _factor(

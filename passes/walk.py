@@ -9,7 +9,7 @@ import sympy
 
 from ..ir import symbols
 from ..ir.launch import Given
-from ..ir.tile import TileRanks
+from ..ir.tile import Share, TileRanks, ahead
 from .closed_tiles import NEVER
 from .index_predicates import TRUE, Predicate, Range, Segment, segments
 
@@ -44,6 +44,34 @@ class Parts:
             )
             for s in found
         ]
+
+
+@dataclass(frozen=True)
+class Shares(Parts):
+    """A streamed rank that is cut where shares of equally many steps end (`ir/tile/shares.py`): parts are pieces of a tile.
+
+    each: the parameter that says how many steps a share has.
+    """
+
+    each: str = ""
+
+    def cut(self, found: Sequence[Segment], tile: str) -> list[Segment]:
+        """What loops over `found` walk of a piece."""
+        begin, step, each = found[0].lower, symbols.symbol(tile), symbols.symbol(self.each)
+        first = symbols.symbol(self.part) * each - symbols.symbol(ahead(self.part))
+        return [
+            replace(
+                s,
+                lower=sympy.Max(s.lower, begin + step * first),
+                upper=sympy.Min(s.upper, begin + step * (first + each)),
+            )
+            for s in found
+        ]
+
+    def share(self, found: Sequence[Segment], tile: str) -> Share:
+        """With the steps of a tile, over the first indices of grid ranks: what lies between the ends of loops over `found`."""
+        length = sympy.expand(found[-1].upper - found[0].lower)
+        return Share((self.part, self.each, sympy.Max(1, symbols.ceildiv(length, symbols.symbol(tile)))))
 
 
 @dataclass(frozen=True)
@@ -95,6 +123,13 @@ class Walk:
         if self.parts is None or self.parts.rank != rank or of.tile is None:
             return found
         return self.parts.cut(found, of.tile)
+
+    def share(self, rank: str, visited: Predicate, around: Collection[str]) -> Share | None:
+        """The shares of which the loops over `rank` walk the pieces, if they do."""
+        of = self.table[rank]
+        if not isinstance(self.parts, Shares) or self.parts.rank != rank or of.tile is None:
+            return None
+        return self.parts.share(self._segments(rank, visited, around), of.tile)
 
     def _segments(self, rank: str, visited: Predicate, around: Collection[str]) -> list[Segment]:
         extent = self.table[rank].extent

@@ -56,9 +56,16 @@ class TileProgram:
         ranks = [kernel.ranks[name] for name in kernel.grid_ranks]
         extents = [size_of(r.extent, sizes) for r in ranks]
         steps = [tiles[r.tile] if r.tile else 1 for r in ranks]
-        for starts in itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True))):
+        share = kernel.share
+        shares = tile.Shares.of(share, kernel.ranks, kernel.grid_ranks, sizes) if share is not None else None
+        if shares is not None and shares.most_pieces > extents[-1]:
+            raise InternalCompilerError(f"a tile is cut into {shares.most_pieces} pieces, the grid has {extents[-1]}")
+        places = itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True)))
+        for number, starts in enumerate(places):
             space: Space = {}
             here = dict(sizes)
+            if share is not None and shares is not None:  # pieces are the last rank of the grid
+                here[share.ahead] = shares.ahead(number // extents[-1])
             for rank, extent, step, start in zip(ranks, extents, steps, starts, strict=True):
                 here[rank.name] = start
                 if rank.role == "grid":

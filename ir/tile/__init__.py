@@ -28,6 +28,7 @@ from xdsl.ir import Dialect
 
 from .control import ONCE, ForOp, IfOp, KernelOp, ReturnOp, YieldOp, empty_body
 from .memory import LoadOp, StoreOp
+from .shares import Share, Shares, ahead
 from .types import (
     LEAST_DOT,
     ROLES,
@@ -62,12 +63,15 @@ __all__ = [
     "PickOp",
     "ReduceOp",
     "ReturnOp",
+    "Share",
+    "Shares",
     "StoreOp",
     "Tile",
     "TileRank",
     "TileRanks",
     "TileType",
     "YieldOp",
+    "ahead",
     "band_width",
     "empty_body",
     "number",
@@ -96,5 +100,5 @@ Tile = Dialect(
         ReturnOp,
         KernelOp,
     ],
-    [TileRanks, TileType, BufferType],
+    [TileRanks, TileType, BufferType, Share],
 )

@@ -12,6 +12,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     region_def,
     traits_def,
@@ -25,6 +26,8 @@ from xdsl.utils.exceptions import VerifyException
 
 from .. import symbols
 from ..attributes import AccessMap
+from .memory import StoreOp
+from .shares import Share
 from .types import TileRank, TileRanks, TileType, rank_names, strings, tile_type
 from .values import PickOp
 
@@ -53,8 +56,9 @@ class ForOp(IRDLOperation):
 
     `from` and `to` are index expressions in elements; `from` is a multiple of the rank's tile.  In them a unit rank
     stands for its index, a grid rank (or the rank of a loop around this one) for its first index here, and a parameter
-    for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.
-    The attribute `once` says that every program takes one step, with the parameters that are bound.
+    for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.  In a kernel with shares
+    there is `Share.ahead` as well.  The attribute `once` says that every program takes one step, with the parameters that
+    are bound.
     """
 
     name = "tile.for"
@@ -234,6 +238,8 @@ class KernelOp(IRDLOperation):
     The last `outputs` arguments are written, the others read.
 
     `grid` is the order of the grid and unit ranks, outermost (slowest) first.
+
+    `share`: programs have equal shares of the steps of all tiles (`shares.py`), in place of one tile each.
     """
 
     name = "tile.kernel"
@@ -242,6 +248,7 @@ class KernelOp(IRDLOperation):
     grid = prop_def(ArrayAttr[StringAttr])
     params = prop_def(DictionaryAttr)
     outputs = prop_def(IntAttr)
+    share = opt_prop_def(Share)
     body = region_def("single_block")
     traits = traits_def(IsolatedFromAbove(), SymbolOpInterface())
 
@@ -254,9 +261,11 @@ class KernelOp(IRDLOperation):
         outputs: int,
         body: Region,
         attributes: dict[str, Attribute] | None = None,
+        share: Share | None = None,
     ):
         super().__init__(
             properties={
+                **({"share": share} if share is not None else {}),
                 "sym_name": StringAttr(name),
                 "ranks": ranks,
                 "grid": strings(grid),
@@ -292,7 +301,7 @@ class KernelOp(IRDLOperation):
         printer.print_symbol_name(self.sym_name.data)
         printer.print_string(f" {self.ranks.text()} grid ({', '.join(self.grid_ranks)}) params {{")
         printer.print_string(", ".join(f"{k} = {v}" for k, v in self.parameters.items()))
-        printer.print_string("} (")
+        printer.print_string("} " + (f"share {self.share.text()} (" if self.share is not None else "("))
         reads, writes = (self.body.block.args[: len(self.inputs)], self.body.block.args[len(self.inputs) :])
         printer.print_list(reads, printer.print_block_argument)
         printer.print_string(") -> (")
@@ -317,11 +326,12 @@ class KernelOp(IRDLOperation):
 
         parser.parse_keyword("params")
         params = dict(parser.parse_comma_separated_list(parser.Delimiter.BRACES, binding))
+        share = Share.parse_bare(parser) if parser.parse_optional_keyword("share") is not None else None
         reads = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
         parser.parse_punctuation("->")
         writes = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_argument)
         body = parser.parse_region([*reads, *writes])
-        op = cls(name, ranks, grid, params, len(writes), body)
+        op = cls(name, ranks, grid, params, len(writes), body, share=share)
         if parser.parse_optional_keyword("attributes") is not None:
             op.attributes.update(parser.parse_optional_dictionary_attr_dict())
         return op
@@ -342,6 +352,7 @@ class KernelOp(IRDLOperation):
             raise VerifyException(f"parameters {unbound} are not bound")
         if not isinstance(self.body.block.last_op, ReturnOp):
             raise VerifyException("a kernel ends in tile.return")
+        self._verify_share()
         for op in self.body.walk():
             for kind in (r.type for r in op.results):
                 wrong = [n for n in kind.names if not self._is_dimension(n)] if isinstance(kind, TileType) else []
@@ -351,6 +362,23 @@ class KernelOp(IRDLOperation):
                 self._verify_pick(op)
             if isinstance(op, ForOp) and op.rank.data not in [*apart, *(r.name for r in table if r.role == "loop")]:
                 raise VerifyException(f"tile.for walks '{op.rank.data}', which is no loop rank of {self.ranks.text()}")
+
+    def _verify_share(self) -> None:
+        share = self.share
+        if share is None:
+            return
+        if share.part not in self.ranks.names or self.ranks[share.part].role != "unit":
+            raise VerifyException(f"the pieces '{share.part}' of a share are no unit rank of {self.ranks.text()}")
+        if self.grid_ranks[-1:] != (share.part,):
+            raise VerifyException(f"the pieces '{share.part}' of a share are not the last rank of the grid")
+        if self.parameters.get(share.each, 0) < 1:
+            raise VerifyException(f"the steps of a share, '{share.each}', are no parameter of at least 1")
+        wrong = symbols.names(share.steps) & set(self.ranks.names) - set(self.grid_ranks[:-1])
+        if wrong:
+            raise VerifyException(f"the steps of a tile depend on {sorted(wrong)}, no other ranks of the grid")
+        for op in self.body.walk():
+            if isinstance(op, StoreOp) and (lacking := set(self.grid_ranks) - set(op.access.ranks)):
+                raise VerifyException(f"pieces of several tiles along {sorted(lacking)} are stored in one place")
 
     def _verify_pick(self, op: PickOp) -> None:
         band = self.ranks[op.band.data]

@@ -205,3 +205,37 @@ def test_a_conditional_runs_or_passes_on_what_it_was_given(quantifier: str, doub
     (o,) = run_kernel(kernel(CONDITIONAL.format(quantifier=quantifier)), [x])
     tile_of = torch.arange(10) // 4
     close(o, torch.where(torch.isin(tile_of, torch.tensor(doubled)), 2 * x, x))
+
+
+# Rows see the columns up to their own.  Three steps a share: each tile's in as many pieces as shares end in it.
+SHARED = kernel("""
+tile.kernel @sums [i = 12 grid BI, j = 12 loop BJ, p = 3 unit] grid (i, p) params {BI = 4, BJ = 2, SHARE = 3}
+    share p each SHARE of max(1, (BI + i) ceildiv BJ) (%x : B<[12, 12], [12, 1], f32>) -> (%o : B<[3, 12], [12, 1], f32>) {
+  %z = tile.fill 0.0 : f32 -> T<[i], f32>
+  %w = tile.for j from max(0, BJ * (SHARE * p - ahead_p)) to min(i + BI, BJ * (SHARE * p + SHARE - ahead_p)) (%a = %z : T<[i], f32>) {
+    %t = tile.load %x<[i, j]> guard [] : B<[12, 12], [12, 1], f32> -> T<[i, j], f32>
+    %r = tile.reduce "sum" %t over "j" : (T<[i, j], f32>) -> T<[i], f32>
+    %b = tile.map "add"(%a, %r) : (T<[i], f32>, T<[i], f32>) -> T<[i], f32>
+    tile.yield %b : T<[i], f32>
+  }
+  tile.store %w, %o<[p, i]> guard [] : T<[i], f32>, B<[3, 12], [12, 1], f32>
+  tile.return
+}
+""")
+
+
+def test_pieces_of_shares_are_each_step_of_a_tile_once():
+    x = torch.randn(12, 12, dtype=torch.float64)
+    (out,) = run_kernel(SHARED, [x])
+    # The columns at which pieces end: of 2, 4 and 6 steps, with 0, 2 and 0 ahead.
+    ends = {0: (4, 4, 4), 1: (2, 8, 8), 2: (6, 12, 12)}
+    for tile, (first, second, third) in ends.items():
+        rows = x[4 * tile : 4 * tile + 4]
+        close(out[0, 4 * tile : 4 * tile + 4], rows[:, :first].sum(1))
+        close(out[1, 4 * tile : 4 * tile + 4], rows[:, first:second].sum(1))
+        close(out[2, 4 * tile : 4 * tile + 4], rows[:, second:third].sum(1))
+
+
+def test_a_grid_with_too_few_pieces_is_a_mistake():
+    with pytest.raises(InternalCompilerError, match="cut into 6 pieces, the grid has 3"):
+        run_kernel(SHARED, [torch.randn(12, 12)], params={"SHARE": 1})

@@ -12,7 +12,7 @@ from xdsl.parser import Parser
 from fusecade.ir.attributes import AccessMap, RankSpace, TensorType
 from fusecade.ir.cascade import Cascade
 from fusecade.ir.text import context, parse_module, print_module
-from fusecade.ir.tile import BufferType, Tile, TileRank, TileRanks, TileType
+from fusecade.ir.tile import BufferType, Share, Tile, TileRank, TileRanks, TileType
 
 # One operation a case; `%x` is f32 over [n, 64], `%t` is i64 over [n].
 CASCADE = {
@@ -149,7 +149,17 @@ def in_kernel(operation: str) -> str:
 """
 
 
+SHARED = """builtin.module {
+  tile.kernel @k [i = n grid BI, j = n loop BJ, p = 3 unit] grid (i, p) params {BI = 32, BJ = 16, SHARE = 2} share p each SHARE of max(1, min(n, BI + i) ceildiv BJ) (%x: !tile.buffer<[n], [1], f32>) -> (%o: !tile.buffer<[3, n], [n, 1], f32>) {
+    %y = tile.load %x<[i]> guard ["i"] : !tile.buffer<[n], [1], f32> -> !tile.tile<[i], f32>
+    tile.store %y, %o<[p, i]> guard ["i"] : !tile.tile<[i], f32>, !tile.buffer<[3, n], [n, 1], f32>
+    tile.return
+  }
+}
+"""
+
 CASES = {
+    "tile shares": SHARED,
     **{f"cascade {name}": in_program(text) for name, text in CASCADE.items()},
     **{f"tile {name}": in_kernel(text) for name, text in TILE.items()},
 }
@@ -180,6 +190,7 @@ def test_every_operation_is_covered():
         TileType.of(["i", "j"], f32),
         TileType.of([], i64),
         BufferType.of([8, "n"], ["n", 1], f16),
+        Share(("p", "SHARE_J", AccessMap.of(["n"]).data[0])),
         TileRanks(
             (
                 TileRank("i", AccessMap.of(["n"]).data[0], "grid", "BI"),

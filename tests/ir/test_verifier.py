@@ -77,6 +77,14 @@ cascade.program @p(%x : !cascade.tensor<[n], f32>) -> (!cascade.tensor<[n], f32>
 }
 """
 
+SHARED = """
+tile.kernel @k [i = n grid BI, j = n loop BJ, p = 3 unit] grid (i, p) params {BI = 32, BJ = 16, SHARE = 2} share p each SHARE of max(1, n ceildiv BJ) (%x : !tile.buffer<[n], [1], f32>) -> (%o : !tile.buffer<[3, n], [n, 1], f32>) {
+  %z = tile.load %x<[i]> guard ["i"] : !tile.buffer<[n], [1], f32> -> !tile.tile<[i], f32>
+  tile.store %z, %o<[p, i]> guard ["i"] : !tile.tile<[i], f32>, !tile.buffer<[3, n], [n, 1], f32>
+  tile.return
+}
+"""
+
 BRANCH = """
 tile.kernel @k [i = n grid BI] grid (i) params {BI = 32} (%x : !tile.buffer<[n], [1], f32>) -> (%o : !tile.buffer<[n], [1], f32>) {
   %z = tile.load %x<[i]> guard ["i"] : !tile.buffer<[n], [1], f32> -> !tile.tile<[i], f32>
@@ -223,6 +231,17 @@ WRONG = [
         "the carried state changes its type in the loop",
     ),
     (TILE, "tile.yield %m : !tile.tile<[i], f32>", "tile.return", "a loop body ends in tile.yield"),
+    (SHARED, "p = 3 unit", "p = 3 grid BI", "the pieces 'p' of a share are no unit rank of"),
+    (SHARED, "share p each", "share q each", "the pieces 'q' of a share are no unit rank of"),
+    (SHARED, "grid (i, p)", "grid (p, i)", "the pieces 'p' of a share are not the last rank of the grid"),
+    (SHARED, "SHARE = 2", "SHARE = 0", "the steps of a share, 'SHARE', are no parameter of at least 1"),
+    (
+        SHARED,
+        "of max(1, n ceildiv",
+        "of max(1, j ceildiv",
+        "the steps of a tile depend on ['j'], no other ranks of the grid",
+    ),
+    (SHARED, "%o<[p, i]>", "%o<[0, i]>", "pieces of several tiles along ['p'] are stored in one place"),
     (BRANCH, "if any", "if most", "'most' is not any or all"),
     (BRANCH, "%c : !tile.tile<[i], i1> (", "%z : !tile.tile<[i], f32> (", "a condition is a tile of i1, not of f32"),
     (
@@ -235,7 +254,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("text", [EINSUM, ONLINE, GATHER, SCAN, SCATTER, KERNEL, TILE, BRANCH])
+@pytest.mark.parametrize("text", [EINSUM, ONLINE, GATHER, SCAN, SCATTER, KERNEL, TILE, SHARED, BRANCH])
 def test_the_programs_are_valid_as_they_stand(text: str):
     parse_module(text)
 

@@ -325,8 +325,13 @@ class _Lanes(interpret.TileProgram):
         ranks = [kernel.ranks[name] for name in kernel.grid_ranks]
         extents = [interpret.size_of(r.extent, sizes) for r in ranks]
         steps = [tiles[r.tile] if r.tile else 1 for r in ranks]
-        for starts in itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True))):
+        share = kernel.share
+        shares = tile.Shares.of(share, kernel.ranks, kernel.grid_ranks, sizes) if share is not None else None
+        places = itertools.product(*(range(0, e, s) for e, s in zip(extents, steps, strict=True)))
+        for number, starts in enumerate(places):
             space, here = {}, dict(sizes)
+            if share is not None and shares is not None:
+                here[share.ahead] = shares.ahead(number // extents[-1])
             for rank, step, start in zip(ranks, steps, starts, strict=True):
                 here[rank.name] = start
                 if rank.role == "grid":
