@@ -11,7 +11,8 @@ Why legal: a walk only orders independent work; reductions that cannot be split 
 The parameter space is what the tuner searches; its order is the predicted cost.
 
 Where the programs are too few to fill the target, the streamed rank is also cut into parts, a few numbers of them, each
-with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.
+with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.  Where data says which
+steps are needed, a kernel ahead may find the bounds of the loop (`data_bounds.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from .algebra.forms import Refused
 from .census import Census, Work
 from .closed_tiles import ALL, MASKS, NEVER
 from .cost import Price, price
-from .emit_tiles import SKIPPED, VISITED, emit_tiles
+from .data_bounds import DataBounds, data_bounds
+from .emit_tiles import SKIPPED, VISITED, WITHIN, emit_tiles
 from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
 from .split_reduction import Split, split_kernel
@@ -41,6 +43,7 @@ from .walk import LoopOptions, Parts, Walk
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
 WORTH_ASKING = 1.03  # asking data whether a tile is closed may be predicted to cost this much where no tile is
+WORTH_FINDING = 1.02  # and finding bounds of a loop ahead of the kernel this much, where they are those of its rank
 ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
 MUCH_LESS = 0.75  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
@@ -57,6 +60,7 @@ class Scheduled:
     scheduled for.  filled: microseconds that some binding would take if its programs filled the target, and how many
     programs that binding has.
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
+    before: where the kernel loads bounds of its streamed rank: what finds them.
     """
 
     kernel: tile.KernelOp
@@ -67,11 +71,31 @@ class Scheduled:
     outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
     filled: tuple[float, int]
     merge: Merge | None = None
+    before: Before | None = None
 
     @property
     def us(self) -> float:
         """Predicted microseconds of the whole call."""
-        return self.price.us + (self.merge.scheduled.us if self.merge is not None else 0.0)
+        others = [step.scheduled.us for step in (self.before, self.merge) if step is not None]
+        return self.price.us + sum(others)
+
+
+@dataclass(frozen=True)
+class Before:
+    """The kernel ahead of one that loads the bounds of a loop.
+
+    found: the two as cascades, and what the first reads.  states: the layouts between them.
+    """
+
+    found: DataBounds
+    states: tuple[tile.BufferType, ...]
+    scheduled: Scheduled
+
+    @property
+    def text(self) -> str:
+        """A line for a derivation."""
+        within = self.found.within
+        return f"  {'bounds':8} {within.rank} where, for some row of a tile, {within.asked}: found by a kernel ahead"
 
 
 @dataclass(frozen=True)
@@ -193,9 +217,7 @@ def _schedule_parts(
 
 def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
     """The layout of the states of all parts: the parts outermost, so that a program writes what lies together."""
-    dims = [parts, *value.type.dims]  # pyright: ignore
-    strides = [sympy.Mul(*dims[n + 1 :]) for n in range(len(dims))]
-    return tile.BufferType.of(dims, strides, value.type.element_type)  # pyright: ignore
+    return _row_major(value, parts)
 
 
 def _schedule_whole(
@@ -251,6 +273,8 @@ def _schedule_whole(
     best = _masked_throughout(best, kernel, shape, inputs)
     if skip == "by_cost":
         best = _asking(best, kernel, shape, inputs)
+    if skip == "bounds" or (skip == "by_cost" and SKIPPED not in best.kernel.attributes):
+        best = _bounded(best, kernel, shape, inputs, skip == "bounds")
     drop_idle_loops(best.kernel)
     return replace(best, filled=filled)
 
@@ -272,6 +296,39 @@ def _asking(best: Scheduled, kernel: KernelOp, shape: KernelShape, inputs: Seque
     if other is None or SKIPPED not in other.kernel.attributes or other.price.us > best.price.us * WORTH_ASKING:
         return best
     return other
+
+
+def _bounded(
+    best: Scheduled, kernel: KernelOp, shape: KernelShape, inputs: Sequence[tile.BufferType], wanted: bool
+) -> Scheduled:
+    """The schedule within bounds that a kernel ahead finds in data, where that is wanted, or cheap if nothing is closed."""
+    streams = kernel.streamed and any(r.name == kernel.streamed and r.role == "loop" for r in best.walk.table.data)
+    found = data_bounds(kernel, kernel.streamed, ALL if wanted else MASKS) if streams else None
+    if not isinstance(found, DataBounds):
+        return best
+    states = [_row_major(v) for v in found.find.returned]
+    written = [(b, AccessMap.of(found.within.rows)) for b in states]
+    options = LoopOptions("never")
+    reads = [inputs[n] for n in found.reads]
+    first = _schedule_whole(found.find, shape.target, reads, written, shape.sizes, options=options)
+    if isinstance(first, Refused) or (not wanted and first.us > (WORTH_FINDING - 1) * best.price.us):
+        return best
+    walk = replace(best.walk, within=found.within)
+    other = _walked(best, walk, found.walk, shape, [*inputs, *states])
+    if other is None or WITHIN not in other.kernel.attributes:
+        return best
+    if wanted:
+        other = _asking(other, found.walk, shape, [*inputs, *states])
+    elif other.price.us + first.us > best.price.us * WORTH_FINDING:
+        return best
+    space = tuple((params, us + first.us) for params, us in other.space)
+    return replace(other, space=space, before=Before(found, tuple(states), first))
+
+
+def _row_major(value: SSAValue, *outer: sympy.Expr) -> tile.BufferType:
+    dims = [*outer, *value.type.dims]  # pyright: ignore
+    strides = [sympy.Mul(*dims[n + 1 :]) for n in range(len(dims))]
+    return tile.BufferType.of(dims, strides, value.type.element_type)  # pyright: ignore
 
 
 def _walked(
@@ -301,6 +358,8 @@ def laid_out(
     """
     if scheduled.merge is not None:
         return _parts_laid_out(scheduled, scheduled.merge, inputs, outputs)
+    if scheduled.before is not None:
+        return _bounds_laid_out(scheduled, scheduled.before, inputs, outputs)
     for (old, at), (new, there) in zip(scheduled.outputs, outputs, strict=True):
         if set(at.ranks) != set(there.ranks) or _elements(old) != _elements(new):
             return None
@@ -324,6 +383,20 @@ def _parts_laid_out(
     if not isinstance(first, Scheduled) or not isinstance(second, Scheduled):
         return first if not isinstance(first, Scheduled) else second
     return replace(first, merge=replace(merge, scheduled=second))
+
+
+def _bounds_laid_out(
+    scheduled: Scheduled,
+    before: Before,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+) -> Scheduled | Refused | None:
+    found = before.found
+    first = laid_out(before.scheduled, found.find, [inputs[n] for n in found.reads], before.scheduled.outputs)
+    second = laid_out(replace(scheduled, before=None), found.walk, [*inputs, *before.states], outputs)
+    if not isinstance(first, Scheduled) or not isinstance(second, Scheduled):
+        return first if not isinstance(first, Scheduled) else second
+    return replace(second, before=replace(before, scheduled=first))
 
 
 def _elements(kind: tile.BufferType) -> sympy.Expr:
