@@ -62,7 +62,8 @@ def data_bounds(kernel: KernelOp, rank: str, asked: str) -> DataBounds | Refused
     if isinstance(open_, Refused):
         return open_
     read = {r for _, access in body.inputs for r in access.ranks} | body.indexed
-    rows = tuple(r for r in neutral.extents if r in read and r != rank)
+    order = dict.fromkeys([*(r for v in kernel.returned for r in v.owner.out_ranks(v.index)), *neutral.extents])  # pyright: ignore
+    rows = tuple(r for r in order if r in read and r != rank)
     if rank not in read:
         return Refused(f"what data says is the same all along {rank}")
     extent = neutral.extents[rank]

@@ -42,8 +42,7 @@ from .walk import LoopOptions, Parts, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
-WORTH_ASKING = 1.03  # asking data whether a tile is closed may be predicted to cost this much where no tile is
-WORTH_FINDING = 1.02  # and finding bounds of a loop ahead of the kernel this much, where they are those of its rank
+WORTH_ASKING = 1.03  # asking data which tiles are closed, in the loop or ahead, may be predicted to cost this much if none is
 ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
 MUCH_LESS = 0.75  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
@@ -311,7 +310,7 @@ def _bounded(
     options = LoopOptions("never")
     reads = [inputs[n] for n in found.reads]
     first = _schedule_whole(found.find, shape.target, reads, written, shape.sizes, options=options)
-    if isinstance(first, Refused) or (not wanted and first.us > (WORTH_FINDING - 1) * best.price.us):
+    if isinstance(first, Refused) or (not wanted and first.us > (WORTH_ASKING - 1) * best.price.us):
         return best
     walk = replace(best.walk, within=found.within)
     other = _walked(best, walk, found.walk, shape, [*inputs, *states])
@@ -319,7 +318,7 @@ def _bounded(
         return best
     if wanted:
         other = _asking(other, found.walk, shape, [*inputs, *states])
-    elif other.price.us + first.us > best.price.us * WORTH_FINDING:
+    elif other.price.us + first.us > best.price.us * WORTH_ASKING:
         return best
     space = tuple((params, us + first.us) for params, us in other.space)
     return replace(other, space=space, before=Before(found, tuple(states), first))
