@@ -230,8 +230,13 @@ def _schedule_whole(
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
     skip = (options or LoopOptions()).skip
+    found: DataBounds | Refused | None = None
+    if kernel.streamed and skip in ("bounds", "by_cost"):
+        found = data_bounds(kernel, kernel.streamed, ALL if skip == "bounds" else MASKS)
+        found = None if isinstance(found, Refused) else found
     shape = KernelShape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
+    left_out = False
     filled = math.inf, 0
     reasons: list[str] = []
     seen: list[dict[str, str]] = []
@@ -262,8 +267,10 @@ def _schedule_whole(
             _leanest_first(priced)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         us, params, w, p = priced[0]
-        asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
-        if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
+        # What is left out of a loop counts first, only where that is wanted at any price.
+        leaves_out = SKIPPED in emitted.attributes or (skip == "bounds" and found and roles[kernel.streamed] == "loop")
+        if best is None or (bool(leaves_out), -us) > (left_out, -best.price.us):
+            left_out = bool(leaves_out)
             emitted.params = _params(dict(params))
             space = tuple((params, us) for us, params, _, _ in priced)
             best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled)
@@ -272,8 +279,8 @@ def _schedule_whole(
     best = _masked_throughout(best, kernel, shape, inputs)
     if skip == "by_cost":
         best = _asking(best, kernel, shape, inputs)
-    if skip == "bounds" or (skip == "by_cost" and SKIPPED not in best.kernel.attributes):
-        best = _bounded(best, kernel, shape, inputs, skip == "bounds")
+    if found is not None and SKIPPED not in best.kernel.attributes:
+        best = _bounded(best, found, shape, inputs, skip == "bounds")
     drop_idle_loops(best.kernel)
     return replace(best, filled=filled)
 
@@ -298,12 +305,10 @@ def _asking(best: Scheduled, kernel: KernelOp, shape: KernelShape, inputs: Seque
 
 
 def _bounded(
-    best: Scheduled, kernel: KernelOp, shape: KernelShape, inputs: Sequence[tile.BufferType], wanted: bool
+    best: Scheduled, found: DataBounds, shape: KernelShape, inputs: Sequence[tile.BufferType], wanted: bool
 ) -> Scheduled:
     """The schedule within bounds that a kernel ahead finds in data, where that is wanted, or cheap if nothing is closed."""
-    streams = kernel.streamed and any(r.name == kernel.streamed and r.role == "loop" for r in best.walk.table.data)
-    found = data_bounds(kernel, kernel.streamed, ALL if wanted else MASKS) if streams else None
-    if not isinstance(found, DataBounds):
+    if not any(r.name == found.within.rank and r.role == "loop" for r in best.walk.table.data):
         return best
     states = [_row_major(v) for v in found.find.returned]
     written = [(b, AccessMap.of(found.within.rows)) for b in states]
