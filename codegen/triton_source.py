@@ -429,9 +429,7 @@ class _Printer(Addresses):
         """The bounds of a loop that data narrows, as numbers of the type of indices."""
         rank = self.ranks[op.rank.data]
         extent, kind = self.expression(rank.extent, None), "tl.int64" if self.wide else "tl.int32"
-        first, last = (
-            f"tl.maximum(tl.minimum({self.full(v)}, {extent}), 0).to({kind})" for v in op.within
-        )
+        first, last = (f"tl.maximum(tl.minimum({self.full(v)}, {extent}), 0).to({kind})" for v in op.within)
         step = f" // {rank.tile} * {rank.tile}" if rank.tile else ""
         return f"tl.maximum({first}{step}, {lower})", f"tl.minimum({last}, {upper})"
 

@@ -79,7 +79,8 @@ class Repair(KernelPass):
 class Schedule(ModulePass):
     """`schedule` for a target: a `tile.kernel` for each kernel is added to the module, buffers in row-major order.
 
-    Two, where the streamed rank is cut into parts: that of a part, and the merge; before it, what finds loaded bounds.  skip, lazy: as in `LoopOptions`.
+    Two, where the streamed rank is cut into parts: that of a part, and the merge.  In front, what finds bounds in data.
+    skip, lazy: as in `LoopOptions`.
     """
 
     name = "schedule"
