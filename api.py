@@ -44,9 +44,10 @@ def compile(
     target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}, the
     argument by its position or name; other sizes are fixed.  fuse: "by_cost" leaves apart what is predicted to be faster
     so, "always" makes a kernel of whatever can be one.  skip: whether kernels ask a mask which tiles it closes before they
-    load them: "by_cost" where asking is predicted to cost next to nothing, "always", "never".  lazy: "on" moves the
-    running maximum of a softmax, and the state with it, only when it is exceeded by a factor of 256; it has not been seen
-    to be faster.  parameters: launch parameters of the kernels by name, in place of what the cost model or the default says
+    load them: "by_cost" where asking is predicted to cost next to nothing, "always", "never"; "bounds"
+    has a kernel ahead find where a mask is open, and loops walk no further.  lazy: "on" moves the running maximum of a
+    softmax, and the state with it, only when it is exceeded by a factor of 256; it has not been seen to be faster.
+    parameters: launch parameters of the kernels by name, in place of what the cost model or the default says
     (num_warps, num_stages, persistent, warp_specialize, descriptors; `ir/launch.py`).  remainder: what runs
     the parts that do not fuse, "inductor" or "eager".  strict: raise where a part would run eagerly.
 

@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from .assembly.reassociated import reassociated
-from .codegen.artifact import KernelArtifact, Layout, two_stages
+from .codegen.artifact import KernelArtifact, Layout, in_stages
 from .codegen.emit import NotPrintable, choices_of, emit
 from .errors import InvalidArgument, MissingTool
 from .frontend.edit import Edit
@@ -34,7 +34,7 @@ from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import Counted, count_kernel
-from .passes.emit_tiles import SKIPPED, VISITED
+from .passes.emit_tiles import SKIPPED, VISITED, WITHIN
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.in_place import in_place
 from .passes.needed_reads import needed_reads
@@ -53,7 +53,7 @@ log = logging.getLogger("fusecade")
 REMAINDERS = ("inductor", "eager")
 TUNING = ("off", "quick", "full")
 FUSING = ("by_cost", "always")
-SKIPPING = ("by_cost", "always", "never")
+SKIPPING = ("by_cost", "bounds", "always", "never")
 SWITCH = ("off", "on")
 
 
@@ -78,7 +78,8 @@ class Options:
 
     fuse: "by_cost" takes a kernel that is predicted to be faster than its operations apart, "always" each that there is.
     skip: whether kernels ask data (a mask) which tiles to leave out, before they load them: "by_cost" where asking is
-    predicted to cost next to nothing, "always" where there is something to ask, "never".
+    predicted to cost next to nothing, "always" where there is something to ask, "never"; "bounds" has a kernel ahead find the
+    first and the last index that data leaves open, and the loop walk no further ("by_cost" too, where that costs little).
     lazy: "on" moves the running maximum of an online form only when it is exceeded by a factor of 256.
     parameters: launch parameters of all kernels, by name, in place of what the cost model or the default says.
     """
@@ -337,7 +338,8 @@ class _Pipeline:
             scheduled = schedule_kernel(kernel, self.target, inputs, outputs, self.hints, options=self.options.loops)
         if isinstance(scheduled, Refused):
             return scheduled
-        steps = [scheduled, scheduled.merge.scheduled] if scheduled.merge is not None else [scheduled]
+        steps = [s.scheduled for s in (scheduled.before,) if s is not None] + [scheduled]
+        steps += [s.scheduled for s in (scheduled.merge,) if s is not None]
         for step in steps:
             verify(step.kernel)
         key = "\n".join(print_module(_anonymous(step.kernel)) for step in steps)
@@ -350,37 +352,52 @@ class _Pipeline:
         return self.printed[key]
 
     def _emitted(self, name: str, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
-        """The kernel printed; where it walks parts of a rank, a call of two."""
+        """The kernel printed; a call of several where it walks parts of a rank, or bounds of one are found ahead."""
+        before, merge = s.before, s.merge
         s.kernel.sym_name = StringAttr(name)
-        first = emit(s.kernel, self.target)
-        merge = s.merge
-        if merge is None:
-            return replace(first, facts=self._facts(kernel, s, counted))
-        merge.scheduled.kernel.sym_name = StringAttr(f"{name}_merge")
-        second = emit(merge.scheduled.kernel, self.target)
-        part = {merge.split.part: 1}
-        facts = [
-            self._facts(kernel, s, counted)
-            | {
-                "cascade": print_module(as_program(merge.split.partial.clone())),
-                "derivation": [*_lines(kernel, "derivation"), merge.text],
-            },
-            self._facts(kernel, merge.scheduled, Counted(part, part, {}))
-            | {
-                "cascade": print_module(as_program(merge.split.merge.clone())),
-                "certificates": _lines(merge.split.merge, "certificates"),
-                "derivation": [],
-                "workspace_bytes": sum(t.distinct for t in s.work.stores),
-            },
-        ]
-        first, second = (replace(a, facts=f) for a, f in zip((first, second), facts, strict=True))
+        only = emit(s.kernel, self.target)
+        facts = self._facts(kernel, s, counted)
+        if merge is None and before is None:
+            return replace(only, facts=facts)
+        cascade, reads = kernel, tuple(range(len(kernel.body.block.args)))
+        if merge is not None:
+            cascade, reads = merge.split.partial, merge.split.reads
+        if before is not None:
+            cascade = before.found.walk
+        notes = [step.text for step in (before, merge) if step is not None]
+        facts |= {
+            "cascade": print_module(as_program(cascade.clone())),
+            "derivation": [*_lines(kernel, "derivation"), *notes],
+        }
+        kernels, places = [replace(only, facts=facts)], [reads]
+        if before is not None:
+            within, find = before.found.within, before.found.find
+            rank = {within.rank: 1}
+            made = self._stage(f"{name}_bounds", kernel, find, before.scheduled, Counted(rank, rank, {}))
+            kernels, places = [made, *kernels], [tuple(reads[n] for n in before.found.reads), *places]
+        if merge is not None:
+            part = {merge.split.part: 1}
+            made = self._stage(f"{name}_merge", kernel, merge.split.merge, merge.scheduled, Counted(part, part, {}))
+            made.facts["workspace_bytes"] = sum(t.distinct for t in s.work.stores)
+            kernels, places = [*kernels, made], [*places, merge.split.merge_reads]
         both = {
-            "hbm_bytes": sum(f["hbm_bytes"] for f in facts),
-            "certificates": [c for f in facts for c in f["certificates"]],
-            "workspace_bytes": facts[1]["workspace_bytes"],
+            "hbm_bytes": sum(k.facts["hbm_bytes"] for k in kernels),
+            "certificates": [c for k in kernels for c in k.facts["certificates"]],
+            "workspace_bytes": sum(k.facts["sram_store_bytes"] for k in kernels[:-1]),
             "in_place": [],
         }
-        return two_stages(name, first, second, merge.split.reads, merge.split.merge_reads, both)
+        return in_stages(name, kernels, places, both, of=0 if before is None else 1)
+
+    def _stage(self, name: str, kernel: KernelOp, part: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
+        """What runs ahead of or behind `kernel` in its call."""
+        s.kernel.sym_name = StringAttr(name)
+        facts = self._facts(kernel, s, counted)
+        own = {
+            "cascade": print_module(as_program(part.clone())),
+            "certificates": _certificates(part),
+            "derivation": [],
+        }
+        return replace(emit(s.kernel, self.target), facts=facts | own)
 
     def _facts(self, kernel: KernelOp, s: Scheduled, counted: Counted) -> dict[str, Any]:
         return {
@@ -400,7 +417,7 @@ class _Pipeline:
             "certificates": _certificates(kernel),
             "derivation": _lines(kernel, "derivation"),
             "in_place": [list(pair) for pair in in_place(s.kernel)],
-            "visits": [*_visits(s), *_skips(s)],
+            "visits": [*_visits(s), *_within(s), *_skips(s)],
             "skippable_load_bytes": s.work.skippable_load_bytes,
             "nodes": _attribute(kernel, "nodes").split(),
             "cascade": print_module(kernel),
@@ -531,6 +548,16 @@ def _visits(s: Scheduled) -> list[str]:
     found = s.kernel.attributes.get(VISITED)
     why = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
     return [f"visits {100 * part:.0f} % of the tiles of {r}: {why[r]}" for r, part in s.work.visits.items() if r in why]
+
+
+def _within(s: Scheduled) -> list[str]:
+    """Of the ranks whose bounds are loaded: what is looked for, and what is counted all the same."""
+    found = s.kernel.attributes.get(WITHIN)
+    asked = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
+    return [
+        f"visits {r} from the first to the last tile in which, for some row, {text}: found ahead, counted as if that were all"
+        for r, text in asked.items()
+    ]
 
 
 def _skips(s: Scheduled) -> list[str]:

@@ -100,34 +100,34 @@ class Stage:
     writes: tuple[int, ...]
 
 
-def two_stages(
-    name: str,
-    first: KernelArtifact,
-    second: KernelArtifact,
-    first_reads: Sequence[int],
-    second_reads: Sequence[int],
-    facts: dict[str, Any],
+def in_stages(
+    name: str, kernels: Sequence[KernelArtifact], reads: Sequence[Sequence[int]], facts: dict[str, Any], of: int
 ) -> KernelArtifact:
-    """A call of two kernels: all that the first writes is read by the second, behind inputs of the call.
+    """A call of several kernels: all that one writes is read by the next, behind inputs of the call.
 
-    first_reads, second_reads: which inputs of the call each reads.
+    reads: which inputs of the call each reads.  of: the kernel whose parameters are those of the call.
     """
-    inputs = dict(zip(first_reads, first.inputs, strict=True))
-    inputs |= dict(zip(second_reads, second.inputs, strict=False))
-    count, between = len(inputs), len(first.outputs)
-    states = tuple(range(count, count + between))
-    results = tuple(range(count + between, count + between + len(second.outputs)))
+    inputs: dict[int, Layout] = {}
+    for kernel, places in zip(kernels, reads, strict=True):
+        inputs |= dict(zip(places, kernel.inputs, strict=False))
+    end = len(inputs)
+    before: tuple[int, ...] = ()
+    stages = []
+    for kernel, places in zip(kernels, reads, strict=True):
+        written = tuple(range(end, end + len(kernel.outputs)))
+        stages.append(Stage(kernel, (*places, *before), written))
+        end, before = end + len(written), written
     return KernelArtifact(
         name=name,
-        kind=first.kind,
-        target=first.target,
+        kind=kernels[0].kind,
+        target=kernels[0].target,
         source="",
         function="",
-        inputs=tuple(inputs[n] for n in range(count)),
-        outputs=second.outputs,
-        sizes=tuple(sorted({*first.sizes, *second.sizes})),
-        params=first.params,
+        inputs=tuple(inputs[n] for n in range(len(inputs))),
+        outputs=kernels[-1].outputs,
+        sizes=tuple(sorted({n for k in kernels for n in k.sizes})),
+        params=kernels[of].params,
         facts=facts,
-        stages=(Stage(first, tuple(first_reads), states), Stage(second, (*second_reads, *states), results)),
-        workspaces=first.outputs,
+        stages=tuple(stages),
+        workspaces=tuple(layout for k in kernels[:-1] for layout in k.outputs),
     )

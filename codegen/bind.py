@@ -108,6 +108,8 @@ def _mark_single_steps(kernel: tile.KernelOp) -> None:
 
 def _takes_one_step(kernel: tile.KernelOp, op: tile.ForOp) -> bool:
     """Whether each program takes one step of a loop, neither more nor none, as far as is known."""
+    if op.within:  # or none
+        return False
     rank = kernel.ranks[op.rank.data]
     step = kernel.parameters[rank.tile] if rank.tile is not None else 1
     lower, upper = (e.subs({symbols.symbol(n): v for n, v in kernel.parameters.items()}) for e in op.bounds)

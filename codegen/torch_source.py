@@ -304,6 +304,10 @@ class _Printer(Accesses):
             opening = self.bounds(rank, None, inner.depth) + opening
         self.scopes.pop()
         lower, upper = (self.expression(e) for e in op.bounds)
+        if op.within:
+            extent, step = self.expression(rank.extent), self.params[rank.tile] if rank.tile else 1
+            first, last = (f"max(0, min(int({self.values[v].text}), {extent}))" for v in op.within)
+            lower, upper = f"max({lower}, {first} // {step} * {step})", f"min({upper}, {last})"
         start = self.rank_names[f"start_{rank.name}" if rank.tile else rank.name]
         scope.add(f"for {start} in range({lower}, {upper}{f', {self.params[rank.tile]}' if rank.tile else ''}):")
         scope.lines += (opening + inner.lines) or ["    " * inner.depth + "pass"]

@@ -36,7 +36,7 @@ from .triton_functions import (
     REDUCTIONS,
     SINGLE_PRECISION,
 )
-from .triton_indices import Lines, Value, dtype
+from .triton_indices import NARROW, Lines, Value, dtype
 from .triton_shares import ShareLoop, share_loop
 
 
@@ -199,7 +199,9 @@ class _Printer(Descriptors):
             case tile.PadOp():
                 value = self.tensor(op.value)
                 mask = self.mask(op.over_ranks, value.names)
-                self.define(op, f"tl.where({mask}, {value.text}, {literal(op.python_fill)})", out)
+                narrow = value.narrow and -NARROW <= op.python_fill < NARROW
+                text = value.text if narrow else self.full(op.value)
+                self.define(op, f"tl.where({mask}, {text}, {literal(op.python_fill)})", out, narrow)
             case tile.PickOp():
                 self.pick(op, out)
             case tile.DotOp():
@@ -421,6 +423,8 @@ class _Printer(Descriptors):
         lower, upper = (self.expression(e, None) for e in op.bounds)
         if self.wide and op.bounds[1].is_Integer:  # a literal between 2**31 and 2**32 would be unsigned
             upper = f"tl.cast({upper}, tl.int64)"
+        if op.within:
+            lower, upper = self.narrowed(op, lower, upper)
         innermost = not once and not any(_is_loop(o) for o in op.body.block.walk())
         loads = any(isinstance(o, tile.LoadOp) for o in op.body.block.walk())
         stages = ""
@@ -437,6 +441,14 @@ class _Printer(Descriptors):
             self.before = None
             self.hoisted.clear()
         self.leave(op, carried)
+
+    def narrowed(self, op: tile.ForOp, lower: str, upper: str) -> tuple[str, str]:
+        """The bounds of a loop that data narrows, as numbers of the type of indices."""
+        rank = self.ranks[op.rank.data]
+        extent, kind = self.expression(rank.extent, None), "tl.int64" if self.wide else "tl.int32"
+        first, last = (f"tl.maximum(tl.minimum({self.full(v)}, {extent}), 0).to({kind})" for v in op.within)
+        step = f" // {rank.tile} * {rank.tile}" if rank.tile else ""
+        return f"tl.maximum({first}{step}, {lower})", f"tl.minimum({last}, {upper})"
 
     def conditional(self, op: tile.IfOp, out: Lines) -> None:
         """A branch on a number: Triton joins the values of the names that both ways out of it have."""

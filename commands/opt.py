@@ -27,6 +27,7 @@ from ..passes.absorb_scales import AbsorbScales
 from ..passes.algebra.forms import Refused
 from ..passes.canonicalise import Canonicalise
 from ..passes.count_passes import CountPasses
+from ..passes.data_bounds import DataBoundsPass
 from ..passes.defer_factors import DeferFactors
 from ..passes.derive_online import DeriveOnline
 from ..passes.exp2_units import Exp2Units
@@ -78,7 +79,8 @@ class Repair(KernelPass):
 class Schedule(ModulePass):
     """`schedule` for a target: a `tile.kernel` for each kernel is added to the module, buffers in row-major order.
 
-    Two, where the streamed rank is cut into parts: that of a part, and the merge.  skip, lazy: as in `LoopOptions`.
+    Two, where the streamed rank is cut into parts: that of a part, and the merge.  In front, what finds bounds in data.
+    skip, lazy: as in `LoopOptions`.
     """
 
     name = "schedule"
@@ -98,6 +100,8 @@ class Schedule(ModulePass):
             if isinstance(scheduled, Refused):
                 kernel.attributes["refused"] = StringAttr(scheduled.reason)
             else:
+                if scheduled.before is not None:
+                    op.body.block.add_op(scheduled.before.scheduled.kernel)
                 op.body.block.add_op(scheduled.kernel)
                 if scheduled.merge is not None:
                     op.body.block.add_op(scheduled.merge.scheduled.kernel)
@@ -121,7 +125,7 @@ PASSES: dict[str, type[ModulePass]] = {
     for row in (
         Canonicalise, OneHot, Reassociate, SplitSegments, NeededReads, NestReductions, CountPasses, Fuse,
         ReleaseScales, InlineMaps, DeferFactors, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
-        Schedule, PlanMemory,
+        DataBoundsPass, Schedule, PlanMemory,
     )
 }  # fmt: skip
 

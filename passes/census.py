@@ -9,7 +9,8 @@ and loop step that executes it, tiles cut at their extents.  `fusecade.testing.c
 and where a loop has bounds, the sum of that over the programs (`trips.py`).  An operation without a rule raises; nothing is
 free by default.
 
-What is in a conditional counts as if its condition always held: an upper bound of what is moved.
+What is in a conditional counts as if its condition always held, and a loop within loaded bounds as if those were all of its
+rank: an upper bound of what is moved.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ class Work:
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
     waits: how often a program waits for tiles that nothing has asked for in advance: each time that an innermost loop
     starts, for each load in a loop around it, and for each in a conditional.
-    short_loads: of tiles in a loop whose rows begin anywhere: how many rows, and
-    in how many loads.
-    skippable_load_bytes: of the loads, what conditionals may leave out; everything is counted as if they left out nothing.
+    short_loads: of tiles in a loop whose rows begin anywhere: how many rows, and in how many loads.
+    skippable_load_bytes: of the loads, what conditionals and loaded bounds may leave out; everything is counted as if they
+    left out nothing.
     """
 
     loads: list[Transfer] = field(default_factory=list)
@@ -252,7 +253,8 @@ class Census:
                     points = loaded(walk, band, self.listing.bands[band], e.ranks, *at)
                 transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again, together)
                 moved = w.loads if e.kind == "load" else w.stores
-                w.skippable_load_bytes += transfer.bytes if e.skippable and e.kind == "load" else 0
+                left_out = e.kind == "load" and (e.skippable or e.narrowed)
+                w.skippable_load_bytes += transfer.bytes if left_out else 0
                 piece = (e.kind, e.buffer, e.access, e.loops, e.skippable)
                 if e.continues and piece in pieces:  # of the same walk: what it touches there may be the same
                     before = moved[pieces[piece]]

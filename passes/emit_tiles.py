@@ -31,6 +31,7 @@ from .tile_folds import TileFolds, is_arg
 from .walk import Walk
 
 VISITED = "visited"  # a tile kernel's attribute: of the ranks that loops walk in part, which part that is
+WITHIN = "within"  # of the ranks whose bounds are loaded: what holds of some element there
 SKIPPED = "skipped"  # of the ranks of whose tiles data rules some out: what is asked of a tile before it is loaded
 
 
@@ -75,6 +76,7 @@ class _Emitter:
         self.begun: dict[SSAValue, SSAValue] = {}  # a sum -> the state that it goes on from, instead of from zero
         self.visited: dict[str, str] = {}  # of the ranks that are not walked from end to end: where they are
         self.share: tile.Share | None = None  # whose pieces loops walk
+        self.narrowed: dict[str, str] = {}  # of the ranks that are walked within loaded bounds: why there
         self.skipped: dict[str, str] = {}  # of the ranks in which data rules tiles out: what is asked of a tile
 
     # --- driving -------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ class _Emitter:
             Region(self.tiles.top.block),
             {
                 name: DictionaryAttr({r: StringAttr(t) for r, t in found.items()})
-                for name, found in ((VISITED, self.visited), (SKIPPED, self.skipped))
+                for name, found in ((VISITED, self.visited), (WITHIN, self.narrowed), (SKIPPED, self.skipped))
                 if found
             },
             self.share,
@@ -254,12 +256,13 @@ class _Emitter:
         self._note_share(self.walk.share(rank, visited, around))
         if visited != TRUE and [(p.lower, p.upper) for p in parts] != [(0, self.tiles.extents[rank])]:
             self.visited.setdefault(rank, to_text(visited))
+        within = self._within(rank, outer)
         taken = (
-            home == self.tiles.top.depth and visited == TRUE
+            home == self.tiles.top.depth and visited == TRUE and not within
         )  # every tile is visited: what is stored along the rank can be
         for part in parts:
             level = self.levels[wanted] if taken and test is None else None
-            loop = self._walk(rank, part, about(visited, rank), members, state, level, test)
+            loop = self._walk(rank, part, about(visited, rank), members, state, level, test, within)
             outer.block.add_op(loop)
             state = list(loop.results)
             if part is not parts[-1]:
@@ -290,6 +293,29 @@ class _Emitter:
             if repeated:
                 raise Stop(f"the states that tiles along {sorted(repeated)} have in common are of other pieces in each")
 
+    def _within(self, rank: str, scope: Scope) -> list[SSAValue]:
+        """Two numbers that a loop over `rank` in `scope` keeps within, as far as rows are in one tile: none, if it does not."""
+        bounds = self.walk.within
+        if bounds is None or bounds.rank != rank:
+            return []
+        if any(self.walk.loops(r) and r not in [s.rank for s in self.tiles.stack] for r in bounds.rows):
+            return []
+        found = []
+        for n, (combiner, fill) in enumerate((("min", 2**63 - 1), ("max", 0))):
+            argument = self.kernel.body.block.args[bounds.first + n]
+            value = self.tiles.load(self.buffer[argument], argument.type, AccessMap.of(bounds.rows))  # pyright: ignore
+            for r in tile.tile_type(value).names:
+                value = self.tiles.pad(value, r, fill)
+                value = self.tiles.emit(
+                    ("reduce", combiner, r), [value], lambda v=value, c=combiner, r=r: tile.ReduceOp(c, v, r)
+                )[0]
+            value.name_hint = f"{argument.name_hint}_{rank}"
+            found.append(value)
+        if any(self.tiles.scope_of.get(v, self.tiles.top).depth > scope.depth for v in found):
+            return []
+        self.narrowed.setdefault(rank, bounds.asked)
+        return found
+
     def _walk(
         self,
         rank: str,
@@ -299,10 +325,11 @@ class _Emitter:
         state: Sequence[SSAValue],
         level: int | None,
         test: Predicate | None,
+        within: Sequence[SSAValue],
     ) -> tile.ForOp:
         """One loop over a part of `rank` that folds its tiles into the state of `members`, those for which `test` holds.
 
-        level: of the outputs along the rank that it stores, if it does.
+        level: of the outputs along the rank that it stores, if it does.  within: the numbers that it keeps within, if any.
         """
         body = Scope(Block(arg_types=[v.type for v in state]), rank, len(self.tiles.stack))
         self.tiles.stack.append(body)
@@ -323,7 +350,7 @@ class _Emitter:
         self.scalars.given, self.tiles.full = outside
         self.begun = begun_outside
         body.block.add_op(tile.YieldOp(*yielded))
-        return tile.ForOp(rank, state, Region(body.block), part.lower, part.upper)
+        return tile.ForOp(rank, state, Region(body.block), part.lower, part.upper, within)
 
     def _inner_sum(self, op: EinsumOp | OnlineOp) -> SSAValue | None:
         """The sum that `op` only adds up, element by element: it may go on from what was added up so far."""

@@ -42,6 +42,7 @@ class Entry:
     continues: bool = False  # in a loop that goes on where another one over its rank has stopped
     skippable: bool = False  # in a conditional: counted as if its condition always held
     together: int = 16  # bytes that a thread loads at once: rows may begin where more cannot be
+    narrowed: bool = False  # in a loop within loaded bounds: counted as if those were all of the rank
     made: tuple[tuple[tuple[str, ...], bool], ...] = ()  # of a dot in a loop: the operands that are computed there
 
 
@@ -79,6 +80,8 @@ class Listing:
         stopped[rank] = bounds.upper
         if continues:
             self.entries[first:] = [replace(e, continues=True) for e in self.entries[first:]]
+        if op.within:
+            self.entries[first:] = [replace(e, narrowed=True) for e in self.entries[first:]]
         if bounds != self.all_of[rank]:
             self.entries[first:] = [replace(e, bounds=(bounds, *e.bounds)) for e in self.entries[first:]]
 

@@ -13,6 +13,7 @@ The parameter space is what the tuner searches; its order is the predicted cost.
 Where the programs are too few to fill the target, the streamed rank is also cut into parts, a few numbers of them, each
 with a kernel that merges the parts (`split_reduction.py`); what both kernels take together decides.  On a GPU, where tiles
 have unequal work or do not divide among the multiprocessors, the steps of all tiles are cut into equal shares as well.
+Where data says which steps are needed, a kernel ahead may find the bounds of the loop (`data_bounds.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from .algebra.forms import Refused
 from .census import Census, Work
 from .closed_tiles import ALL, MASKS, NEVER
 from .cost import Price, price
-from .emit_tiles import SKIPPED, VISITED, emit_tiles
+from .data_bounds import DataBounds, data_bounds
+from .emit_tiles import SKIPPED, VISITED, WITHIN, emit_tiles
 from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
 from .share_bindings import ShareBinding, share_bindings
@@ -43,7 +45,7 @@ from .walk import LoopOptions, Parts, Shares, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
-WORTH_ASKING = 1.03  # asking data whether a tile is closed may be predicted to cost this much where no tile is
+WORTH_ASKING = 1.03  # asking data which tiles are closed, in the loop or ahead, may be predicted to cost this much
 ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
 MUCH_LESS = 0.8  # times the bytes
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
@@ -64,6 +66,7 @@ class Scheduled:
     choices: of each parameter the values that it may take, the chosen one first; what price says nothing of is off.
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
     even: microseconds that some binding would take if all multiprocessors had the same to do.
+    before: where the kernel loads bounds of its streamed rank: what finds them.
     """
 
     kernel: tile.KernelOp
@@ -76,11 +79,31 @@ class Scheduled:
     choices: tuple[tuple[str, tuple[int, ...]], ...] = ()
     merge: Merge | None = None
     even: float = math.inf
+    before: Before | None = None
 
     @property
     def us(self) -> float:
         """Predicted microseconds of the whole call."""
-        return self.price.us + (self.merge.scheduled.us if self.merge is not None else 0.0)
+        others = [step.scheduled.us for step in (self.before, self.merge) if step is not None]
+        return self.price.us + sum(others)
+
+
+@dataclass(frozen=True)
+class Before:
+    """The kernel ahead of one that loads the bounds of a loop.
+
+    found: the two as cascades, and what the first reads.  states: the layouts between them.
+    """
+
+    found: DataBounds
+    states: tuple[tile.BufferType, ...]
+    scheduled: Scheduled
+
+    @property
+    def text(self) -> str:
+        """A line for a derivation."""
+        within = self.found.within
+        return f"  {'bounds':8} {within.rank} where, for some row of a tile, {within.asked}: found by a kernel ahead"
 
 
 @dataclass(frozen=True)
@@ -143,9 +166,8 @@ def schedule_kernel(
         leanest = min((s for s in found if s.us <= ALIKE * best.us), key=lambda s: _moved(s.work))
         if target.kind != "cpu" and _moved(leanest.work) < MUCH_LESS * _moved(best.work):
             best = leanest
-    chosen = options is not None and bool(
-        options.launch
-    )  # what a user asks of a launch is asked of tiles, not of shares
+    # What a user asks of a launch is asked of tiles, not of shares; a walk within loaded bounds has no known steps.
+    chosen = (options is not None and bool(options.launch)) or best.before is not None
     for programs in [] if chosen else _share_counts(target, whole):
         shared = _schedule_shares(kernel, target, inputs, outputs, sizes, programs, options, SHORTEST_PART)
         if isinstance(shared, Refused):
@@ -326,9 +348,7 @@ def _merge_of(
 
 def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
     """The layout of the states of all parts: the parts outermost, so that a program writes what lies together."""
-    dims = [parts, *value.type.dims]  # pyright: ignore
-    strides = [sympy.Mul(*dims[n + 1 :]) for n in range(len(dims))]
-    return tile.BufferType.of(dims, strides, value.type.element_type)  # pyright: ignore
+    return _row_major(value, parts)
 
 
 def _schedule_whole(
@@ -343,8 +363,13 @@ def _schedule_whole(
     """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
     options = options or LoopOptions()
     skip = options.skip
+    found: DataBounds | Refused | None = None
+    if kernel.streamed and skip in ("bounds", "by_cost"):
+        found = data_bounds(kernel, kernel.streamed, ALL if skip == "bounds" else MASKS)
+        found = None if isinstance(found, Refused) else found
     shape = KernelShape(kernel, target, dict(sizes or {}), parts)
     best: Scheduled | None = None
+    left_out = False
     filled, even = (math.inf, 0), math.inf
     reasons: list[str] = []
     seen: list[dict[str, str]] = []
@@ -376,8 +401,10 @@ def _schedule_whole(
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         even = min(even, *(_even(us, w, target) for us, _, w, _ in priced))
         us, _, w, p = priced[0]
-        asks = best is not None and SKIPPED in best.kernel.attributes  # only where that is wanted at any price
-        if best is None or (SKIPPED in emitted.attributes, -us) > (asks, -best.price.us):
+        # What is left out of a loop counts first, only where that is wanted at any price.
+        leaves_out = SKIPPED in emitted.attributes or (skip == "bounds" and found and roles[kernel.streamed] == "loop")
+        if best is None or (bool(leaves_out), -us) > (left_out, -best.price.us):
+            left_out = bool(leaves_out)
             known = all(symbols.names(shape.extents[r]) <= set(shape.counts) for r in emitted.grid_ranks)
             space = tuple((_launched(row, target, options.launch, known), row[0]) for row in priced)
             emitted.params = _params(dict(space[0][0]))
@@ -388,6 +415,8 @@ def _schedule_whole(
     best = _masked_throughout(best, kernel, shape, inputs)
     if skip == "by_cost":
         best = _asking(best, kernel, shape, inputs)
+    if found is not None and SKIPPED not in best.kernel.attributes:
+        best = _bounded(best, found, shape, inputs, skip == "bounds")
     drop_idle_loops(best.kernel)
     return replace(best, filled=filled, even=even)
 
@@ -409,6 +438,37 @@ def _asking(best: Scheduled, kernel: KernelOp, shape: KernelShape, inputs: Seque
     if other is None or SKIPPED not in other.kernel.attributes or other.price.us > best.price.us * WORTH_ASKING:
         return best
     return other
+
+
+def _bounded(
+    best: Scheduled, found: DataBounds, shape: KernelShape, inputs: Sequence[tile.BufferType], wanted: bool
+) -> Scheduled:
+    """The schedule within bounds that a kernel ahead finds in data, where that is wanted, or cheap if nothing is closed."""
+    if not any(r.name == found.within.rank and r.role == "loop" for r in best.walk.table.data):
+        return best
+    states = [_row_major(v) for v in found.find.returned]
+    written = [(b, AccessMap.of(found.within.rows)) for b in states]
+    options = LoopOptions("never")
+    reads = [inputs[n] for n in found.reads]
+    first = _schedule_whole(found.find, shape.target, reads, written, shape.sizes, options=options)
+    if isinstance(first, Refused) or (not wanted and first.us > (WORTH_ASKING - 1) * best.price.us):
+        return best
+    walk = replace(best.walk, within=found.within)
+    other = _walked(best, walk, found.walk, shape, [*inputs, *states])
+    if other is None or WITHIN not in other.kernel.attributes:
+        return best
+    if wanted:
+        other = _asking(other, found.walk, shape, [*inputs, *states])
+    elif other.price.us + first.us > best.price.us * WORTH_ASKING:
+        return best
+    space = tuple((params, us + first.us) for params, us in other.space)
+    return replace(other, space=space, before=Before(found, tuple(states), first))
+
+
+def _row_major(value: SSAValue, *outer: sympy.Expr) -> tile.BufferType:
+    dims = [*outer, *value.type.dims]  # pyright: ignore
+    strides = [sympy.Mul(*dims[n + 1 :]) for n in range(len(dims))]
+    return tile.BufferType.of(dims, strides, value.type.element_type)  # pyright: ignore
 
 
 def _walked(
@@ -438,6 +498,8 @@ def laid_out(
     """
     if scheduled.merge is not None:
         return _parts_laid_out(scheduled, scheduled.merge, inputs, outputs)
+    if scheduled.before is not None:
+        return _bounds_laid_out(scheduled, scheduled.before, inputs, outputs)
     for (old, at), (new, there) in zip(scheduled.outputs, outputs, strict=True):
         if set(at.ranks) != set(there.ranks) or _elements(old) != _elements(new):
             return None
@@ -461,6 +523,20 @@ def _parts_laid_out(
     if not isinstance(first, Scheduled) or not isinstance(second, Scheduled):
         return first if not isinstance(first, Scheduled) else second
     return replace(first, merge=replace(merge, scheduled=second))
+
+
+def _bounds_laid_out(
+    scheduled: Scheduled,
+    before: Before,
+    inputs: Sequence[tile.BufferType],
+    outputs: Sequence[tuple[tile.BufferType, AccessMap]],
+) -> Scheduled | Refused | None:
+    found = before.found
+    first = laid_out(before.scheduled, found.find, [inputs[n] for n in found.reads], before.scheduled.outputs)
+    second = laid_out(replace(scheduled, before=None), found.walk, [*inputs, *before.states], outputs)
+    if not isinstance(first, Scheduled) or not isinstance(second, Scheduled):
+        return first if not isinstance(first, Scheduled) else second
+    return replace(second, before=replace(before, scheduled=first))
 
 
 def _elements(kind: tile.BufferType) -> sympy.Expr:

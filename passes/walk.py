@@ -75,11 +75,26 @@ class Shares(Parts):
 
 
 @dataclass(frozen=True)
+class Within:
+    """A rank whose loops keep within bounds that are loaded (`data_bounds.py`).
+
+    first: which argument of the kernel holds the first index of each row, one past the last is in the next.  rows: the
+    ranks of both.  asked: what holds of some element there, as text.
+    """
+
+    rank: str
+    first: int
+    rows: tuple[str, ...]
+    asked: str
+
+
+@dataclass(frozen=True)
 class LoopOptions:
     """What a user may choose of loops, and of launches.
 
     skip: ask data whether a tile is closed before it is loaded (`closed_tiles.py`): "by_cost" where there is a boolean
     to ask and asking is predicted to cost next to nothing, "always" wherever there is something to ask, "never".
+    "bounds": find where data leaves something open ahead of the kernel, which walks no further (`data_bounds.py`).
     lazy: move a running gauge, and the state with it, only when it is exceeded by more than it may lag.
     launch: launch parameters that are given (`ir/launch.py`); warps and stages are chosen by price where they are not.
     """
@@ -99,6 +114,7 @@ class Walk:
     parts: the streamed rank that is cut into parts, if one is.  Unit ranks that are not in the grid are walked by loops.
     skip: what is asked of data before a step is taken (`closed_tiles.py`): nothing, booleans, or additive masks as well.
     lazy: as in `LoopOptions`, for the forms that say by how much their gauge may lag.
+    within: the rank whose bounds are loaded, if one's are.
     """
 
     table: TileRanks
@@ -110,6 +126,7 @@ class Walk:
     vector_dots: bool = False
     skip: str = NEVER
     lazy: bool = False
+    within: Within | None = None
 
     def loops(self, rank: str) -> bool:
         """Whether a rank is walked by loops."""

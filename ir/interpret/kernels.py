@@ -190,6 +190,9 @@ class TileProgram:
         extent = size_of(rank.extent, self.sizes)
         if lower % step:
             raise InternalCompilerError(f"tile.for {rank.name} starts at {lower}, no multiple of its tile {step}")
+        if op.within:
+            first, last = (max(0, min(int(values[v]), extent)) for v in op.within)
+            lower, upper = max(lower, first // step * step), min(upper, last)
         state = [values[v] for v in op.init]
         for start in range(lower, upper, step):
             inner = {**space, rank.name: range(start, max(start, min(start + step, extent)))} if rank.tile else space

@@ -9,6 +9,7 @@ import sympy
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntAttr, IntegerAttr, StringAttr, i1, i64
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.irdl import (
+    AttrSizedOperandSegments,
     IRDLOperation,
     irdl_op_definition,
     operand_def,
@@ -59,15 +60,20 @@ class ForOp(IRDLOperation):
     for its value: `to min(n, i + BI)`.  The last tile is cut at the rank's extent, not at `to`.  In a kernel with shares
     there is `Share.ahead` as well.  The attribute `once` says that every program takes one step, with the parameters that
     are bound.
+
+    `within %first, %last`, two i64 tiles without ranks, leaves out the tiles before the one with element `first`, and those
+    from element `last` on; of both, what is less than 0 or more than the extent counts as that.
     """
 
     name = "tile.for"
     init = var_operand_def(TileType)
+    within = var_operand_def(TileType)
     rank = prop_def(StringAttr)
     lower = prop_def(AccessMap)
     upper = prop_def(AccessMap)
     body = region_def("single_block")
     outs = var_result_def(TileType)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
 
     def __init__(
         self,
@@ -76,9 +82,10 @@ class ForOp(IRDLOperation):
         body: Region,
         lower: sympy.Expr | int,
         upper: sympy.Expr | int,
+        within: Sequence[SSAValue] = (),
     ):
         super().__init__(
-            operands=[init],
+            operands=[init, within],
             properties={
                 "rank": StringAttr(rank),
                 "lower": AccessMap.of([lower]),
@@ -94,7 +101,12 @@ class ForOp(IRDLOperation):
 
     def print(self, printer: Printer) -> None:
         lower, upper = self.bounds
-        printer.print_string(f" {self.rank.data} from {symbols.to_text(lower)} to {symbols.to_text(upper)} (")
+        printer.print_string(f" {self.rank.data} from {symbols.to_text(lower)} to {symbols.to_text(upper)} ")
+        if self.within:
+            printer.print_string("within ")
+            printer.print_list(self.within, printer.print_ssa_value)
+            printer.print_string(" ")
+        printer.print_string("(")
         _print_state(printer, self.body, self.init)
         _print_attributes(printer, self)
 
@@ -105,13 +117,18 @@ class ForOp(IRDLOperation):
         lower = symbols.parse(parser)
         parser.parse_keyword("to")
         upper = symbols.parse(parser)
-
+        within: list[SSAValue] = []
+        if parser.parse_optional_keyword("within") is not None:
+            names = parser.parse_comma_separated_list(parser.Delimiter.NONE, parser.parse_unresolved_operand)
+            within = [parser.resolve_operand(name, TileType.of([], i64)) for name in names]
         init, body = _parse_state(parser)
-        op = cls(rank, init, body, lower, upper)
+        op = cls(rank, init, body, lower, upper, within)
         op.attributes.update(_parse_attributes(parser))
         return op
 
     def verify_(self) -> None:
+        if self.within and [v.type for v in self.within] != [TileType.of([], i64)] * 2:
+            raise VerifyException("a loop is within two numbers: i64 tiles without ranks")
         _verify_state(self.body, self.init, "a loop body", "in the loop")
 
 

@@ -134,6 +134,32 @@ def test_loop_bounds_may_depend_on_a_unit_rank_and_a_parameter():
         run_kernel(SPLIT, [x], params={"BJ": 3})
 
 
+# Each part adds up what lies between two numbers that are loaded.
+BETWEEN = kernel("""
+tile.kernel @between [p = 4 unit, j = n loop BJ] grid (p) params {BJ = 4} (%x : B<[n], [1], f32>, %f : B<[4], [1], i64>, %l : B<[4], [1], i64>) -> (%w : B<[4], [1], f32>) {
+  %z = tile.fill 0.0 : f32 -> T<[], f32>
+  %from = tile.load %f<[p]> guard [] : B<[4], [1], i64> -> T<[], i64>
+  %to = tile.load %l<[p]> guard [] : B<[4], [1], i64> -> T<[], i64>
+  %s = tile.for j from 4 to n within %from, %to (%a = %z : T<[], f32>) {
+    %t = tile.load %x<[j]> guard ["j"] : B<[n], [1], f32> -> T<[j], f32>
+    %r = tile.reduce "sum" %t over "j" : (T<[j], f32>) -> T<[], f32>
+    %y = tile.map "add"(%a, %r) : (T<[], f32>, T<[], f32>) -> T<[], f32>
+    tile.yield %y : T<[], f32>
+  }
+  tile.store %s, %w<[p]> guard [] : T<[], f32>, B<[4], [1], f32>
+  tile.return
+}
+""")
+
+
+def test_a_loop_keeps_within_loaded_numbers_by_whole_tiles():
+    """Numbers beyond the rank count as its ends, and nothing lies between two in the wrong order."""
+    x = torch.randn(21).double()
+    first, last = torch.tensor([9, -5, 2**63 - 1, 12]), torch.tensor([14, 2**62, -1, 12])
+    (w,) = run_kernel(BETWEEN, [x, first, last])
+    close(w, torch.stack([x[8:16].sum(), x[4:].sum(), x[:0].sum(), x[:0].sum()]))
+
+
 def shift(access: str, checked: str = "", store: str = "[i]") -> KernelOp:
     return kernel(f"""
 tile.kernel @shift [i = n grid BI] grid (i) params {{BI = 4}} (%x : B<[n], [1], f32>) -> (%o : B<[n], [1], f32>) {{

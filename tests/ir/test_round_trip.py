@@ -118,6 +118,11 @@ TILE = {
       %m = tile.map "add"(%acc, %r) : (!tile.tile<[i], f32>, !tile.tile<[i], f32>) -> !tile.tile<[i], f32>
       tile.yield %m : !tile.tile<[i], f32>
     } attributes {stages = 2 : i64}""",
+    "for within numbers": """%f, %l = tile.reduce "argmin" %x over "d" : (!tile.tile<[i, d], f16>) -> (!tile.tile<[i], f16>, !tile.tile<[i], i64>)
+    %m = tile.reduce "max" %l over "i" : (!tile.tile<[i], i64>) -> !tile.tile<[], i64>
+    %y = tile.for j from BJ to n within %m, %m (%acc = %x : !tile.tile<[i, d], f16>) {
+      tile.yield %acc : !tile.tile<[i, d], f16>
+    }""",
     "pick": """%y = tile.for j from 0 to n (%acc = %x : !tile.tile<[i, d], f16>) {
       %e = tile.load %q<[b, r, d]> guard ["r"] : !tile.buffer<[8, n, 64], [n * 64, 64, 1], f16> -> !tile.tile<[r, d], f16>
       %s = tile.dot %x, %e over "d" precision "ieee" : !tile.tile<[i, d], f16>, !tile.tile<[r, d], f16> -> !tile.tile<[i, r], f32>

@@ -201,6 +201,12 @@ WRONG = [
         "'d' must be a rank of the tile and none of the result",
     ),
     (TILE, "tile.for j", "tile.for d", "tile.for walks 'd', which is no loop rank of"),
+    (
+        TILE,
+        "%w = tile.for j from 0 to n (",
+        "%e = tile.fill 3 : i64 -> !tile.tile<[], i64>\n  %w = tile.for j from 0 to n within %e (",
+        "a loop is within two numbers: i64 tiles without ranks",
+    ),
     (TILE, "-> !tile.tile<[i], f32>\n  %w", "-> !tile.tile<[h], f32>\n  %w", None),
     (TILE, "%q<[b, i, d]>", "%q<[b, i]>", "access [b, i] has 2 indices for a buffer of 3"),
     (TILE, "%q<[b, i, d]>", "%q<[b, 0, d]>", "tile ranks ['i'] are not in the access [b, 0, d]"),

@@ -390,6 +390,9 @@ class _Lanes(interpret.TileProgram):
         rank = self.kernel.ranks[op.rank.data]
         step = self.tiles[rank.tile] if rank.tile else 1
         lower, upper = (interpret.size_of(e, self.sizes) for e in op.bounds)
+        if op.within:
+            first, last = (int(values[v]) for v in op.within)
+            lower, upper = max(lower, first // step * step), min(upper, last)
         state = [values[v] for v in op.init]
         for start in range(lower, upper, step):
             inner = {**space, rank.name: range(start, start + step)}
