@@ -8,7 +8,7 @@ it is stored.  Floats below 64 bits are held in f32; they round when they are st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -265,18 +265,24 @@ class _Printer(Accesses):
         out, slot, layout = self.target(op, operands=[] if op.acc is None else [op.acc])
         a = self.folded(align(self.values[lhs].text, self.values[lhs].layout, (*batch, *rows, k)), [batch, rows, [k]])
         b = self.folded(align(self.values[rhs].text, self.values[rhs].layout, (*batch, k, *cols)), [batch, [k], cols])
-        into = self.folded(align(out, layout, natural), [batch, rows, cols], view=True)
+        apart = any(not _lie_together(g, layout) for g in groups)  # then there is no view with one dimension a group
+        into = out if apart else self.folded(align(out, layout, natural), [batch, rows, cols], view=True)
         one = "" if rows else ".unsqueeze(-2)"
-        a, into, out_is_into = a + one, into + one, into == out
+        a, into, out_is_into = a + one, into if apart else into + one, into == out
         function = "bmm" if batch else "mm"
         if op.acc is None:
             text = f"torch.{function}({a}, {b}, out={into})"
         else:
             acc = self.values[op.acc]
             start = self.folded(align(acc.text, acc.layout, natural), [batch, rows, cols]) + one
-            text = (
-                f"torch.{'baddbmm' if batch else 'addmm'}({start if acc.text != out else into}, {a}, {b}, out={into})"
-            )
+            start = start if apart or acc.text != out else into
+            text = f"torch.{'baddbmm' if batch else 'addmm'}({start}, {a}, {b}, out={into})"
+        if apart:
+            result = text.removesuffix(f", out={into})") + ")"
+            text = f"{align(out, layout, natural)}.copy_({result}.view({', '.join(self.length(r) for r in natural)}))"
+            scope.add(text)
+            self.define(op, scope, out, slot, layout)
+            return
         if out_is_into and rows:
             self.define(op, scope, text, slot, layout)
         else:
@@ -426,3 +432,9 @@ class _Printer(Accesses):
             pool = self.free.get((slot.names, slot.dtype), [])
             if slot in pool:
                 pool.remove(slot)
+
+
+def _lie_together(ranks: Sequence[str], layout: Layout) -> bool:
+    """Whether these ranks are neighbours in a layout, in this order."""
+    first = layout.index(ranks[0])
+    return tuple(layout[first : first + len(ranks)]) == tuple(ranks)

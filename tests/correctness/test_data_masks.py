@@ -185,3 +185,19 @@ def test_the_report_says_what_is_asked_and_by_cost_who_asks():
     assert line in str(found["sm_90", "always"]).replace("\n", " ")
     with pytest.raises(InvalidArgument, match="skip"):
         fusecade.explain(chosen, *meta, skip="sometimes")
+
+
+def test_a_block_mask_that_is_repeated_over_its_elements():
+    """The product contracts two ranks, one of which is a batch of the other's dot: its groups do not lie together."""
+
+    def attend(q, k, v, blocks):
+        open_ = blocks.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        s = (q @ k.transpose(-1, -2)).masked_fill(~open_, -torch.inf)
+        return torch.softmax(s, -1) @ v
+
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, 16, generator=g) for n in (64, 208, 208))
+    blocks = torch.rand(4, 13, generator=g) > 0.4
+    kernel = fusecade.compile(attend, (q, k, v, blocks), fuse="always", strict=True, remainder="eager")
+    assert kernel.report.kernels
+    torch.testing.assert_close(kernel(q, k, v, blocks), attend(q, k, v, blocks), atol=2e-6, rtol=2e-5)
