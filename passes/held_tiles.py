@@ -129,7 +129,7 @@ class HeldTiles:
                 found = Nested(held, columns, size // 4)
                 nested = max(nested or found, found, key=lambda n: n.held_bytes + 32 * n.column_elements)
             elif at:
-                held += self._spread_bytes(at, tile_of) if not self.multiplied else 0
+                held += self._spread_bytes(at, made, tile_of) if not self.multiplied else 0
                 tiles_held = max(2, self.waiting.get(at, {}).get(largest, 2))
                 held_bytes = max(held_bytes, held + tiles_held * size)
             else:
@@ -152,13 +152,13 @@ class HeldTiles:
             return 1.75
         return 1.5 if "reduce" in like else 1.25
 
-    def _spread_bytes(self, at: tuple[str, ...], tile_of: Mapping[str, int]) -> int:
+    def _spread_bytes(self, at: tuple[str, ...], made: Collection[tuple[str, ...]], tile_of: Mapping[str, int]) -> int:
         """What small tiles take in the loop `at` beyond their size, where no dot decides how tiles lie in registers.
 
         There a thread has a vector of neighbours from each of several rows, so that many threads hold each row's values: the
         carried ones as they were and as they become, the others once.
         """
-        large = max(self.computed[at], key=lambda r: product(tile_of, r), default=())
+        large = max(made, key=lambda r: product(tile_of, r), default=())
         vector = min(
             (16 // e.width for e in self.listing.transfers if e.kind == "load" and e.loops == at and e.swept), default=1
         )

@@ -446,6 +446,8 @@ def _bounded(
     """The schedule within bounds that a kernel ahead finds in data, where that is wanted, or cheap if nothing is closed."""
     if not any(r.name == found.within.rank and r.role == "loop" for r in best.walk.table.data):
         return best
+    if not wanted and not found.within.rows:  # the same for all: what data leaves out there is seldom at the ends
+        return best
     states = [_row_major(v) for v in found.find.returned]
     written = [(b, AccessMap.of(found.within.rows)) for b in states]
     options = LoopOptions("never")

@@ -89,7 +89,13 @@ def asks(report) -> list[str]:
 @pytest.mark.parametrize(
     ("fn", "inputs", "target"),
     [
-        pytest.param(fn, inputs, target, id=f"{name}-{target}")
+        pytest.param(
+            fn,
+            inputs,
+            target,
+            id=f"{name}-{target}",
+            marks=[pytest.mark.slow] if (name, target) == ("additive", "sm_90") else [],
+        )
         for name, fn, inputs in CASES
         for target in ("cpu", "sm_90")
         if target == "cpu" or name in INTERPRETED

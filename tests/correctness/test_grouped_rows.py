@@ -52,9 +52,15 @@ def compiled(fn, args, target: str, monkeypatch, tmp_path):
 SIZES = [(4, 1), (4, 4), (3, 5), (8, 2), (2, 100)]  # (heads of a group, queries)
 
 
-@pytest.mark.parametrize(("group", "queries"), SIZES)
 @pytest.mark.parametrize("fn", [grouped, grouped_causal])
-@pytest.mark.parametrize(("target", "dtype"), [("cpu", torch.float32), ("sm_90", torch.float16)])
+@pytest.mark.parametrize(
+    ("target", "dtype", "group", "queries"),
+    [
+        pytest.param(target, dtype, *size, marks=[pytest.mark.slow] if target == "sm_90" and size == (2, 100) else [])
+        for target, dtype in (("cpu", torch.float32), ("sm_90", torch.float16))
+        for size in SIZES
+    ],
+)
 def test_results(fn, group: int, queries: int, target: str, dtype: torch.dtype, monkeypatch, tmp_path):
     args = heads(group, queries, dtype)
     close(compiled(fn, args, target, monkeypatch, tmp_path)(*args), fn, args)

@@ -41,6 +41,8 @@ BIASES = {
     "rows without keys": lambda n, m: torch.where((torch.arange(n) % 3 > 0)[:, None], torch.zeros(n, m), -math.inf),
 }
 
+INTERPRETED = {"rising", "rows without keys"}  # the rest as on the CPU, but slowly
+
 
 @pytest.fixture(autouse=True)
 def fused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -64,6 +66,8 @@ def test_results_are_those_of_eager(fn: Callable, target: str):
     assert derived(kernel)
     assert any("if " in k.source for k in kernel.report.kernels)
     for name, bias in BIASES.items():
+        if target != "cpu" and name not in INTERPRETED:
+            continue
         inputs = (q, k, v, bias(n, m))
         exact = fn(*(x.double() for x in inputs))
         eager = (fn(*inputs).double() - exact).abs().nan_to_num().max()
