@@ -73,8 +73,17 @@ def test_results_are_those_of_eager(name: str, n: int):
         assert kernel.report.peak_intermediate_bytes == 0
 
 
-@pytest.mark.parametrize("n", [288, 330], ids=["even", "ragged"])
-@pytest.mark.parametrize("name", FUNCTIONS)
+IN_CI = {("causal", 288), ("causal", 330), ("by_key", 330)}  # each takes 10 to 30 s
+
+
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [
+        pytest.param(name, n, id=f"{name}-{size}", marks=[pytest.mark.slow] if (name, n) not in IN_CI else [])
+        for name in FUNCTIONS
+        for size, n in (("even", 288), ("ragged", 330))
+    ],
+)
 def test_under_the_interpreter_to_the_byte(name: str, n: int):
     fn, inputs = FUNCTIONS[name], inputs_of(n)
     kernel = fusecade.compile(fn, inputs, target="sm_90", fuse="always", remainder="eager")
