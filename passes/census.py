@@ -92,6 +92,7 @@ class Work:
     short_loads: list[tuple[int, float]] = field(default_factory=list)
     nested: Nested | None = None
     kept_bytes: int | None = None
+    column_elements: int = 0  # `Held.column_elements`
     waits: float = 0.0
     skippable_load_bytes: int = 0
     loop_load_bytes: int = 0
@@ -231,6 +232,7 @@ class Census:
             behind_bytes=holds.behind_bytes,
             nested=holds.nested,
             kept_bytes=holds.kept_bytes,
+            column_elements=holds.column_elements,
         )
         totals: dict[tuple, int] = {}  # of elements in loops with bounds
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`

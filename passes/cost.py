@@ -101,13 +101,13 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int, persistent: boo
     elif target.kind == "cuda" and not w.dots:  # more of it, and the assembler spills to have more warps
         limit = min(limit, 200)
     threads = warps * target.warp_size
-    per_thread = registers / (4 * threads) + 32
+    per_thread = registers / (4 * threads) + w.column_elements / 4 + 32  # a thread has two of each eight columns
     if w.dots and not w.wide_operand_bytes and not target.dots_from_sram:
         per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
     if not w.dots:
         per_thread += max((SHORT_LOAD * n / threads for rows, n in w.short_loads if rows > warps), default=0.0)
     registers = max(registers, w.behind_bytes)
-    per_thread = max(per_thread, w.behind_bytes / (4 * threads) + 32)
+    per_thread = max(per_thread, (w.behind_bytes + operands) / (4 * threads) + 32)
     if w.nested is not None:
         around = _nested_registers(w.nested, w.loop_load_bytes, target, threads)
         per_thread = max(per_thread, around + operands / (4 * threads))

@@ -40,12 +40,14 @@ class DataBounds:
     """A kernel in two: `find` returns where each row is open along `rank` (first index, one past the last), `walk` is the
     kernel itself with those two as its last arguments.
 
-    Neither has operands.  reads: which arguments of the kernel `find` takes.  within: how `walk` reads its bounds.
+    Neither has operands.  reads: which arguments of the kernel `find` takes.  accesses: where it reads them.  within: how
+    `walk` reads its bounds.
     """
 
     find: KernelOp
     walk: KernelOp
     reads: tuple[int, ...]
+    accesses: tuple[AccessMap, ...]
     within: Within
 
 
@@ -89,7 +91,7 @@ def data_bounds(kernel: KernelOp, rank: str, asked: str) -> DataBounds | Refused
     attributes = {k: v for k, v in kernel.attributes.items() if k == "stream"}
     find = KernelOp(f"{kernel.sym_name.data}_bounds", [], Region(block), dict(attributes))
     within = Within(rank, len(kernel.body.block.args), rows, to_text(test, neutral))
-    return DataBounds(find, _with_bounds(kernel, op), reads, within)
+    return DataBounds(find, _with_bounds(kernel, op), reads, tuple(access for _, access in body.inputs), within)
 
 
 def _with_bounds(kernel: KernelOp, found: EinsumOp) -> KernelOp:

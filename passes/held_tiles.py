@@ -34,6 +34,7 @@ class Held:
     carried_bytes: by loops.  temporary_bytes: of the largest tile that is computed.  held_bytes: the most at any time in a
     loop, or around a dot.  behind_bytes: the most outside of loops.
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
+    column_elements: of vectors along the columns of operands that are made of such vectors, where dots only add up.
     """
 
     carried_bytes: int
@@ -42,6 +43,7 @@ class Held:
     behind_bytes: int
     nested: Nested | None
     kept_bytes: int | None
+    column_elements: int
 
 
 class HeldTiles:
@@ -69,7 +71,9 @@ class HeldTiles:
             tiles = self.computed.setdefault(e.loops, {})
             if e.kind not in ("load", "store", "fill") and not e.in_place:
                 tiles.setdefault(e.swept[-1] if e.kind != "reduce" else e.ranks)
-        self.multiplied = {e.loops for e in listing.entries if e.kind == "dot"}
+        dots = [e for e in listing.entries if e.kind == "dot"]
+        self.multiplied = {e.loops for e in dots}
+        self.adding = {e.loops for e in dots if e.in_place and e.made} - {e.loops for e in dots if not e.in_place}
 
     def _look(self, block: Block, loops: tuple[str, ...]) -> None:
         for op in block.ops:
@@ -135,7 +139,16 @@ class HeldTiles:
             else:
                 behind_bytes = held + int(size * self._worked_on(largest, once))
                 held_bytes = max(held_bytes, behind_bytes if at in multiplied else 0)
-        return Held(sum(carried.values()), temporary_bytes, held_bytes, behind_bytes, nested, kept_bytes)
+        columns = [sum(tile_of[r] for r in self.columns.get(at, {}).values()) for at in self.adding]
+        return Held(
+            sum(carried.values()),
+            temporary_bytes,
+            held_bytes,
+            behind_bytes,
+            nested,
+            kept_bytes,
+            max(columns, default=0),
+        )
 
     def _worked_on(self, largest: tuple[str, ...], once: Collection[str]) -> float:
         """How much of the largest tile's size is held while it is worked on outside of all loops.

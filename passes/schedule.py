@@ -446,7 +446,7 @@ def _bounded(
     """The schedule within bounds that a kernel ahead finds in data, where that is wanted, or cheap if nothing is closed."""
     if not any(r.name == found.within.rank and r.role == "loop" for r in best.walk.table.data):
         return best
-    if not wanted and not found.within.rows:  # the same for all: what data leaves out there is seldom at the ends
+    if not wanted and not _in_runs(found, best.walk):
         return best
     states = [_row_major(v) for v in found.find.returned]
     written = [(b, AccessMap.of(found.within.rows)) for b in states]
@@ -465,6 +465,18 @@ def _bounded(
         return best
     space = tuple((params, us + first.us) for params, us in other.space)
     return replace(other, space=space, before=Before(found, tuple(states), first))
+
+
+def _in_runs(found: DataBounds, walk: Walk) -> bool:
+    """Whether what data leaves out is likely at the ends of a rank: where rows and indices have data of their own (ids).
+
+    It is as likely anywhere where each pair of a row and an index has its own (a mask), and where all rows have the same.
+    """
+    if not found.within.rows:
+        return False
+    rank = symbols.symbol(found.within.rank)
+    tiled = {symbols.symbol(r) for r in found.within.rows if walk.table[r].role == "grid"}
+    return not any(rank in access.data and tiled & set(access.data) for access in found.accesses)
 
 
 def _row_major(value: SSAValue, *outer: sympy.Expr) -> tile.BufferType:
