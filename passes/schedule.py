@@ -304,7 +304,7 @@ def _schedule_shares(
     merges: dict[int, Merge | None] = {}
     rows: list[tuple[float, ShareBinding]] = []
     for binding in sorted(found, key=lambda b: (b.price.us, b.price.busy_us, b.params)):
-        if rows and binding.price.us > min(us for us, _ in rows):  # whatever its merge takes
+        if rows and binding.price.us > ALIKE * min(us for us, _ in rows):  # whatever its merge takes
             break
         pieces = binding.pieces
         if pieces not in merges:
@@ -315,6 +315,10 @@ def _schedule_shares(
     if not rows:
         return Refused("tiles are cut into more pieces than a merge holds")
     rows.sort(key=lambda row: row[0])
+    leanest = min((row for row in rows if row[0] <= ALIKE * rows[0][0]), key=lambda row: _moved(row[1].work))
+    if _moved(leanest[1].work) < MUCH_LESS * _moved(rows[0][1].work):
+        rows.remove(leanest)
+        rows.insert(0, leanest)
     first, params = rows[0][1], dict(rows[0][1].params)
     merge = merges[first.pieces]
     assert merge is not None
