@@ -43,10 +43,12 @@ TABLE: dict[str, May] = {
     "passes": May.use("ir", "xdsl sympy numpy"),
     "passes/algebra": May.use(other="sympy numpy"),
     "codegen": May.use("ir", "xdsl sympy"),
-    "autotune": May.use("ir/target", "optuna"),
+    "autotune": May.use("ir/target", "optuna sqlalchemy alembic"),
     "runtime": May.use("ir/target codegen", "torch triton numpy"),
-    "assembly": May.use("ir frontend passes codegen runtime driver", "torch sympy"),
-    "commands": May.use("ir frontend passes codegen runtime assembly api driver report", "torch triton xdsl rich"),
+    "assembly": May.use("ir frontend passes codegen autotune runtime driver", "torch sympy"),
+    "commands": May.use(
+        "ir frontend passes codegen autotune runtime assembly api driver report", "torch triton xdsl rich optuna"
+    ),
     # The root modules, the faces of the package.
     "": May.use(
         "ir frontend passes codegen autotune runtime assembly commands aot api cli driver report report_graph report_page "
