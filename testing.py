@@ -289,7 +289,7 @@ class _Recorder:
 
     def load(self, ptrs: Any, mask: Any) -> None:
         launch = self.launches[-1]
-        self._record(ptrs, mask, launch.loads_by_pointer_arg, launch.loads_by_program, _Span.load)
+        self._record(ptrs, mask, launch.loads_by_pointer_arg, launch.loads_by_program, _Span.load, once=True)
 
     def store(self, ptrs: Any, mask: Any) -> None:
         launch = self.launches[-1]
@@ -302,12 +302,16 @@ class _Recorder:
         by_arg: Counter[str],
         by_program: Counter[Program],
         touch: Callable[[_Span, np.ndarray], None],
+        once: bool = False,
     ) -> None:
+        """once: what several lanes of a tile ask for is counted once, as it comes once."""
         addresses = np.asarray(ptrs.data).astype(np.int64).reshape(-1)
         if mask is not None:
             # a block pointer's mask is a bare array in Triton 3.6
             active = mask if isinstance(mask, np.ndarray) else np.asarray(mask.data)
             addresses = addresses[np.broadcast_to(active, np.shape(ptrs.data)).reshape(-1).astype(bool)]
+        if once:
+            addresses = np.unique(addresses)
         lane_bytes = max(8, ptrs.get_element_ty().primitive_bitwidth) // 8
         by_program[tuple(self._builder.grid_idx)] += addresses.size * lane_bytes
         for owners, part in self._by_owner(addresses):

@@ -47,15 +47,16 @@ class Addresses(Indices):
     def address(self, op: tile.LoadOp | tile.StoreOp, names: Sequence[str], out: Lines) -> tuple[str, str]:
         """The text of a tile's addresses and of the mask under which they are valid."""
         kind = cast(tile.BufferType, op.buffer.type)
-        conditions = [self.mask([r], names) for r in op.guards]
-        if isinstance(op, tile.LoadOp) and op.checked is not None:
-            conditions += self.checks(op, kind.shape.data, names)
-        mask = conditions[0] if len(conditions) == 1 else " & ".join(f"({c})" for c in conditions)
         total = sympy.expand(
             sum((e * s for e, s in zip(op.access.data, kind.strides.data, strict=True)), sympy.Integer(0))
         )
+        inner = self.inner_ranks(op, total)
+        conditions = [self.mask([r], names) for r in op.guards if r not in inner]
+        if isinstance(op, tile.LoadOp) and op.checked is not None:
+            conditions += self.checks(op, kind.shape.data, names)
+        mask = conditions[0] if len(conditions) == 1 else " & ".join(f"({c})" for c in conditions)
         present = [r for r in names if symbols.symbol(r) in total.free_symbols]
-        split = self.split(total, names)
+        split = self.split(total, names, inner)
         if split is None:
             lanes, scalars = self.expression(total, names) if self.fits(total) else self.widened(total, names), []
         else:
@@ -81,6 +82,18 @@ class Addresses(Indices):
             text = f"tl.broadcast_to({text}, {self.shape(names)})"
         return text, mask if mask else ""
 
+    def inner_ranks(self, op: tile.LoadOp | tile.StoreOp, total: sympy.Expr) -> set[str]:
+        """The ranks whose lanes beyond the end load the last element again, instead of being masked.
+
+        Each lane of a grid rank is a result of its own, and none beyond the end is stored: it does not matter what it is
+        computed from, and a load without a mask takes fewer registers.  Not the rank along which a tile lies together, or
+        its loads would no longer be wide.
+        """
+        linear = symbols.affine(total, self.ranks.names)
+        if not isinstance(op, tile.LoadOp) or op.checked is not None or linear is None or 1 not in linear[0].values():
+            return set()
+        return {r for r in op.guards if self.ranks[r].role == "grid" and linear[0].get(r, 1) != 1}
+
     def hoist(self, text: str, name: str) -> str:
         """`text` computed in front of the outermost loop, once."""
         assert self.before is not None
@@ -89,7 +102,9 @@ class Addresses(Indices):
             self.before.add(f"{self.hoisted[text]} = {text}")
         return self.hoisted[text]
 
-    def split(self, total: sympy.Expr, names: Sequence[str]) -> tuple[list[sympy.Expr], list[sympy.Expr]] | None:
+    def split(
+        self, total: sympy.Expr, names: Sequence[str], inner: set[str]
+    ) -> tuple[list[sympy.Expr], list[sympy.Expr]] | None:
         """An affine offset as terms over lanes and terms that are one number a program (or a step of a loop)."""
         linear = symbols.affine(total, self.ranks.names)
         if linear is None:
@@ -106,7 +121,8 @@ class Addresses(Indices):
                 lanes.append(c * symbols.symbol(f"lane_{r}"))
                 scalars.append(sympy.expand(c * self.band_end(rank, False, False)))
                 continue
-            lanes.append(c * symbols.symbol(f"{'offs' if rank.role == 'whole' else 'lane'}_{r}"))
+            part = "offs" if rank.role == "whole" else "inner" if r in inner else "lane"
+            lanes.append(c * symbols.symbol(f"{part}_{r}"))
             if rank.role != "whole":
                 scalars.append(c * symbols.symbol(f"start_{r}"))
         place = {r: n for n, r in enumerate(names)}
@@ -125,7 +141,7 @@ class Addresses(Indices):
         found = self.ranks[rank]
         if part == "lane" and found.role == "band":
             return sympy.Integer(int(self.lanes(found)))
-        if part == "lane" and found.tile:
+        if part in ("lane", "inner") and found.tile:
             return sympy.Integer(self.params[found.tile])
         return found.extent
 

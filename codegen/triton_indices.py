@@ -107,13 +107,16 @@ class Indices:
         self.pointers = {a: self.names.fresh(f"{a.name_hint or 'buffer'}_ptr") for a in kernel.arguments}
 
     def _rank_names(self) -> dict[str, str]:
-        """The names of what is known of each rank, by the symbol that stands for it: `start_i`, `offs_i`, `lane_i`."""
+        """The names of what is known of each rank, by the symbol that stands for it: `start_i`, `offs_i`, `lane_i`.
+
+        `inner_i`: the lanes of a tile, those beyond the end of the rank moved to its last element.
+        """
         table = {}
         for rank in self.ranks.data:
             if rank.role == "unit":
                 table[rank.name] = self.names.fresh(rank.name)
                 continue
-            for part in ("start", "offs", "lane", "tiles"):
+            for part in ("start", "offs", "lane", "inner", "tiles"):
                 table[f"{part}_{rank.name}"] = self.names.fresh(f"{part}_{rank.name}")
         return table
 
@@ -258,7 +261,7 @@ class Indices:
             if rank.role == "unit":
                 if name in self.used:
                     decode.append(f"{self.rank_names[name]} = {own}")
-            elif self.used & {f"start_{name}", f"offs_{name}"}:
+            elif self.used & {f"start_{name}", f"offs_{name}", f"inner_{name}"}:
                 decode.append(f"{self.part('start', name)} = {own} * {rank.tile}")
             if n and count != "1":
                 rest = f"{rest} // {count}"
@@ -271,7 +274,7 @@ class Indices:
         for line in decode:
             head.add(line)
         for rank in self.ranks.data:
-            used = {p for p in ("offs", "lane") if f"{p}_{rank.name}" in self.used}
+            used = {p for p in ("offs", "lane", "inner") if f"{p}_{rank.name}" in self.used}
             if rank.role == "whole" and used:
                 head.add(f"{self.rank_names[f'offs_{rank.name}']} = tl.arange(0, {self.lanes(rank)})")
             elif rank.role == "band" and used:
@@ -284,7 +287,16 @@ class Indices:
                     head.add(
                         f"{self.rank_names[f'offs_{rank.name}']} = {self.rank_names[f'start_{rank.name}']} + {lane}"
                     )
+                if "inner" in used:
+                    head.add(self.inner_lanes(rank, "lane" in used))
         return head.lines
+
+    def inner_lanes(self, rank: tile.TileRank, lanes: bool) -> str:
+        """The line that computes `inner_i`.  lanes: whether `lane_i` is there."""
+        lane = self.rank_names[f"lane_{rank.name}"] if lanes else f"tl.arange(0, {rank.tile})"
+        last = f"{self.expression(rank.extent - 1, None, 1)} - {self.rank_names[f'start_{rank.name}']}"
+        cast = ".to(tl.int32)" if self.wide else ""
+        return f"{self.rank_names[f'inner_{rank.name}']} = tl.minimum({lane}, {last}){cast}"
 
     def count(self, rank: tile.TileRank) -> str:
         """The text of how many tiles a rank has, as an atom."""

@@ -301,7 +301,7 @@ def test_offsets_are_64_bit_where_the_buffer_may_be_large():
     unknown = access_kernel("[h, i, j]", "[3, 19, 7], [s, t, 1]")
     text = print_triton(parse_kernel(unknown)).text
     assert "tl.cast(h, tl.int64) * s" in text
-    assert "lane_i[:, None].to(tl.int64) * t" in text
+    assert "inner_i[:, None].to(tl.int64) * t" in text
 
 
 # --- index expressions --------------------------------------------------------------------------------------------

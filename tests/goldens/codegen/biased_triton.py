@@ -44,10 +44,11 @@ def biased(
     b = pid // tiles_i
     lane_i = tl.arange(0, BI)
     offs_i = start_i + lane_i
+    inner_i = tl.minimum(lane_i, (n - 1) - start_i)
     lane_j = tl.arange(0, BJ)
     offs_d = tl.arange(0, 64)
     offs_v = tl.arange(0, 64)
-    q = tl.load(q_ptr + tl.cast(start_i, tl.int64) * 64 + tl.cast(b, tl.int64) * n * 64 + (lane_i[:, None] * 64 + offs_d[None, :]), mask=offs_i[:, None] < n, other=0.0)
+    q = tl.load(q_ptr + tl.cast(start_i, tl.int64) * 64 + tl.cast(b, tl.int64) * n * 64 + (inner_i[:, None] * 64 + offs_d[None, :]))
     m0 = tl.full([BI], float("-inf"), tl.float32)
     l0 = tl.zeros([BI], tl.float32)
     acc0 = tl.zeros([BI, 64], tl.float32)

@@ -39,9 +39,10 @@ def kmeans_whole(
     start_i = pid * BI
     lane_i = tl.arange(0, BI)
     offs_i = start_i + lane_i
+    inner_i = tl.minimum(lane_i, (n - 1) - start_i)
     offs_j = tl.arange(0, 1024)
     offs_d = tl.arange(0, 64)
-    x = tl.load(x_ptr + tl.cast(start_i, tl.int64) * 64 + (lane_i[:, None] * 64 + offs_d[None, :]), mask=offs_i[:, None] < n, other=0.0)
+    x = tl.load(x_ptr + tl.cast(start_i, tl.int64) * 64 + (inner_i[:, None] * 64 + offs_d[None, :]))
     x_1 = x * (-2.0)
     c = tl.load(c_ptr + (offs_j[:, None] * 64 + offs_d[None, :]))
     norm = tl.load(c2_ptr + offs_j)

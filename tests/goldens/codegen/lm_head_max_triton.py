@@ -42,9 +42,10 @@ def lm_head_max(
     start_v = pid // nb * BV
     lane_v = tl.arange(0, BV)
     offs_v = start_v + lane_v
+    inner_v = tl.minimum(lane_v, (nv - 1) - start_v)
     lane_s = tl.arange(0, BS)
     offs_d = tl.arange(0, 256)
-    e = tl.load(e_ptr + tl.cast(start_v, tl.int64) * 256 + (lane_v[:, None] * 256 + offs_d[None, :]), mask=offs_v[:, None] < nv, other=0.0)
+    e = tl.load(e_ptr + tl.cast(start_v, tl.int64) * 256 + (inner_v[:, None] * 256 + offs_d[None, :]))
     top0 = tl.full([BV], float("-inf"), tl.float32)
     top_i = top0
     h_base = h_ptr + tl.cast(b, tl.int64) * ns * 256
