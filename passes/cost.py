@@ -20,6 +20,8 @@ STREAMED = 16  # registers of a thread for tiles that are worked on an element a
 SHORT_LOAD = 6  # registers for a load of 4 bytes or less, with its address and mask, where a warp has several rows
 AROUND_RESULTS = 32  # registers of a thread for what a loop over results keeps (9 to 38 on sm_90)
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
+SCHEDULERS = 4  # of an SM, each with its part of the vector units and a matrix unit
+OVERLAPPED = 0.7  # of the time of vector units counts where several warps take turns: the rest goes on beside dots
 LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cache under load
 
 # Elements a second of one core, a torch call on a tile that stays in cache (measured, AVX-512 server core).
@@ -130,6 +132,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int, persistent: boo
     vector = (w.map_elements * 2 - quick + w.reduce_elements) / (target.vector_flops / 2)
     vector = max(vector, w.transcendental_elements / target.exp_per_s)
     issue = w.operations * ISSUE_S / target.sms  # beside dots, where the matrix unit works on its own
+    vector *= 1.0 if _in_step(w, warps, resident) else OVERLAPPED
     waits = w.programs * w.waits * LATENCY_S / (target.sms * resident)
     merged = sum(t.bytes * (1 - 1 / target.l2_merge) for t in w.loads if t.together > 1)
     l2 = (w.load_bytes + w.store_bytes - merged) / (target.l2_bytes_per_s * 0.8 * drawn)
@@ -137,7 +140,7 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int, persistent: boo
         asked = target.sms * resident * (stages - 1) * w.loop_load_bytes
         l2 = max(l2, (w.load_bytes + w.store_bytes) * LATENCY_S / asked)
     times = {
-        "compute": ((max(dots, issue) if target.dots_from_sram else dots + issue) + vector * 0.7 + waits) * full,
+        "compute": ((max(dots, issue) if target.dots_from_sram else dots + issue) + vector + waits) * full,
         "HBM": hbm / (target.hbm_bytes_per_s * HBM_EFFICIENCY * drawn),
         "L2": l2,
     }
@@ -146,6 +149,17 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int, persistent: boo
     return Price(
         us, bound_by, hbm, sram, registers, fits, (sum(times.values()) + issue) * 1e6, max(1, int(min(beside)))
     )
+
+
+def _in_step(w: Work, warps: int, resident: float) -> bool:
+    """Whether vector units wait for dots and dots for them: a scheduler has one warp, or all its warps share their rows.
+
+    resident: programs that an SM runs at the same time.  Warps that share rows reduce them together, and meet there.
+    """
+    if not w.dots:
+        return False
+    share_rows = bool(w.reduce_elements) and all(16 * warps > d.shape[0] for d in w.dots)
+    return resident * warps <= SCHEDULERS or (share_rows and resident < 2)
 
 
 def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: int) -> float:

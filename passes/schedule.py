@@ -48,6 +48,7 @@ WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all ti
 WORTH_ASKING = 1.03  # asking data which tiles are closed, in the loop or ahead, may be predicted to cost this much
 ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
 MUCH_LESS = 0.8  # times the bytes
+FAR_LESS = 0.6  # times the bytes, where a launch comes with it
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
 PRICED = ("num_warps", "num_stages")  # the launch parameters that change a price
@@ -157,15 +158,13 @@ def schedule_kernel(
         split = _schedule_parts(kernel, target, inputs, outputs, sizes, count, options)
         if isinstance(split, Refused):
             break
-        if split.us <= SPLIT_GAIN * whole.us:
+        if split.us <= SPLIT_GAIN * whole.us or _leaner(split, whole, target):
             found.append(split)
         elif target.kind == "cpu":
             break
     if found:
         best = min(found, key=lambda s: s.us)
-        leanest = min((s for s in found if s.us <= ALIKE * best.us), key=lambda s: _moved(s.work))
-        if target.kind != "cpu" and _moved(leanest.work) < MUCH_LESS * _moved(best.work):
-            best = leanest
+        best = min((s for s in found if s is best or _leaner(s, best, target)), key=lambda s: _moved(s.work))
     # What a user asks of a launch is asked of tiles, not of shares; a walk within loaded bounds has no known steps.
     chosen = (options is not None and bool(options.launch)) or best.before is not None
     for programs in [] if chosen else _share_counts(target, whole):
@@ -173,10 +172,23 @@ def schedule_kernel(
         if isinstance(shared, Refused):
             break
         found.append(shared)
-        if shared.us <= SPLIT_GAIN * (whole.us if best is whole else best.us):
+        if shared.us <= SPLIT_GAIN * best.us or _leaner(shared, best, target):
             best = shared
     rest = [*best.space[1:], *(row for s in (whole, *found) if s is not best for row in s.space)]
     return replace(best, space=(best.space[0], *sorted(rest, key=lambda row: (row[1], row[0]))))
+
+
+def _leaner(one: Scheduled, other: Scheduled, target: Target) -> bool:
+    """Whether a call takes as long as another, as far as prices tell, and moves far less: where one has a kernel more, less
+    than a little less.  A CPU's prices count all moves."""
+    less = FAR_LESS if one.merge is not None and other.merge is None else MUCH_LESS
+    alike = one.us <= ALIKE * other.us and target.kind != "cpu"
+    return alike and _moved(one.work) < less * _moved(other.work)
+
+
+def _narrowed(whole: Scheduled, target: Target) -> bool:
+    """Whether larger tiles, which move less, may only be missing because their programs would not fill the target."""
+    return target.kind != "cpu" and whole.work.programs < 2 * target.sms and bool(whole.work.dots)
 
 
 def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
@@ -186,7 +198,8 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     On a CPU not fewer: the workers take programs only where there are two for each.
     """
     us, programs = whole.filled
-    if us + target.launch_us > SPLIT_GAIN * whole.us or not kernel.streamed:
+    pays = us + target.launch_us <= SPLIT_GAIN * whole.us
+    if not kernel.streamed or not (pays or _narrowed(whole, target)):
         return []
     rank = next((r for r in whole.walk.table.data if r.role == "loop" and r.name == kernel.streamed), None)
     if rank is None:
@@ -221,7 +234,8 @@ def _share_counts(target: Target, whole: Scheduled) -> list[int]:
     """
     if target.kind == "cpu" or not any(r.role == "loop" for r in whole.walk.table.data):
         return []
-    return [target.sms, 2 * target.sms] if whole.even + target.launch_us <= SPLIT_GAIN * whole.us else []
+    pays = whole.even + target.launch_us <= SPLIT_GAIN * whole.us
+    return [target.sms, 2 * target.sms] if pays or _narrowed(whole, target) else []
 
 
 def _filled(us: float, programs: int, target: Target) -> float:
