@@ -86,13 +86,18 @@ class Addresses(Indices):
         """The ranks whose lanes beyond the end load the last element again, instead of being masked.
 
         Each lane of a grid rank is a result of its own, and none beyond the end is stored: it does not matter what it is
-        computed from, and a load without a mask takes fewer registers.  Not the rank along which a tile lies together, or
-        its loads would no longer be wide.
+        computed from, and a load without a mask takes fewer registers.  Not in a loop, where each row would keep an address
+        of its own, not the rank along which a tile lies together, or its loads would no longer be wide, and not where a tile
+        is wider than the rank.
         """
-        linear = symbols.affine(total, self.ranks.names)
-        if not isinstance(op, tile.LoadOp) or op.checked is not None or linear is None or 1 not in linear[0].values():
+        if not isinstance(op, tile.LoadOp) or op.checked is not None or self.before is not None:
             return set()
-        return {r for r in op.guards if self.ranks[r].role == "grid" and linear[0].get(r, 1) != 1}
+        linear = symbols.affine(total, self.ranks.names)
+        if linear is None or 1 not in linear[0].values():
+            return set()
+        cut = [r for r in op.guards if self.ranks[r].role == "grid" and linear[0].get(r, 1) != 1]
+        tiles = {r: self.params[self.ranks[r].tile or ""] for r in cut}
+        return {r for r in cut if not (self.ranks[r].extent - tiles[r]).is_negative}
 
     def hoist(self, text: str, name: str) -> str:
         """`text` computed in front of the outermost loop, once."""

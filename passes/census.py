@@ -52,13 +52,15 @@ class Transfer:
 class Dot:
     """A dot of a kernel: what it multiplies, floating-point operations of all its executions, (m, n, k) of one of them.
 
-    batched: whether its tiles have batch ranks, of more than one element.
+    batched: whether its tiles have batch ranks, of more than one element.  stepped: whether both operands are loaded, a
+    step of the contracted rank at a time.
     """
 
     dtype: str
     flops: float
     shape: tuple[int, int, int]
     batched: bool
+    stepped: bool = False
 
 
 @dataclass
@@ -71,7 +73,9 @@ class Work:
     nested: of loops inside loops.  kept_bytes: of tiles that must outlive a reduction, in a kernel without loops and dots.
     waits: how often a program waits for tiles that nothing has asked for in advance: each time that an innermost loop
     starts, for each load in a loop around it, and for each in a conditional.
-    short_loads: of tiles in a loop whose rows begin anywhere: how many rows, and in how many loads.
+    short_loads: of tiles in a loop whose rows begin anywhere: how many rows, in how many loads, of how many bytes.
+    address_registers: of all threads, for what is loaded in a step of an innermost loop: a 64-bit address for every 16
+    bytes, and where a tile is cut at an extent, what says whether they are there.
     skippable_load_bytes: of the loads, what conditionals and loaded bounds may leave out; everything is counted as if they
     left out nothing.
     """
@@ -89,7 +93,8 @@ class Work:
     temporary_bytes: int = 0
     held_bytes: int = 0
     behind_bytes: int = 0
-    short_loads: list[tuple[int, float]] = field(default_factory=list)
+    short_loads: list[tuple[int, float, int]] = field(default_factory=list)
+    address_registers: float = 0.0
     nested: Nested | None = None
     kept_bytes: int | None = None
     column_elements: int = 0  # `Held.column_elements`
@@ -274,7 +279,10 @@ class Census:
                     elif e.loops in self.listing.innermost:
                         w.loop_load_bytes += held
                         if e.together < 8:
-                            w.short_loads.append((product(tile_of, e.swept[-1][:-1]), held / e.together))
+                            rows = product(tile_of, e.swept[-1][:-1])
+                            w.short_loads.append((rows, held / e.together, e.together))
+                        cut = any(extent[r] % size[r] for r in e.swept[-1] if size[r] and r not in self.listing.bands)
+                        w.address_registers += held / 16 * (4 if cut else 2)
                         waiting[e.loops] = self._steps(e, e.loops[:-1], walk, trips, programs)
                     else:
                         w.kept_load_bytes += held
@@ -289,7 +297,8 @@ class Census:
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (product(size, e.rows), product(size, e.columns), size[e.over])
-                w.dots.append(Dot(e.dtype, 2.0 * total, shape, product(size, e.batch) > 1))
+                stepped = e.over in e.loops and not e.made
+                w.dots.append(Dot(e.dtype, 2.0 * total, shape, product(size, e.batch) > 1, stepped))
                 made = [(product(tile_of, r), shape[0], shared) for r, shared in e.made]
                 w.made_operands[at] = w.made_operands.get(at, []) + made
                 if e.dtype in ("f32", "f64"):

@@ -18,6 +18,7 @@ HBM_EFFICIENCY = 0.85  # of the data sheet's bandwidth, in a good kernel
 BATCHED = 0.5  # of the rate of dots, where their tiles have batch ranks: they are issued by single warps
 STREAMED = 16  # registers of a thread for tiles that are worked on an element at a time, and for addresses
 SHORT_LOAD = 6  # registers for a load of 4 bytes or less, with its address and mask, where a warp has several rows
+ASYNCHRONOUS = 4  # bytes that a copy past the registers has at least
 AROUND_RESULTS = 32  # registers of a thread for what a loop over results keeps (9 to 38 on sm_90)
 ISSUE_S = 20e-9  # seconds of an SM that one tile operation takes at least, however small its tile
 SCHEDULERS = 4  # of an SM, each with its part of the vector units and a matrix unit
@@ -105,9 +106,10 @@ def _price_gpu(w: Work, target: Target, warps: int, stages: int, persistent: boo
     threads = warps * target.warp_size
     per_thread = registers / (4 * threads) + w.column_elements / 4 + 32  # a thread has two of each eight columns
     if w.dots and not w.wide_operand_bytes and not target.dots_from_sram:
-        per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) for d in w.dots)
-    if not w.dots:
-        per_thread += max((SHORT_LOAD * n / threads for rows, n in w.short_loads if rows > warps), default=0.0)
+        per_thread += max(_fragments(d.shape[0] * d.shape[1], warps) * _steps_ahead(d) for d in w.dots)
+        per_thread += w.address_registers / threads
+    short = [n for rows, n, at_once in w.short_loads if (at_once < ASYNCHRONOUS if w.dots else rows > warps)]
+    per_thread += max((SHORT_LOAD * n / threads for n in short), default=0.0)
     registers = max(registers, w.behind_bytes)
     per_thread = max(per_thread, (w.behind_bytes + operands) / (4 * threads) + 32)
     if w.nested is not None:
@@ -178,6 +180,12 @@ def _nested_registers(n: Nested, loop_load_bytes: int, target: Target, threads: 
 def _fragments(points: int, warps: int) -> float:
     """Registers of a thread for the operands of one step of a dot, where the matrix unit reads them from registers."""
     return (points / warps) ** 0.5
+
+
+def _steps_ahead(dot: Dot) -> float:
+    """Operands of how many steps the assembler has in registers: of a tile 64 deep they fit (230 registers of 255 for a
+    product on tiles of 128 x 128), of one 128 deep they are spilled.  A power that keeps the two apart."""
+    return max(1.0, dot.shape[2] / 64) ** 1.5 if dot.stepped else 1.0
 
 
 def _gpu_efficiency(dot: Dot, target: Target) -> float:

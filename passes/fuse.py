@@ -154,6 +154,9 @@ class _Fuser:
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
+        if self.always:
+            for op in [o for o in self.position if isinstance(o, EinsumOp) and o.reduced and o not in self.taken]:
+                self._consider(frozenset({op}))
         restore(self.nested)
         if self.copied:
             merge(self.block)
@@ -189,7 +192,7 @@ class _Fuser:
     def _forms(self, cluster: frozenset[EinsumOp]) -> Iterator[tuple[list[EinsumOp], list[SSAValue]]]:
         """What a cluster may be taken as, with the results that leave: with the maps behind it, or as it is."""
         for candidate in dict.fromkeys(map(self._at_real_boundaries, (self._absorb(cluster), cluster))):
-            if self.candidates.size(candidate) > 1:
+            if self.candidates.size(candidate) > 1 or (self.always and cluster == candidate):
                 yield self._in_order(candidate), self.candidates.outputs(candidate)
 
     def _in_order(self, ops: Iterable[EinsumOp]) -> list[EinsumOp]:

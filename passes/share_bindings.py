@@ -58,6 +58,8 @@ def share_bindings(
         return Refused("equal shares of steps need sizes that are known")
     found: list[ShareBinding] = []
     reasons: list[str] = []
+    if shape.bands:
+        return Refused("a band of rows follows from where a program is, and shares begin anywhere")
     for roles in shape.variants():
         names = [*shape.parameters(roles), shares.count, shares.each]
         skip = ALL if options.skip == "always" else NEVER

@@ -186,9 +186,9 @@ def chosen(fn: Callable, heads: int, n: int, m: int, d: int = 128) -> list:
     return fusecade.explain(fn, *args, target="sm_90", compile_binaries=False).kernels
 
 
-@pytest.mark.parametrize(("fn", "heads", "n", "m"), [(attention, 9, 2048, 8192), (causal, 1, 8192, 8192)])
+@pytest.mark.parametrize(("fn", "heads", "n", "m"), [(attention, 9, 2048, 8192)])
 def test_they_are_chosen_for_their_price(fn: Callable, heads: int, n: int, m: int, monkeypatch, tmp_path):
-    """144 tiles on 132 multiprocessors; and few tiles, the last of which have much more to do than the first."""
+    """144 tiles on 132 multiprocessors."""
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "shares"))
     first, second = chosen(fn, heads, n, m)
     assert any(name.startswith("SHARE_") for name in first.params) and "shares" in " ".join(first.derivation)
