@@ -63,13 +63,17 @@ class Environment:
 
     cache_dir: Path
     interpret: bool
+    cache_url: str | None = None  # of a team's tuning cache
 
     @staticmethod
     def read() -> Environment:
-        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET."""
+        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET, FUSECADE_CACHE_URL."""
         base = os.environ.get("FUSECADE_CACHE_DIR")
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return Environment(Path(base) if base else home / "fusecade", os.environ.get("TRITON_INTERPRET") == "1")
+        folder = Path(base) if base else home / "fusecade"
+        return Environment(
+            folder, os.environ.get("TRITON_INTERPRET") == "1", os.environ.get("FUSECADE_CACHE_URL") or None
+        )
 
 
 @dataclass(frozen=True)

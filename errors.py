@@ -206,12 +206,13 @@ class FallbackWarning(FusecadeWarning):
 class CacheWarning(FusecadeWarning):
     """The cache could not be used; what was to be found there is made anew."""
 
-    def __init__(self, what: str, folder: str | Path) -> None:
-        super().__init__(what, folder)
+    def __init__(self, what: str, folder: str | Path, next_step: str | None = None) -> None:
+        super().__init__(what, folder, next_step)
         self.what, self.folder = what, folder
+        self.next_step = next_step or (
+            f"nothing has to be done, the result is the same; if it happens again, delete {folder}, or set "
+            "FUSECADE_CACHE_DIR to a folder of your own"
+        )
 
     def __str__(self) -> str:
-        return (
-            f"fusecade: {self.what}\nnext: nothing has to be done, the result is the same; if it happens again, delete "
-            f"{self.folder}, or set FUSECADE_CACHE_DIR to a folder of your own"
-        )
+        return f"fusecade: {self.what}\nnext: {self.next_step}"

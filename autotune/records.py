@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..errors import InvalidArgument
@@ -82,12 +83,12 @@ class Key:
     place: Place
     generator: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """64 hexadecimal digits that stand for the key."""
         return _digest(asdict(self))
 
-    @property
+    @cached_property
     def family(self) -> str:
         """The same for kernels that differ in sizes only."""
         return _digest({k: v for k, v in asdict(self).items() if k != "sizes"})
