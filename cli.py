@@ -1,4 +1,4 @@
-"""The command line: `fusecade explain | compile | opt | doctor`.
+"""The command line: `fusecade explain | compile | opt | cache | doctor | completion`.
 
 Exit status 0: done; 1: done in part; 2: the request is wrong; 3: a mistake in Fusecade.
 """
@@ -58,6 +58,12 @@ def _command(chosen: argparse.Namespace, console: Console) -> int:
             from .commands import explain as command
         case "compile":
             from .commands import compile as command
+        case "cache":
+            from .commands import cache as command
+        case "completion":
+            from .commands import completion
+
+            return completion.run(chosen, parser())
         case _:
             from .commands import doctor as command
     return command.run(chosen, console)
@@ -84,6 +90,9 @@ def _read(file: Path | None) -> tuple[str, str]:
 
 
 def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
+    from .commands.cache_arguments import add_arguments as add_cache_arguments
+    from .commands.completion import SHELLS
+
     kind = argparse.ArgumentParser if exit_on_error else _Raising
     made = kind(
         prog="fusecade",
@@ -99,7 +108,10 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
         verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder"), out=True
     )
     _add_opt(verbs.add_parser("opt", help="passes over a program in its textual form"))
+    add_cache_arguments(verbs.add_parser("cache", help="what was tuned: look at it, share it, clean it up"))
     verbs.add_parser("doctor", help="what is installed, which targets compile and run here, what is missing")
+    shells = verbs.add_parser("completion", help="a script that completes these commands in a shell")
+    shells.add_argument("shell", choices=SHELLS)
     return made
 
 

@@ -47,7 +47,7 @@ TABLE: dict[str, May] = {
     "runtime": May.use("ir/target codegen", "torch triton numpy"),
     "assembly": May.use("ir frontend passes codegen autotune runtime driver", "torch sympy"),
     "commands": May.use(
-        "ir frontend passes codegen autotune runtime assembly api driver report", "torch triton xdsl rich optuna"
+        "ir frontend passes codegen autotune runtime assembly api driver report", "torch triton xdsl rich optuna shtab"
     ),
     # The root modules, the faces of the package.
     "": May.use(

@@ -53,7 +53,9 @@ class Contents:
 
     def ordered(self) -> list[tuple[str, Key]]:
         """(digest, key): by program, target and sizes."""
-        return sorted(self.keys.items(), key=lambda item: (item[1].program, item[1].place.target, item[1].sizes, item[0]))
+        return sorted(
+            self.keys.items(), key=lambda item: (item[1].program, item[1].place.target, item[1].sizes, item[0])
+        )
 
 
 def to_text(contents: Contents) -> str:
@@ -75,7 +77,9 @@ def read_file(path: Path) -> Contents:
     try:
         return from_text(path.read_bytes().decode("ascii"))
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror}", next_step="give a file that is there") from error
+        raise InvalidArgument(
+            f"{path} cannot be read: {error.strerror}", next_step="give a file that is there"
+        ) from error
     except UnicodeDecodeError as error:
         raise InvalidArgument(f"{path} is no export of a tuning cache: it is no ASCII text", next_step=WHOLE) from error
     except FusecadeError as error:
@@ -91,7 +95,9 @@ def from_text(text: str) -> Contents:
     if not text.endswith("\n") or not text.startswith(f'{{"format":"{FORMAT}"'):
         raise InvalidArgument("this is no export of a tuning cache, or its end is missing", next_step=WHOLE)
     if last != sealed:
-        raise InvalidArgument("the last line is not the hash of the others: the file was edited or cut", next_step=WHOLE)
+        raise InvalidArgument(
+            "the last line is not the hash of the others: the file was edited or cut", next_step=WHOLE
+        )
     version = _record(lines[0]).get("version")
     if version != FORMAT_VERSION:
         raise InvalidArgument(

@@ -44,6 +44,10 @@ class Database(Protocol):
         """All that is run inside is kept, or nothing."""
         ...
 
+    def wait_for_others(self, run: Run) -> None:
+        """Inside a transaction: until it ends, nobody else decides or records."""
+        ...
+
     def now(self) -> float:
         """Seconds since 1970, by the one clock that all users of this database share."""
         ...

@@ -53,10 +53,10 @@ class Merged:
 def merge(mine: Contents, other: Contents, now: float | None = None) -> Merged:
     """Both together; neither argument is changed.  now: seconds since 1970, to tell times that cannot be."""
     now = time.time() if now is None else now
-    out = Contents(dict(mine.keys), dict(mine.decisions), {digest: dict(found) for digest, found in mine.samples.items()})
-    samples = sum(
-        body not in mine.samples.get(digest, {}) for digest, found in other.samples.items() for body in found
+    out = Contents(
+        dict(mine.keys), dict(mine.decisions), {digest: dict(found) for digest, found in mine.samples.items()}
     )
+    samples = sum(body not in mine.samples.get(digest, {}) for digest, found in other.samples.items() for body in found)
     for digest, found in other.samples.items():
         out.samples.setdefault(digest, {}).update(found)
     out.keys.update(other.keys)
@@ -81,7 +81,10 @@ def better(a: Decision, b: Decision, now: float) -> tuple[bool, str]:
         ratio = a.gain / b.gain
         if abs(ratio - 1) > NOISE and abs(1 / ratio - 1) > NOISE:
             better_one, worse = max(a.gain, b.gain), min(a.gain, b.gain)
-            return a.gain > b.gain, f"{better_one:.2f} times faster than the default in its paired run, before {worse:.2f}"
+            return (
+                a.gain > b.gain,
+                f"{better_one:.2f} times faster than the default in its paired run, before {worse:.2f}",
+            )
     times = [d.at if d.at <= now + FUTURE_SECONDS else 0.0 for d in (a, b)]
     if times[0] != times[1]:
         return times[0] > times[1], "the newer one"

@@ -39,7 +39,11 @@ class Filter:
     def takes(self, key: Key, last: float) -> bool:
         if self.target is not None and key.place.target != self.target:
             return False
-        if self.kernel is not None and not key.program.startswith(self.kernel) and not key.digest.startswith(self.kernel):
+        if (
+            self.kernel is not None
+            and not key.program.startswith(self.kernel)
+            and not key.digest.startswith(self.kernel)
+        ):
             return False
         return (self.older is None or last < self.older) and (self.newer is None or last > self.newer)
 
@@ -117,23 +121,24 @@ def winners(contents: Contents) -> Contents:
 
 
 def take_in(cache: TuningCache, other: Contents, *, dry_run: bool = False) -> Merged:
-    """Merges contents into the cache, by the rules of `exchange`, in one transaction."""
-    merged = merge(read_all(cache).contents, other)
-    if not dry_run:
-        cache.change(lambda run: _put(run, other, merged))
-    return merged
+    """Merges contents into the cache, by the rules of `exchange`, in one transaction that others wait for."""
+    if dry_run:
+        return merge(read_all(cache).contents, other)
 
+    def put(run: Run) -> Merged:
+        cache.database.wait_for_others(run)
+        merged = merge(read_all(cache).contents, other)
+        for key in other.keys.values():
+            run(ADD_KEY, **key_values(key))
+        for digest, samples in other.samples.items():
+            for sample in samples.values():
+                run(ADD_SAMPLE, **sample_values(digest, sample))
+        for digest in other.decisions:
+            run("DELETE FROM tuned_decisions WHERE digest = :digest", digest=digest)
+            run(ADD_DECISION, **decision_values(merged.contents.decisions[digest]))
+        return merged
 
-def _put(run: Run, other: Contents, merged: Merged) -> None:
-    for key in other.keys.values():
-        run(ADD_KEY, **key_values(key))
-    for digest, samples in other.samples.items():
-        for sample in samples.values():
-            run(ADD_SAMPLE, **sample_values(digest, sample))
-    for digest in other.decisions:
-        kept = merged.contents.decisions[digest]
-        run("DELETE FROM tuned_decisions WHERE digest = :digest", digest=digest)
-        run(ADD_DECISION, **decision_values(kept))
+    return cache.change(put)
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,7 @@ def _drop_key(run: Run, digest: str) -> None:
         run(f"DELETE FROM {table} WHERE digest = :digest", digest=digest)
 
 
-def prune(
-    cache: TuningCache, chosen: Filter, now: float, *, invalid: bool = False, dry_run: bool = False
-) -> Gone:
+def prune(cache: TuningCache, chosen: Filter, now: float, *, invalid: bool = False, dry_run: bool = False) -> Gone:
     """What nobody needs: rows that are damaged, leases that are over; and by a filter for age, samples of that age, but
     those of the configuration that was decided for, and those that another filter leaves out.
 

@@ -53,7 +53,7 @@ def _sizes(a: Place, b: Place) -> tuple[float, float]:
 
 
 def _generation(target: str) -> tuple[str, int] | None:
-    """"sm_90" is ("sm_", 90); "gfx942" is ("gfx", 0x942)."""
+    """ "sm_90" is ("sm_", 90); "gfx942" is ("gfx", 0x942)."""
     if match := re.fullmatch(r"(sm_)(\d+)[a-z]?", target):
         return match[1], int(match[2])
     if match := re.fullmatch(r"(gfx)([0-9a-f]+)", target):

@@ -63,10 +63,25 @@ def open_cache(
 
 
 def open_database(place: str) -> TuningCache:
-    """A cache that a person names: a URL, or the path of a SQLite file that is there.  Raises UserError."""
-    if "://" in place:
+    """A cache that a person names, to be read: a URL, or the path of a SQLite file that is there.  Raises UserError."""
+    if "://" in place and not place.startswith("sqlite"):
         return open_cache(Path("."), place, strict=True, make=False)
-    return open_cache(Path(place).parent, f"sqlite:///{Path(place).absolute()}", strict=True, make=False)
+    path = _file_of(place) if "://" in place else Path(place)
+
+    def opened() -> Database:
+        return SqliteFile(path.absolute(), look=True)
+
+    try:
+        return TuningCache(opened(), reopen=opened, strict=True)
+    except Failure as failure:
+        raise UserError(f"the tuning cache {path}: {failure.reason}", next_step=_next_step(failure)) from failure
+
+
+def _file_of(url: str) -> Path:
+    path = Path(unquote(url.partition(":///")[2].partition("?")[0]))
+    if not path.name:
+        raise InvalidArgument(f"{url} names no file", next_step="write it as sqlite:////folder/tuning.sqlite")
+    return path.absolute()
 
 
 def shown(url: str | None) -> str:
@@ -83,10 +98,7 @@ def _opener(file: Path, url: str | None, *, make: bool) -> Opener:
         return lambda: SqliteFile(file, make=make)
     scheme = urlsplit(url).scheme.partition("+")[0]
     if scheme == "sqlite":
-        path = Path(unquote(url.partition(":///")[2].partition("?")[0])) if "%" in url else Path(url.partition(":///")[2])
-        if not path.name:
-            raise InvalidArgument(f"{url} names no file", next_step="write it as sqlite:////folder/tuning.sqlite")
-        return lambda: SqliteFile(path.absolute(), make=make)
+        return lambda: SqliteFile(_file_of(url), make=make)
     if scheme in ("postgresql", "postgres"):
 
         def open_postgres() -> Database:

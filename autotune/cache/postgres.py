@@ -21,7 +21,9 @@ try:
     import sqlalchemy
     from sqlalchemy import exc
 except ImportError as error:
-    raise MissingTool("SQLAlchemy", needed_for="a team's tuning cache", install="pip install 'fusecade[team]'") from error
+    raise MissingTool(
+        "SQLAlchemy", needed_for="a team's tuning cache", install="pip install 'fusecade[team]'"
+    ) from error
 
 T = TypeVar("T")
 SNAPSHOT_SECONDS = 60.0
@@ -53,7 +55,9 @@ class Postgres:
             )  # fmt: skip
         except ModuleNotFoundError as error:
             raise MissingTool(
-                str(error.name), needed_for="a team's tuning cache on PostgreSQL", install="pip install 'fusecade[team]'"
+                str(error.name),
+                needed_for="a team's tuning cache on PostgreSQL",
+                install="pip install 'fusecade[team]'",
             ) from error
         except exc.ArgumentError as error:
             raise Unavailable("its URL cannot be read") from error
@@ -130,6 +134,9 @@ class Postgres:
             if checked:
                 schema.check(run)
             yield run
+
+    def wait_for_others(self, run: schema.Run) -> None:
+        run("LOCK TABLE tuned_decisions, tuned_samples IN SHARE ROW EXCLUSIVE MODE")
 
     def now(self) -> float:
         """By the server's clock: those of a fleet differ."""

@@ -96,5 +96,3 @@ def _readable(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tup
         with suppress(sqlite3.Error, MemoryError):
             for row in old.execute(f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?", (number,)):
                 yield row
-
-

@@ -39,12 +39,13 @@ class SqliteFile:
     """`path` inside a private folder; see `Database`.
 
     make: whether a file that is not there is made.  journal: "wal" or "delete"; by the file system where it is None.
+    look: only read, wherever it lies and whoever wrote it: rows prove themselves.
     salvaged: what was saved out of a damaged file that this one replaces.  Raises Failure.
     """
 
     source = "user cache"
 
-    def __init__(self, path: Path, *, make: bool = True, journal: str | None = None) -> None:
+    def __init__(self, path: Path, *, make: bool = True, journal: str | None = None, look: bool = False) -> None:
         self.path, self.place = path, str(path)
         self.read_only = ""
         self.salvaged: Salvaged | None = None
@@ -53,8 +54,10 @@ class SqliteFile:
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._version: Any = None
-        private(path.parent, make=make)
-        if not make and not path.exists():
+        self._look = look
+        if not look:
+            private(path.parent, make=make)
+        if not (make and not look) and not path.exists():
             raise Missing(f"there is no file {path}")
         self._journal = journal or journal_for(path.parent)
         try:
@@ -64,7 +67,7 @@ class SqliteFile:
             raise
 
     def _open(self) -> None:
-        if why := self._not_writable():
+        if why := "it is only looked at" if self._look else self._not_writable():
             self._open_to_read(why)
             return
         try:
@@ -245,6 +248,9 @@ class SqliteFile:
 
         return run
 
+    def wait_for_others(self, run: schema.Run) -> None:
+        """A transaction that writes is alone."""
+
     def now(self) -> float:
         return time.time()
 
@@ -368,6 +374,9 @@ class InMemory:
             self._connection.rollback()
             raise
 
+    def wait_for_others(self, run: schema.Run) -> None:
+        """A transaction that writes is alone."""
+
     def now(self) -> float:
         return time.time()
 
@@ -382,7 +391,10 @@ class InMemory:
 
 
 def _tables(run: schema.Run) -> set[str]:
-    return {name for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'tuned\\_%' ESCAPE '\\'")}
+    return {
+        name
+        for (name,) in run("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'tuned\\_%' ESCAPE '\\'")
+    }
 
 
 def _text(blob: bytes) -> str:

@@ -159,7 +159,8 @@ class TuningCache:
         """
         if decision.key != key:
             raise InvalidArgument(
-                "a decision is kept under the key that it was made for", next_step="pass `decision.key`, or decide for this key"
+                "a decision is kept under the key that it was made for",
+                next_step="pass `decision.key`, or decide for this key",
             )
         return self._write([(ADD_KEY, key_values(key)), (ADD_DECISION, decision_values(decision))])
 
@@ -295,4 +296,6 @@ class TuningCache:
             warnings.warn(CacheWarning(what, self.place, NEXT), stacklevel=4)
 
 
-NEXT = "`fusecade cache verify` says what is wrong with it; kernels without a known configuration run with the default one"
+NEXT = (
+    "`fusecade cache verify` says what is wrong with it; kernels without a known configuration run with the default one"
+)

@@ -31,5 +31,3 @@ def storage(cache: TuningCache) -> BaseStorage:
 def url_of(path: Path) -> str:
     """Of a SQLite file, for SQLAlchemy, whatever its name has in it; `optuna-dashboard` takes it."""
     return f"sqlite:///file:{quote(str(path.absolute()))}?uri=true"
-
-

@@ -380,7 +380,7 @@ class TestMain:
         assert status == exits.USAGE
         assert "usage: fusecade" in err
 
-    @pytest.mark.parametrize("verb", ["explain", "compile", "opt", "doctor"])
+    @pytest.mark.parametrize("verb", ["explain", "compile", "opt", "cache", "doctor", "completion"])
     def test_every_command_has_help(self, capsys, verb):
         status, out, _ = run(capsys, verb, "--help")
         assert status == 0
