@@ -15,7 +15,8 @@ from rich.console import Console
 from ..autotune.cache import Contents, TuningCache, diff, merge, open_cache, open_database, read_file, to_text
 from ..autotune.cache.failures import Missing
 from ..autotune.cache.inspect import Filter, only, prune, read_all, remove, statistics, take_in, winners
-from ..autotune.cache.sqlite_file import InMemory
+from ..autotune.cache.opening import shown
+from ..autotune.cache.sqlite_file import FILE, InMemory
 from ..driver import Environment
 from ..errors import InvalidArgument, UserError
 from . import cache_views as views
@@ -65,7 +66,8 @@ def _opened(chosen: Namespace) -> TuningCache:
     except UserError as error:
         if not isinstance(error.__cause__, Missing) or chosen.cache:
             raise
-    return TuningCache(InMemory(), reopen=InMemory, strict=True)  # nothing was tuned here yet: an empty one
+    empty = InMemory(str(folder / FILE))  # nothing was tuned here yet
+    return TuningCache(empty, reopen=InMemory, strict=True)
 
 
 def _show(console: Console, chosen: Namespace, text: Any, data: Any) -> None:
@@ -81,9 +83,6 @@ def _filter(chosen: Namespace) -> Filter:
 
 
 def _path(chosen: Namespace, show: Any) -> int:
-    from ..autotune.cache.opening import shown
-    from ..autotune.cache.sqlite_file import FILE
-
     folder, url = _place(chosen)
     place = shown(url) if url and not chosen.cache else chosen.cache or str(folder / FILE)
     show(place, {"path": place})

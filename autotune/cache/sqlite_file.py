@@ -340,11 +340,12 @@ class SqliteFile:
 
 
 class InMemory:
-    """Where nothing can be kept: the same tables for as long as the process runs."""
+    """Where nothing can be kept: the same tables for as long as the process runs.  place: what it stands for."""
 
-    place, source, read_only = "memory", "this process", ""
+    source, read_only = "this process", ""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str = "in memory") -> None:
+        self.place = place
         self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         self._run = SqliteFile._runner(self._connection)
         self._changes = 0

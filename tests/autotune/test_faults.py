@@ -1,0 +1,616 @@
+"""What may happen to a tuning cache: kills, many writers, damage, full disks, wrong owners, other versions."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from data.tuning import configuration, decision, key, plain, sample
+
+from fusecade.autotune.cache import TuningCache, open_cache, schema
+from fusecade.autotune.cache.failures import Unavailable
+from fusecade.autotune.cache.folder import Turns, journal_for
+from fusecade.autotune.cache.inspect import read_all
+from fusecade.autotune.cache.sqlite_file import FILE
+from fusecade.errors import CacheWarning, UserError
+
+HERE = Path(__file__).parent
+TUNER = HERE / "tuner_process.py"
+AS_ROOT = os.getuid() == 0
+NOBODY = 65534
+KEYS = [key(64 << n, program="abcd"[n] * 2) for n in range(4)]
+GIVEN = {k: [sample(n, us=8.0 + n) for n in range(40)] for k in KEYS}
+DECIDED = {k: decision(k, n) for n, k in enumerate(KEYS)}
+
+
+def tuner(*arguments: object, **given) -> subprocess.Popen[str]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, str(TUNER), *map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=env, **given,
+    )  # fmt: skip
+
+
+def filled(folder: Path) -> Path:
+    """A cache with some hundred rows, closed; returns its file."""
+    with open_cache(folder) as cache:
+        for each in KEYS:
+            cache.record_all(each, GIVEN[each])
+            cache.decide(each, DECIDED[each])
+    return folder / FILE
+
+
+def only_what_was_written(cache: TuningCache) -> int:
+    """How many samples are left; fails for one, or for a decision, that was never written."""
+    left = 0
+    for each in KEYS:
+        found = cache.lookup(each)
+        assert found is None or plain(found) in DECIDED.values()
+        assert found is None or found.key.family == each.family
+        samples = cache.samples(each)
+        assert all(s in GIVEN[each] for s in samples)
+        left += len(samples)
+    return left
+
+
+class TestKills:
+    @staticmethod
+    def kill_again_and_again(folder: Path, times: int) -> tuple[int, int]:
+        """Returns how many samples were said to be kept, and how many are there."""
+        chance = random.Random(0)
+        said: set[int] = set()
+        for _ in range(times):
+            process = tuner("endless", folder)
+            assert process.stdout is not None and process.stderr is not None
+            said |= {int(process.stdout.readline())}
+            time.sleep(chance.random() * 0.05)
+            process.kill()
+            out, err = process.communicate()
+            assert not err, err
+            said |= {int(line) for line in out.splitlines(keepends=True) if line.endswith("\n")}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with open_cache(folder) as cache:
+                found = {s.configuration.values[1][1] - 16 for s in cache.samples(key())}
+                assert said <= found, "what was said to be kept is kept"
+                assert len(found - said) <= times, "at most the trial under way in each"
+                assert all(plain(cache.lookup(key(n))) == decision(key(n), n) for n in said)
+                assert cache.rows("PRAGMA integrity_check") == [("ok",)]
+                assert not read_all(cache).bad
+                assert cache.claim(key(), configuration(max(found) + 1), 60), "the leases of the dead are void"
+        return len(said), len(found)
+
+    def test_some(self, tmp_path: Path):
+        assert self.kill_again_and_again(tmp_path / "cache", 8)[0] >= 8
+
+    @pytest.mark.slow
+    def test_two_hundred(self, tmp_path: Path):
+        said, found = self.kill_again_and_again(tmp_path / "cache", 200)
+        print(f"200 kills: {said} samples said to be kept, {found} there")
+        assert said >= 200
+
+
+class TestManyProcesses:
+    @staticmethod
+    def tune_together(place: object, count: int, samples: Callable[[], list]) -> None:
+        processes = [tuner("shared", place, number) for number in range(count)]
+        done: list[int] = []
+        for process in processes:
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+            done += [int(number) for number in out.split()]
+        assert sorted(done) == list(range(48)), "each candidate by one process, and none left out"
+        assert sorted(s.configuration for s in samples()) == sorted(configuration(n) for n in range(48))
+
+    def test_sixteen_on_one_file(self, tmp_path: Path):
+        folder = tmp_path / "cache"
+        self.tune_together(folder, 16, lambda: open_cache(folder).samples(key()))
+
+    def test_without_a_write_ahead_log(self, tmp_path: Path):
+        from fusecade.autotune.cache.sqlite_file import SqliteFile
+
+        SqliteFile(tmp_path / "cache" / FILE, journal="delete").close()
+        self.tune_together(tmp_path / "cache", 3, lambda: open_cache(tmp_path / "cache").samples(key()))
+
+    def test_three_on_a_server(self, postgres_url: str, tmp_path: Path):
+        self.tune_together(postgres_url, 3, lambda: open_cache(tmp_path, postgres_url).samples(key()))
+
+    @pytest.mark.slow
+    def test_sixteen_on_a_server(self, postgres_url: str, tmp_path: Path):
+        self.tune_together(postgres_url, 16, lambda: open_cache(tmp_path, postgres_url).samples(key()))
+
+    def test_the_first_ones_make_the_file_together(self, tmp_path: Path):
+        processes = [tuner("open", tmp_path / "cache", number) for number in range(6)]
+        assert [p.communicate()[1] for p in processes] == [""] * 6
+        with open_cache(tmp_path / "cache") as cache:
+            assert len(cache.samples(key())) == 6
+
+    def test_several_migrate_together(self, tmp_path: Path):
+        filled(tmp_path / "cache")
+        processes = [tuner("open", tmp_path / "cache", 100 + number, "migrated") for number in range(4)]
+        assert [p.communicate()[1] for p in processes] == [""] * 4
+        with sqlite3.connect(tmp_path / "cache" / FILE) as connection:
+            assert connection.execute("SELECT version FROM tuned_schema").fetchall() == [(2,)]
+
+    def test_several_migrate_a_server_together(self, postgres_url: str):
+        processes = [tuner("open", postgres_url, number, "migrated") for number in range(3)]
+        assert [p.communicate()[1] for p in processes] == [""] * 3
+
+
+def flip(blob: bytearray, chance: random.Random) -> None:
+    for _ in range(chance.choice([1, 3, 30, 300])):
+        blob[chance.randrange(len(blob))] = chance.randrange(256)
+
+
+def cut(blob: bytearray, chance: random.Random) -> None:
+    del blob[chance.randrange(len(blob)) :]
+
+
+def blank(blob: bytearray, chance: random.Random) -> None:
+    start = chance.randrange(len(blob))
+    length = min(chance.choice([64, 4096, 20000]), len(blob) - start)
+    blob[start : start + length] = bytes(length)
+
+
+def text(blob: bytearray, chance: random.Random) -> None:
+    """As an editor would: digits inside rows."""
+    places = [n for n, byte in enumerate(blob) if chr(byte).isdigit() and chance.random() < 0.002]
+    for place in places or [len(blob) // 2]:
+        blob[place] = ord(chance.choice("0123456789"))
+
+
+class TestDamage:
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+        return filled(tmp_path_factory.mktemp("whole") / "cache").read_bytes()
+
+    @staticmethod
+    def survive(folder: Path, whole: bytes, seed: int, log: bytes = b"") -> int:
+        """Damages a file, uses it, and returns how many samples were left; the cache works afterwards."""
+        chance = random.Random(seed)
+        damaged = bytearray(log or whole)
+        chance.choice([flip, flip, cut, blank, text])(damaged, chance)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        (folder / FILE).write_bytes(whole if log else damaged)
+        if log:
+            (folder / f"{FILE}-wal").write_bytes(damaged)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with open_cache(folder) as cache:
+                left = only_what_was_written(cache)
+                extra = key(64, program="ef")
+                assert cache.record(extra, sample(1))
+                assert cache.decide(extra, decision(extra, 1))
+                assert cache.samples(extra) == [sample(1)]
+                assert plain(cache.lookup(extra)) == decision(extra, 1)
+                only_what_was_written(cache)
+            with open_cache(folder) as cache:
+                assert cache.samples(extra) == [sample(1)]
+                assert plain(cache.lookup(extra)) == decision(extra, 1)
+                assert only_what_was_written(cache) <= left
+                checked = read_all(cache)
+        assert {type(w.message) for w in said} <= {CacheWarning}
+        if left < 4 * 40:
+            assert said or checked.bad or log, "what is lost is said"
+        return left
+
+    def test_damaged_files(self, tmp_path: Path, whole: bytes):
+        left = [self.survive(tmp_path / "cache", whole, seed) for seed in range(60)]
+        assert sum(left) > 60 * 4 * 40 / 2, "most of it is saved"
+
+    @pytest.mark.slow
+    def test_many_damaged_files(self, tmp_path: Path, whole: bytes):
+        left = [self.survive(tmp_path / "cache", whole, seed) for seed in range(1000, 4000)]
+        print(f"3000 damaged files: {sum(left) / len(left) / 160:.1%} of the samples saved, {left.count(0)} lost whole")
+
+    @pytest.mark.parametrize("seeds", [range(15), pytest.param(range(1000, 2000), marks=pytest.mark.slow)], ids=len)
+    def test_a_damaged_log(self, tmp_path: Path, seeds: range):
+        """The log of a process that was killed, damaged, beside a file that knows nothing of it."""
+        with open_cache(tmp_path / "one") as cache:
+            bare = cache.rows("PRAGMA wal_checkpoint(TRUNCATE)") and (tmp_path / "one" / FILE).read_bytes()
+            for each in KEYS:
+                cache.record_all(each, GIVEN[each])
+                cache.decide(each, DECIDED[each])
+            log = (tmp_path / "one" / f"{FILE}-wal").read_bytes()
+        assert len(log) > 100_000
+        left = [self.survive(tmp_path / "cache", bare, seed, log) for seed in seeds]
+        assert any(left)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"SQLite format 3\0", b"hello", bytes(8192)], ids=["empty", "header", "text", "zeros"]
+    )
+    def test_a_file_that_is_none(self, tmp_path: Path, content: bytes):
+        (tmp_path / "cache").mkdir(mode=0o700)
+        (tmp_path / "cache" / FILE).write_bytes(content)
+        with pytest.warns(CacheWarning, match="was damaged .* lies aside as .*damaged-"):
+            cache = open_cache(tmp_path / "cache")
+        with cache:
+            assert cache.record(key(), sample())
+        assert [p.read_bytes() for p in (tmp_path / "cache").glob("*damaged*")] == [content]
+
+    def test_a_database_of_something_else_is_left_as_it_is(self, tmp_path: Path):
+        (tmp_path / "cache").mkdir(mode=0o700)
+        with sqlite3.connect(tmp_path / "cache" / FILE) as connection:
+            connection.execute("CREATE TABLE notes (text TEXT)")
+            connection.execute("INSERT INTO notes VALUES ('mine')")
+        connection.close()
+        with open_cache(tmp_path / "cache") as cache:
+            cache.record(key(), sample())
+            assert cache.rows("SELECT text FROM notes") == [("mine",)]
+
+    def test_damage_while_it_is_in_use(self, tmp_path: Path):
+        """Two sessions are open when pages go bad; both go on, on the same new file."""
+        path = filled(tmp_path / "cache")
+        with open_cache(tmp_path / "cache") as one, open_cache(tmp_path / "cache") as other:
+            one.rows("PRAGMA cache_size = 0")
+            blob = path.read_bytes()
+            with open(path, "r+b") as file:
+                for page in range(4, len(blob) // 4096):
+                    file.seek(4096 * page)
+                    file.write(b"\xff" * 64)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CacheWarning)
+                assert one.record(key(), sample(900))
+                assert other.record(key(), sample(901))
+                both = [s for s in one.samples(key()) if s.at >= 1e9 + 900]
+                assert both == [sample(900), sample(901)] == [s for s in other.samples(key()) if s.at >= 1e9 + 900]
+
+    def test_a_file_that_is_deleted_while_it_is_in_use(self, tmp_path: Path):
+        path = filled(tmp_path / "cache")
+        with open_cache(tmp_path / "cache") as cache:
+            assert cache.lookup(KEYS[0])
+            path.unlink()
+            assert cache.lookup(KEYS[0]) is None
+            assert cache.record(key(), sample(1))
+        with open_cache(tmp_path / "cache") as cache:
+            assert cache.samples(key()) == [sample(1)]
+
+    def test_a_log_that_is_left_over(self, tmp_path: Path):
+        """Someone deletes the file and not its log: rows of the old file do not come into the new one."""
+        with open_cache(tmp_path / "cache") as cache:
+            cache.record_all(key(), [sample(n) for n in range(50)])
+            for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+                shutil.copy(tmp_path / "cache" / name, tmp_path / name)
+        (tmp_path / "cache" / FILE).unlink()
+        shutil.copy(tmp_path / f"{FILE}-wal", tmp_path / "cache")
+        shutil.copy(tmp_path / f"{FILE}-shm", tmp_path / "cache")
+        with open_cache(tmp_path / "cache") as cache:
+            assert cache.samples(key()) == []
+            cache.record(key(), sample(7))
+            assert cache.rows("PRAGMA integrity_check") == [("ok",)]
+        assert list((tmp_path / "cache").glob("*left-over*"))
+
+
+@contextmanager
+def small_disk(kilobytes: int) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="fusecade-small-"))
+    options = f"size={kilobytes}k,mode=0700"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        folder.rmdir()
+        pytest.skip(f"no small disk can be made here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+
+
+class TestFullDisk:
+    def test_while_it_is_in_use(self):
+        with small_disk(600) as disk, open_cache(disk / "cache") as cache:
+            kept, number = [], 0
+            with pytest.warns(CacheWarning, match="keeps nothing for now: the disk is full") as caught:
+                while len(caught) == 0:
+                    number += 1
+                    (kept.append(number) if cache.record(key(), sample(number, note="x" * 2000)) else None)
+                    assert number < 1000
+                assert not cache.decide(key(), decision(key()))
+                assert not cache.record(key(), sample(number + 1))
+            assert len(caught) == 1
+            assert cache.lookup(key()) is None
+            assert [s.at - 1e9 for s in cache.samples(key())] == kept, "what was kept is there"
+            subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+            assert cache.record(key(), sample(number + 2))
+            assert [s.at - 1e9 for s in cache.samples(key())] == [*kept, number, number + 1, number + 2]
+            assert plain(cache.lookup(key())) == decision(key()), "and so is what had to wait"
+
+    def test_from_the_start(self):
+        with small_disk(300) as disk:
+            filled(disk / "cache")
+            with open(disk / "rubbish", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+                for _ in range(1000):
+                    file.write(bytes(4096))
+                file.write(bytes(4096))
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                with open_cache(disk / "cache") as cache:
+                    assert plain(cache.lookup(KEYS[0])) == DECIDED[KEYS[0]]
+                    assert not cache.record(key(), sample(1, note="x" * 3000))
+            assert {type(w.message) for w in said} == {CacheWarning}
+
+    def test_with_no_cache_yet(self):
+        with small_disk(8) as disk:
+            (disk / "rubbish").write_bytes(bytes(4096))
+            with pytest.warns(CacheWarning, match="nothing is kept"):
+                cache = open_cache(disk / "cache")
+            assert cache.record(key(), sample())
+            with pytest.raises(UserError, match="disk is full|cannot be made|No space"):
+                open_cache(disk / "cache", strict=True)
+
+
+def as_nobody(what: Callable[[], None]) -> None:
+    """In a child process without the rights of root; an exception there is one here."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if AS_ROOT:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                what()
+            os._exit(0)
+        except BaseException as error:
+            os.write(writing, repr(error).encode()[:4000])
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        message = said.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, message
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder that everybody can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="fusecade-common-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+class TestOwners:
+    def test_a_read_only_folder(self, common: Path):
+        path = filled(common / "cache")
+        for each in (path.parent, *path.parent.iterdir()):
+            if AS_ROOT:
+                os.chown(each, NOBODY, NOBODY)
+            each.chmod(0o500 if each.is_dir() else 0o400)
+
+        def use() -> None:
+            with pytest.warns(CacheWarning, match="is read only: .* cannot be written to"):
+                cache = open_cache(path.parent)
+            assert plain(cache.lookup(KEYS[0])) == DECIDED[KEYS[0]]
+            assert cache.samples(KEYS[0]) == GIVEN[KEYS[0]]
+            with pytest.warns(CacheWarning, match="keeps nothing for now"):
+                assert not cache.record(key(), sample())
+            with pytest.warns(CacheWarning, match="gives no leases"):
+                assert cache.claim(key(), configuration(), 60)
+
+        as_nobody(use)
+        path.parent.chmod(0o700)
+
+    def test_a_read_only_folder_after_a_kill(self, common: Path):
+        """The log of a process that was killed lies there, and its index cannot be written."""
+        with open_cache(common / "cache") as cache:
+            cache.decide(key(), decision(key()))
+            shutil.copytree(common / "cache", common / "copy")
+        (common / "copy" / f"{FILE}-shm").unlink()
+        for each in (common / "copy", *(common / "copy").iterdir()):
+            if AS_ROOT:
+                os.chown(each, NOBODY, NOBODY)
+            each.chmod(0o500 if each.is_dir() else 0o400)
+
+        def use() -> None:
+            with pytest.warns(CacheWarning):
+                cache = open_cache(common / "copy")
+            found = cache.lookup(key())
+            assert found is None or plain(found) == decision(key())
+
+        as_nobody(use)
+        (common / "copy").chmod(0o700)
+
+    @pytest.mark.skipif(not AS_ROOT, reason="only root can make a folder of somebody else")
+    def test_a_folder_of_somebody_else(self, common: Path):
+        filled(common / "cache")
+        (common / "cache").chmod(0o777)
+        for each in (common / "cache").iterdir():
+            each.chmod(0o666)
+
+        def use() -> None:
+            with pytest.warns(CacheWarning, match="is not a folder of your own"):
+                cache = open_cache(common / "cache")
+            assert cache.lookup(KEYS[0]) is None, "somebody else may have written it"
+            with pytest.raises(UserError, match="is not a folder of your own"):
+                open_cache(common / "cache", strict=True)
+
+        as_nobody(use)
+
+    @pytest.mark.skipif(not AS_ROOT, reason="it takes two users")
+    def test_two_users_of_one_parent_folder(self, common: Path):
+        common.chmod(0o777)
+        filled(common / "mine")
+
+        def use() -> None:
+            with open_cache(common / "theirs") as cache:
+                assert cache.record(key(), sample())
+            with pytest.warns(CacheWarning, match="cannot be made|not a folder of your own"):
+                open_cache(common / "mine")
+
+        as_nobody(use)
+
+    def test_a_folder_that_others_can_open(self, tmp_path: Path):
+        filled(tmp_path / "cache")
+        (tmp_path / "cache").chmod(0o755)
+        with pytest.warns(CacheWarning, match="nobody else can open"):
+            cache = open_cache(tmp_path / "cache")
+        assert cache.lookup(KEYS[0]) is None
+
+    def test_a_link_and_a_file_in_its_place(self, tmp_path: Path):
+        filled(tmp_path / "cache")
+        (tmp_path / "link").symlink_to(tmp_path / "cache")
+        (tmp_path / "file").write_text("")
+        for name in ("link", "file"):
+            with pytest.raises(UserError, match="is not a folder of your own|cannot be made"):
+                open_cache(tmp_path / name, strict=True)
+
+
+class TestVersions:
+    NEXT = (*schema.STEPS, ("ALTER TABLE tuned_samples ADD COLUMN weather TEXT DEFAULT 'unknown'",))
+
+    def test_an_older_file_is_migrated_and_keeps_its_rows(self, tmp_path: Path, monkeypatch):
+        filled(tmp_path / "cache")
+        monkeypatch.setattr(schema, "STEPS", self.NEXT)
+        with open_cache(tmp_path / "cache") as cache:
+            assert only_what_was_written(cache) == 160
+            assert all(plain(cache.lookup(k)) == DECIDED[k] for k in KEYS)
+            assert cache.rows("SELECT DISTINCT weather FROM tuned_samples") == [("unknown",)]
+            assert cache.record(key(), sample(77))
+
+    def test_a_newer_file_is_refused_and_left_as_it_is(self, tmp_path: Path, monkeypatch):
+        with monkeypatch.context() as later:
+            later.setattr(schema, "STEPS", self.NEXT)
+            path = filled(tmp_path / "cache")
+        before = path.read_bytes()
+        with pytest.warns(CacheWarning, match="schema 2, and this version of Fusecade knows 1; nothing is kept"):
+            cache = open_cache(tmp_path / "cache")
+        assert cache.lookup(KEYS[0]) is None
+        with pytest.raises(UserError, match=r"schema 2.*\n.*use the version of Fusecade that wrote it"):
+            open_cache(tmp_path / "cache", strict=True)
+        assert path.read_bytes() == before
+
+    def test_a_file_that_is_migrated_while_it_is_in_use(self, tmp_path: Path, monkeypatch):
+        filled(tmp_path / "cache")
+        with open_cache(tmp_path / "cache") as cache:
+            assert cache.lookup(KEYS[0])
+            with monkeypatch.context() as later:
+                later.setattr(schema, "STEPS", self.NEXT)
+                open_cache(tmp_path / "cache").close()
+            with pytest.warns(CacheWarning, match="schema 2"):
+                assert cache.lookup(KEYS[0]) is None
+            with pytest.warns(CacheWarning, match="keeps nothing for now: it has schema 2"):
+                assert not cache.record(key(), sample())
+
+    def test_a_server_is_migrated_and_a_newer_one_refused(self, postgres_url: str, tmp_path: Path, monkeypatch):
+        with open_cache(tmp_path, postgres_url) as cache:
+            cache.decide(key(), decision(key()))
+        with monkeypatch.context() as later:
+            later.setattr(schema, "STEPS", self.NEXT)
+            with open_cache(tmp_path, postgres_url) as cache:
+                assert plain(cache.lookup(key())) == decision(key())
+        with pytest.raises(UserError, match="schema 2, and this version of Fusecade knows 1"):
+            open_cache(tmp_path, postgres_url, strict=True)
+
+    def test_a_migration_that_fails_changes_nothing(self, tmp_path: Path, monkeypatch):
+        path = filled(tmp_path / "cache")
+
+        def stops(run: schema.Run) -> None:
+            raise Unavailable("the disk is full")
+
+        with monkeypatch.context() as later:
+            later.setattr(schema, "STEPS", (*schema.STEPS, (*self.NEXT[-1], stops)))
+            with pytest.raises(UserError, match="disk is full|schema 1"):
+                open_cache(tmp_path / "cache", strict=True)
+        with open_cache(path.parent) as cache:
+            assert only_what_was_written(cache) == 160
+
+    def test_the_first_schema_as_it_was_released(self, tmp_path: Path):
+        (tmp_path / "cache").mkdir(mode=0o700)
+        connection = sqlite3.connect(tmp_path / "cache" / FILE)
+        connection.executescript((HERE.parent / "data" / "tuning_schema_1.sql").read_text())
+        connection.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with open_cache(tmp_path / "cache") as cache:
+                assert plain(cache.lookup(key())) == decision(key())
+                assert cache.samples(key()) == [
+                    sample(0),
+                    sample(1, us=None, state="crashed", note="misaligned address"),
+                ]
+
+
+class TestWaiting:
+    @pytest.mark.parametrize("seconds", [1.0, pytest.param(30.0, marks=pytest.mark.slow)])
+    def test_another_process_has_it_locked(self, tmp_path: Path, seconds: float):
+        path = filled(tmp_path / "cache")
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN EXCLUSIVE")
+        threading.Timer(seconds, lambda: other.execute("COMMIT")).start()
+        start = time.monotonic()
+        with open_cache(tmp_path / "cache") as cache:
+            assert plain(cache.lookup(KEYS[0])) == DECIDED[KEYS[0]]
+            assert cache.samples(KEYS[0]) == GIVEN[KEYS[0]]
+            assert time.monotonic() - start < seconds, "who reads does not wait"
+            assert cache.record(key(), sample(5))
+            assert time.monotonic() - start > seconds * 0.9
+        other.close()
+
+    def test_without_a_log_a_lookup_gives_up_soon(self, tmp_path: Path):
+        from fusecade.autotune.cache.sqlite_file import SqliteFile
+
+        def opened() -> SqliteFile:
+            return SqliteFile(tmp_path / "cache" / FILE, journal="delete")
+
+        with TuningCache(opened(), reopen=opened) as cache:
+            cache.decide(key(), decision(key()))
+            other = sqlite3.connect(tmp_path / "cache" / FILE, isolation_level=None)
+            other.execute("BEGIN EXCLUSIVE")
+            start = time.monotonic()
+            with pytest.warns(CacheWarning, match="is not asked: another process has it locked"):
+                assert cache.lookup(key()) is None
+            assert time.monotonic() - start < 5
+            other.execute("COMMIT")
+            other.close()
+            assert plain(cache.lookup(key())) == decision(key())
+
+    def test_a_lock_that_is_not_given_back(self, tmp_path: Path):
+        one, other = Turns(tmp_path / "lock"), Turns(tmp_path / "lock")
+        with one.hold(alone=False), other.hold(alone=False):
+            pass
+        with one.hold(alone=True), pytest.raises(Unavailable, match=r"locked for more than 0.1 s"):
+            other._take(2, 0.1)
+
+    def test_lookups_while_others_write(self, tmp_path: Path):
+        """The file changes between any two lookups."""
+        filled(tmp_path / "cache")
+        writer = tuner("endless", tmp_path / "cache")
+        times = []
+        try:
+            assert writer.stdout is not None and writer.stdout.readline()
+            with open_cache(tmp_path / "cache") as cache:
+                give_up = time.monotonic() + 1.0
+                while time.monotonic() < give_up:
+                    start = time.perf_counter_ns()
+                    assert cache.lookup(KEYS[1]) is not None
+                    times.append(time.perf_counter_ns() - start)
+                    time.sleep(0.001)
+        finally:
+            writer.kill()
+            writer.communicate()
+        median = sorted(times)[len(times) // 2] / 1e3
+        print(f"a lookup beside a process that writes takes {median:.1f} us (median of {len(times)})")
+        assert median < 1000
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode"),
+    [("/home/me/.cache", "wal"), ("/net/share/me", "delete"), ("/net", "wal"), ("/mnt/a b/x", "delete"), ("/", "wal")],
+)
+def test_a_network_folder_has_no_write_ahead_log(folder: str, mode: str):
+    mounts = "rootfs / ext4 rw 0 0\nserver:/x /net/share nfs4 rw 0 0\nme@there /mnt/a\\040b fuse.sshfs rw 0 0\nbroken\n"
+    assert journal_for(Path(folder), mounts) == mode

@@ -1,0 +1,46 @@
+"""Keys, samples and decisions for the tests of the tuning cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fusecade.autotune.cache import Contents, Decision
+from fusecade.autotune.records import MEASURED, Configuration, Key, Place, Sample, Versions
+
+H100 = Place("sm_90", 132, 80 << 30)
+A100 = Place("sm_80", 108, 80 << 30)
+NOW = Versions("3.9.0", "2.13.0", "570.1")
+
+
+def key(n: int = 64, program: str = "ab", place: Place = H100, m: int = 64) -> Key:
+    return Key(program * 32, (("i", n), ("j", m)), "f16 f16 f16", "row row", place, "7")
+
+
+def configuration(number: int = 0) -> Configuration:
+    return Configuration.of(f"walk {number % 3}", {"BI": 16 << number % 4, "BJ": 16 + number})
+
+
+def sample(number: int = 0, us: float | None = 10.0, **given) -> Sample:
+    state = given.pop("state", MEASURED)
+    told = {"rounds": 5, "spread_us": 0.5, "resources": {"registers": 64}, "versions": NOW, "at": 1e9 + number}
+    return Sample(configuration(number), state, us, **(told | given))
+
+
+def decision(of: Key, number: int = 0, us: float = 10.0, **given) -> Decision:
+    told = {"kind": MEASURED, "default_us": 12.0, "versions": NOW, "at": 1e9 + number}
+    return Decision(of, configuration(number), us=us, **(told | given))
+
+
+def plain(found: Decision | None) -> Decision | None:
+    """As it was decided, without what a lookup says of it."""
+    return found and replace(found, source="", distance=0.0, mismatches=())
+
+
+def some_contents(keys: int = 6, samples: int = 5) -> Contents:
+    out = Contents()
+    for number in range(keys):
+        of = key(64 << number % 4, program="abcdef0"[number % 7] * 2)
+        out.add_decision(decision(of, number, us=5.0 + number))
+        for each in range(samples):
+            out.add_sample(of.digest, sample(each, us=7.0 + each + number))
+    return out
