@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..autotune.cache import Contents, TuningCache, diff, merge, open_cache, open_database, read_file, to_text
 from ..autotune.cache.failures import Missing
-from ..autotune.cache.inspect import Filter, only, prune, read_all, remove, statistics, take_in, winners
+from ..autotune.cache.inspect import Filter, only, prune, read_all, remove, statistics, structure, take_in, winners
 from ..autotune.cache.opening import shown
 from ..autotune.cache.sqlite_file import FILE, InMemory
 from ..driver import Environment
@@ -166,6 +166,7 @@ def _prune(cache: TuningCache, chosen: Namespace, show: Any) -> int:
 def _verify(cache: TuningCache, chosen: Namespace, show: Any) -> int:
     found = read_all(cache)
     bad = [{"table": table, "row": row, "why": why} for table, _, row, why in found.bad]
+    bad += [{"table": "the file", "row": "", "why": why} for why in structure(cache)]
     data = views.count_as_data(found.contents) | {"place": cache.place, "damaged": bad, "orphans": found.orphans}
     data["salvaged"] = str(getattr(cache.database, "salvaged", None) or "")
     show(views.verified(data), data)

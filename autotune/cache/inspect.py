@@ -16,6 +16,7 @@ from .exchange import Merged, merge
 from .failures import Damaged
 from .rows import checked_decision, checked_sample
 from .schema import Run
+from .sqlite_file import SqliteFile
 from .statements import ADD_DECISION, ADD_KEY, ADD_SAMPLE, decision_values, key_values, sample_values
 from .store import TuningCache
 
@@ -92,6 +93,13 @@ def read_all(cache: TuningCache) -> Checked:
             out.bad.append(("tuned_samples", "seal", sealed, str(error)))
     out.orphans = len(orphans)
     return out
+
+
+def structure(cache: TuningCache) -> list[str]:
+    """What SQLite finds wrong with its file: an index that has lost rows, say.  A server looks after itself."""
+    if not isinstance(cache.database, SqliteFile):
+        return []
+    return [line for (line,) in cache.rows("PRAGMA integrity_check") if line != "ok"]
 
 
 def last_of(contents: Contents, digest: str) -> float:

@@ -15,9 +15,12 @@ from .codec import parse, read_decision, read_key, seal
 from .failures import Damaged
 from .rows import checked_sample
 from .schema import Run
+from .sqlite_errors import ERRORS
 from .statements import ADD_DECISION, ADD_KEY, ADD_SAMPLE, decision_values, key_values, sample_values
 
 LARGEST_GAP = 20_000  # rows between the readable ends of a table that are asked for one by one
+
+LARGEST_HOLE = 500  # rows in a row that cannot be read: there is no table behind them
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ def salvage(reason: str, aside: Path, run: Run) -> Salvaged:
     """Copies what can be read and is right from the file at `aside` into the tables under `run`."""
     try:
         old = sqlite3.connect(f"file:{quote(str(aside.absolute()))}?mode=rw", uri=True, isolation_level=None)
-    except sqlite3.Error:
+    except ERRORS:
         return Salvaged(reason, aside)
     old.text_factory = lambda blob: blob.decode("utf-8", "replace")
     samples = decisions = 0
     try:
-        with suppress(sqlite3.Error):
+        with suppress(*ERRORS):
             old.execute("PRAGMA trusted_schema = OFF")
             old.execute("PRAGMA cell_size_check = ON")
         for body, *_ in _readable(old, "tuned_keys", "body, digest"):
@@ -61,7 +64,7 @@ def salvage(reason: str, aside: Path, run: Run) -> Salvaged:
                     run(ADD_DECISION, **decision_values(decision))
                     decisions += 1
     finally:
-        with suppress(sqlite3.Error):
+        with suppress(*ERRORS):
             old.close()
     return Salvaged(reason, aside, samples, decisions)
 
@@ -82,7 +85,7 @@ def _readable(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tup
             else:
                 if order == "ASC":
                     return  # all of it
-        except (sqlite3.Error, MemoryError):
+        except ERRORS:
             pass
         ends.append(last)
     if ends[0] is None and ends[1] is None:
@@ -90,9 +93,14 @@ def _readable(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tup
     else:
         first = (ends[0] or 0) + 1
         end = ends[1] if ends[1] is not None else first + LARGEST_GAP
+    refused = 0
     for number in range(first, min(end, first + LARGEST_GAP)):
         if number in seen:
             continue
-        with suppress(sqlite3.Error, MemoryError):
-            for row in old.execute(f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?", (number,)):
-                yield row
+        try:
+            yield from old.execute(f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?", (number,))
+            refused = 0
+        except ERRORS:
+            refused += 1
+            if refused > LARGEST_HOLE:
+                return

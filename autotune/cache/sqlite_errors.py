@@ -19,10 +19,12 @@ _UNAVAILABLE = {
     15: "its locks cannot be had",
     23: "permission was denied",
 }
+# SQLite's message may quote a damaged name, which Python cannot decode.
+ERRORS = (sqlite3.Error, MemoryError, UnicodeDecodeError)
 _SHORT_READ = 10 | 2 << 8  # the file ends where it should not
 
 
-def failure_of(error: sqlite3.Error | MemoryError) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """Damaged for everything that a whole file of ours does not answer, Unavailable for what is outside of it."""
     if isinstance(error, MemoryError):
         return Unavailable(_UNAVAILABLE[7])

@@ -24,7 +24,7 @@ from .database import DecisionRow
 from .failures import Damaged, Failure, Missing, Unavailable
 from .folder import Turns, journal_for, private
 from .salvage import Salvaged, salvage
-from .sqlite_errors import failure_of
+from .sqlite_errors import ERRORS, failure_of
 
 FILE = "tuning.sqlite"
 LOCK = "tuning.lock"
@@ -54,6 +54,7 @@ class SqliteFile:
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._version: Any = None
+        self._opened = 0  # how often: SQLite's count of changes begins anew with each
         self._look = look
         if not look:
             private(path.parent, make=make)
@@ -160,6 +161,7 @@ class SqliteFile:
         run = self._runner(self._reader)
         run("PRAGMA query_only = ON")
         self._file, self._version = self._identity(), None
+        self._opened += 1
         schema.check(run)
 
     def _connect(self, how: str, seconds: float, path: Path | None = None) -> sqlite3.Connection:
@@ -169,7 +171,7 @@ class SqliteFile:
             made.text_factory = _text
             made.execute("PRAGMA trusted_schema = OFF")  # an edited file runs no functions
             made.execute("PRAGMA cell_size_check = ON")
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure_of(error) from error
         return made
 
@@ -177,24 +179,24 @@ class SqliteFile:
         reader = self._reading()
         try:
             version = reader.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure_of(error) from error
         if version != self._version:
             schema.check(self._runner(reader))  # a later version may have migrated the file
             self._version = version
-        return version, self._file
+        return version, self._opened
 
     def decision(self, digest: str) -> DecisionRow | None:
         try:
             row = self._reading().execute(_ONE, (digest,)).fetchone()
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure_of(error) from error
         return DecisionRow(*row) if row else None
 
     def family(self, family: str) -> list[DecisionRow]:
         try:
             return [DecisionRow(*row) for row in self._reading().execute(_FAMILY, (family,))]
-        except sqlite3.Error as error:
+        except ERRORS as error:
             raise failure_of(error) from error
 
     def rows(self, sql: str, **values: Any) -> list[Any]:
@@ -234,7 +236,7 @@ class SqliteFile:
             yield
             run("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+            with suppress(*ERRORS):  # SQLite may have rolled back by itself
                 connection.rollback()
             raise
 
@@ -243,7 +245,7 @@ class SqliteFile:
         def run(sql: str, **values: Any) -> list[Any]:
             try:
                 return connection.execute(sql, values).fetchall()
-            except (sqlite3.Error, MemoryError) as error:
+            except ERRORS as error:
                 raise failure_of(error) from error
 
         return run
@@ -328,7 +330,7 @@ class SqliteFile:
         """Without the connections; the lock is kept."""
         for connection in (self._reader, self._writer):
             if connection is not None:
-                with suppress(sqlite3.Error):
+                with suppress(*ERRORS):
                     connection.close()
         self._reader = self._writer = None
 
