@@ -32,17 +32,12 @@ def count_as_data(contents: Contents) -> dict[str, Any]:
 def table_of_keys(contents: Contents) -> RenderableType:
     if not contents.keys:
         return "nothing is known of any kernel that was asked for"
-    table = _table("key", "kernel", "target", "sizes", "samples", "decision", "gain", "age")
+    table = _table("kernel", "target", "sizes", "samples", "kind", "gain", "age", "configuration")
     for digest, key in contents.ordered():
         found = contents.decisions.get(digest)
-        row = (
-            digest[:SHORT],
-            key.program[:SHORT],
-            key.place.target,
-            _sizes(key),
-            str(len(contents.samples.get(digest, ()))),
-        )
-        table.add_row(*map(Text, (*row, _decision(found), _gain(found), _age(last_of(contents, digest)))))
+        row = (key.program[:SHORT], key.place.target, _sizes(key), str(len(contents.samples.get(digest, ()))))
+        decided = (found.kind, _gain(found), str(found.configuration)) if found else ("", "", "")
+        table.add_row(*map(Text, (*row, *decided[:2], _age(last_of(contents, digest)), decided[2])))
     return table
 
 
@@ -160,7 +155,7 @@ def verified(data: dict[str, Any]) -> str:
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("kernel", "target", "state", "kind"))
     return table
 
 

@@ -68,7 +68,8 @@ def _lines(contents: Contents) -> Iterator[str]:
     for digest, key in contents.ordered():
         yield f'{{"key":{key_body(key)}}}'
         if digest in contents.decisions:
-            yield f'{{"decision":{decision_body(contents.decisions[digest])}}}'
+            decided = parse(decision_body(contents.decisions[digest]))
+            yield canonical({"decision": {name: value for name, value in decided.items() if name != "key"}})
         for body in sorted(contents.samples.get(digest, ())):
             yield f'{{"sample":{body}}}'
 
@@ -120,11 +121,8 @@ def _add(contents: Contents, digest: str, record: Mapping[str, Any]) -> str:
     match list(record.items()):
         case [("key", data)]:
             return contents.add_key(read_key(data))
-        case [("decision", data)]:
-            decision = read_decision(data)
-            if decision.key.digest != digest:
-                raise InvalidArgument("a decision stands under another key", next_step=WHOLE)
-            contents.add_decision(decision)
+        case [("decision", dict(data))] if digest and "key" not in data:
+            contents.add_decision(read_decision(data | {"key": parse(key_body(contents.keys[digest]))}))
             return digest
         case [("sample", data)] if digest:
             contents.add_sample(digest, read_sample(canonical(data)))

@@ -166,12 +166,15 @@ class SqliteFile:
 
     def _connect(self, how: str, seconds: float, path: Path | None = None) -> sqlite3.Connection:
         name = f"file:{quote(str((path or self.path).absolute()))}?mode={how}"
+        made = None
         try:
             made = sqlite3.connect(name, uri=True, timeout=seconds, isolation_level=None, check_same_thread=False)
             made.text_factory = _text
             made.execute("PRAGMA trusted_schema = OFF")  # an edited file runs no functions
             made.execute("PRAGMA cell_size_check = ON")
         except ERRORS as error:
+            if made is not None:
+                made.close()
             raise failure_of(error) from error
         return made
 

@@ -203,7 +203,7 @@ class TestDamage:
                 assert plain(cache.lookup(extra)) == decision(extra, 1)
                 only_what_was_written(cache)
                 checked = read_all(cache)
-        assert {type(w.message) for w in said} <= {CacheWarning}
+        assert {type(w.message) for w in said} - {ResourceWarning} <= {CacheWarning}  # of other tests' processes
         if left < 4 * 40:
             assert said or checked.bad or log, "what is lost is said"
         return left
@@ -343,7 +343,7 @@ class TestFullDisk:
                 with open_cache(disk / "cache") as cache:
                     assert plain(cache.lookup(KEYS[0])) == DECIDED[KEYS[0]]
                     assert not cache.record(key(), sample(1, note="x" * 3000))
-            assert {type(w.message) for w in said} == {CacheWarning}
+            assert {type(w.message) for w in said} - {ResourceWarning} == {CacheWarning}
 
     def test_with_no_cache_yet(self):
         with small_disk(8) as disk:
