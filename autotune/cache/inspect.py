@@ -202,6 +202,8 @@ def prune(cache: TuningCache, chosen: Filter, now: float, *, invalid: bool = Fal
             run("DELETE FROM tuned_claims WHERE token = :token", token=token)
 
     if not dry_run:
+        if wrong := structure(cache):
+            cache.mend(wrong[0])
         cache.change(delete)
     return Gone(samples=len(drop), claims=len(claims), damaged=len(found.bad))
 

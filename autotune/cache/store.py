@@ -276,6 +276,14 @@ class TuningCache:
         self.say_what_was_salvaged()
         return True
 
+    def mend(self, reason: str) -> None:
+        """Replaces a file that SQLite finds wrong by one with all rows that are whole.  Raises UserError."""
+        with self._lock:
+            try:
+                self._repaired(Damaged(reason))
+            except Failure as failure:
+                raise self._error(failure) from failure
+
     def say_what_was_salvaged(self) -> None:
         salvaged = getattr(self.database, "salvaged", None)
         if salvaged is not None:

@@ -64,6 +64,7 @@ def contents(draw) -> Contents:
 
 
 class TestText:
+    @settings(max_examples=30)
     @given(contents())
     def test_what_is_written_is_read(self, given: Contents):
         text = to_text(given)
@@ -94,7 +95,7 @@ class TestText:
         after = to_text(given).splitlines()
         assert len(set(after) ^ set(before)) == 3, "the sample, the old hash, the new hash"
 
-    @settings(max_examples=300)
+    @settings(max_examples=100)
     @given(st.data())
     def test_a_changed_byte_is_seen(self, data):
         text = to_text(some_contents(2, 2))
@@ -133,7 +134,8 @@ class TestText:
         [
             ("us", "1"), ("us", True), ("us", None), ("us", -1), ("us", [1]), ("kind", "guessed"), ("kind", 3), ("at", "now"),
             ("configuration", {"variant": 3, "values": {}}), ("configuration", {"variant": "a", "values": {"BI": 1.5}}),
-            ("configuration", {"variant": "a", "values": {"BI": True}}), ("configuration", {"variant": "a", "values": {"a b": 1}}),
+            ("configuration", {"variant": "a", "values": {"BI": True}}),
+            ("configuration", {"variant": "a", "values": {"a b": 1}}),
             ("configuration", {"variant": "a", "values": {"BI": "__import__('os')"}}), ("versions", {}), ("key", {}),
             ("source", "x"), ("default_us", 1.0),
         ],
@@ -169,6 +171,7 @@ class TestMerge:
         assert why in conflict.reason
         assert conflict.mine == ((which == 0) != turned)
 
+    @settings(max_examples=30)
     @given(contents(), contents())
     def test_neither_order_nor_repetition_matters(self, a: Contents, b: Contents):
         both = merge(a, b, now=1e9).contents
