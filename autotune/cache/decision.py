@@ -20,9 +20,9 @@ class Decision:
     measured or as predicted.  default_us: of the cost model's choice in the same run, None where it has none.  versions:
     with which it was found.  at: seconds since 1970.
 
-    Filled in by a lookup: source: "user cache", "team database", "packaged", and for another device than the asked one,
-    which.  distance: in doublings of sizes from what was asked for, 0 for the same.  mismatches: versions that are not
-    those of now; it is to be measured again before it is believed.
+    Filled in by a lookup: source: "user cache", "team database", "packaged", "packaged, for" another device.  device:
+    that one.  distance: in doublings of sizes from what was asked for, 0 for the same.  mismatches: versions that are
+    not those of now; it is to be measured again before it is believed.
     """
 
     key: Key
@@ -33,6 +33,7 @@ class Decision:
     versions: Versions = field(default_factory=Versions)
     at: float = 0.0
     source: str = ""
+    device: str = ""
     distance: float = 0.0
     mismatches: tuple[str, ...] = ()
 
@@ -53,16 +54,18 @@ class Decision:
     @property
     def exact(self) -> bool:
         """Whether it was found for these very sizes, with these versions, on such a device."""
-        return not self.distance and not self.mismatches and "," not in self.source
+        return not self.distance and not self.mismatches and not self.device
 
     @property
     def gain(self) -> float | None:
         """How many times faster than the default, None where that is not known."""
         return self.default_us / self.us if self.default_us is not None and self.us else None
 
-    def seen_from(self, source: str, versions: Versions, distance: float = 0.0) -> Decision:
+    def seen_from(self, source: str, versions: Versions, distance: float = 0.0, device: str = "") -> Decision:
         """The same, for a process that runs these versions."""
-        return replace(self, source=source, distance=distance, mismatches=mismatches(self.versions, versions))
+        source = f"{source}, for {device}" if device else source
+        told = mismatches(self.versions, versions)
+        return replace(self, source=source, device=device, distance=distance, mismatches=told)
 
 
 def mismatches(then: Versions, now: Versions) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ...errors import CacheWarning, InvalidArgument, UserError
+from ...errors import CacheWarning, InvalidArgument, MissingTool, UserError
 from ..records import Versions
 from .database import Database
 from .failures import Failure
@@ -41,12 +41,15 @@ def open_cache(
         for way in ways[:-1]:
             try:
                 return way()
-            except Failure as failure:
-                if failure.reason not in failed:
-                    failed.append(failure.reason)
+            except (Failure, MissingTool) as failure:
+                if strict:
+                    raise
+                reason = failure.reason if isinstance(failure, Failure) else failure.message
+                if reason not in failed:
+                    failed.append(reason)
                     instead = "the user's own cache is used" if way is ways[0] and len(ways) > 2 else "nothing is kept"
                     what = f"the tuning cache {shown(url) if way is ways[0] and url else folder / FILE}"
-                    warnings.warn(CacheWarning(f"{what}: {failure.reason}; {instead}", folder, NEXT), stacklevel=4)
+                    warnings.warn(CacheWarning(f"{what}: {reason}; {instead}", folder, NEXT), stacklevel=4)
         return ways[-1]()
 
     try:

@@ -60,7 +60,7 @@ class Packaged:
         if not near:
             return None
         (_, far, *_), decision = min(near, key=lambda entry: (entry[0], entry[1].key.sizes, entry[1].key.digest))
-        return decision.seen_from(f"packaged, for {_named(decision.key.place)}", versions, far)
+        return decision.seen_from("packaged", versions, far, _named(decision.key.place))
 
     def _places(self, target: str) -> list[Place]:
         contents = self._contents(target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,17 @@ from typing import Any
 from urllib.parse import quote
 
 from ...errors import InvalidArgument
-from .codec import parse, read_decision, read_key, seal
+from . import carving
+from .codec import parse, read_key
+from .database import DecisionRow
+from .decision import Decision
 from .failures import Damaged
-from .rows import checked_sample
+from .rows import checked_decision, checked_sample
 from .schema import Run
 from .sqlite_errors import ERRORS
 from .statements import ADD_DECISION, ADD_KEY, ADD_SAMPLE, decision_values, key_values, sample_values
 
-LARGEST_GAP = 20_000  # rows between the readable ends of a table that are asked for one by one
+LARGEST_GAP = 2_000  # rows between the readable ends of a table that are asked for one by one
 
 LARGEST_HOLE = 500  # rows in a row that cannot be read: there is no table behind them
 
@@ -44,63 +47,112 @@ def salvage(reason: str, aside: Path, run: Run) -> Salvaged:
     except ERRORS:
         return Salvaged(reason, aside)
     old.text_factory = lambda blob: blob.decode("utf-8", "replace")
-    samples = decisions = 0
     try:
         with suppress(*ERRORS):
             old.execute("PRAGMA trusted_schema = OFF")
             old.execute("PRAGMA cell_size_check = ON")
-        for body, *_ in _readable(old, "tuned_keys", "body, digest"):
-            with suppress(InvalidArgument, TypeError):
-                run(ADD_KEY, **key_values(read_key(parse(body))))
-        for digest, sealed, body in _readable(old, "tuned_samples", "digest, seal, body"):
-            with suppress(InvalidArgument, TypeError, Damaged):
-                run(ADD_SAMPLE, **sample_values(digest, checked_sample(digest, sealed, body)))
-                samples += 1
-        for digest, sealed, body in _readable(old, "tuned_decisions", "digest, seal, body"):
-            with suppress(InvalidArgument, TypeError):
-                decision = read_decision(body)
-                if decision.key.digest == digest and sealed == seal(digest, body):
-                    run(ADD_KEY, **key_values(decision.key))
-                    run(ADD_DECISION, **decision_values(decision))
-                    decisions += 1
+        samples, decisions, whole = _walk(old, run)
     finally:
         with suppress(*ERRORS):
             old.close()
-    return Salvaged(reason, aside, samples, decisions)
+    if not whole:
+        more = _carve(aside, run, decisions)
+        samples, decisions = samples | more[0], decisions | more[1]
+    return Salvaged(reason, aside, len(samples), len(decisions))
 
 
-def _readable(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """Rows from the front until a page cannot be read, from the back likewise, and those between one by one."""
-    seen: set[int] = set()
-    ends = []
-    for order in ("ASC", "DESC"):
+Found = tuple[set[str], set[str]]  # seals of samples, digests of keys with a decision
+
+
+def _walk(old: sqlite3.Connection, run: Run) -> tuple[set[str], set[str], bool]:
+    """As SQLite reads it; the last says that it reads all."""
+    samples: set[str] = set()
+    decisions: set[str] = set()
+    keys, rows, decided = (_Rows(old, table) for table in ("tuned_keys", "tuned_samples", "tuned_decisions"))
+    for digest, body in keys.read("digest, body"):
+        with suppress(InvalidArgument, TypeError):
+            key = read_key(parse(body))
+            if key.digest == digest:
+                run(ADD_KEY, **key_values(key))
+    for digest, sealed, body in rows.read("digest, seal, body"):
+        with suppress(Damaged, TypeError, AttributeError):
+            run(ADD_SAMPLE, **sample_values(digest, checked_sample(digest, sealed, body)))
+            samples.add(sealed)
+    for row in decided.read("digest, seal, body"):
+        with suppress(Damaged, TypeError, AttributeError):
+            _decide(run, checked_decision(DecisionRow(*row)))
+            decisions.add(row[0])
+    return samples, decisions, keys.whole and rows.whole and decided.whole
+
+
+def _carve(aside: Path, run: Run, known: set[str]) -> Found:
+    """Out of the bytes of the file and of its log.  known: keys with a decision: it is newer than what lies about."""
+    samples: set[str] = set()
+    decisions: set[str] = set()
+    for end in ("", "-wal"):
+        with suppress(OSError):
+            blob = Path(f"{aside}{end}").read_bytes()
+            for key in carving.keys(blob):
+                run(ADD_KEY, **key_values(key))
+            for digest, sample in carving.samples(blob):
+                values = sample_values(digest, sample)
+                run(ADD_SAMPLE, **values)
+                samples.add(values["seal"])
+            for decision in carving.decisions(blob):
+                if decision.key.digest not in known:
+                    _decide(run, decision)
+                    decisions.add(decision.key.digest)
+    return samples, decisions
+
+
+def _decide(run: Run, decision: Decision) -> None:
+    run(ADD_KEY, **key_values(decision.key))
+    run(ADD_DECISION, **decision_values(decision))
+
+
+class _Rows:
+    """One table, from the front until a page cannot be read, from the back likewise, and what is between row by row.
+
+    whole: whether the first of these reached the end.
+    """
+
+    def __init__(self, old: sqlite3.Connection, table: str) -> None:
+        self._old, self._table = old, table
+        self._seen: set[int] = set()
+        self.whole = False
+
+    def read(self, columns: str) -> Iterator[tuple[Any, ...]]:
+        begun = yield from self._end(columns, "ASC")
+        if self.whole:
+            return
+        ended = yield from self._end(columns, "DESC")
+        first = (begun or 0) + 1
+        refused = 0
+        for number in range(first, min(ended or first + LARGEST_GAP, first + LARGEST_GAP)):
+            if number in self._seen:
+                continue
+            try:
+                yield from self._old.execute(
+                    f"SELECT {columns} FROM {self._table} NOT INDEXED WHERE rowid = ?", (number,)
+                )
+                refused = 0
+            except ERRORS:
+                refused += 1
+                if refused > LARGEST_HOLE:
+                    return
+
+    def _end(self, columns: str, order: str) -> Generator[tuple[Any, ...], None, int | None]:
+        """Returns the last row that could be read."""
         last = None
+        text = f"SELECT rowid, {columns} FROM {self._table} NOT INDEXED ORDER BY rowid {order}"
         try:
-            for number, *row in old.execute(f"SELECT rowid, {columns} FROM {table} NOT INDEXED ORDER BY rowid {order}"):
-                if type(number) is not int or number in seen:
-                    break
-                seen.add(number)
+            for number, *row in self._old.execute(text):
+                if type(number) is not int or number in self._seen:
+                    return last
+                self._seen.add(number)
                 last = number
                 yield tuple(row)
-            else:
-                if order == "ASC":
-                    return  # all of it
+            self.whole = order == "ASC"
         except ERRORS:
             pass
-        ends.append(last)
-    if ends[0] is None and ends[1] is None:
-        first, end = 1, LARGEST_GAP
-    else:
-        first = (ends[0] or 0) + 1
-        end = ends[1] if ends[1] is not None else first + LARGEST_GAP
-    refused = 0
-    for number in range(first, min(end, first + LARGEST_GAP)):
-        if number in seen:
-            continue
-        try:
-            yield from old.execute(f"SELECT {columns} FROM {table} NOT INDEXED WHERE rowid = ?", (number,))
-            refused = 0
-        except ERRORS:
-            refused += 1
-            if refused > LARGEST_HOLE:
-                return
+        return last

@@ -115,7 +115,7 @@ class SqliteFile:
     def _open_to_write(self) -> None:
         """With the lock held alone."""
         if not self.path.exists():
-            self._set_aside("left over")  # a log without its file would be taken for the log of the new one
+            self._set_aside("left-over")  # a log without its file would be taken for the log of the new one
             self._make()
         elif not self.path.stat().st_size:
             raise Damaged("it is empty: it was cut short")
@@ -312,7 +312,7 @@ class SqliteFile:
         count = 0
         while any(Path(f"{self.path}.{why}-{stamp}-{count}{end}").exists() for end in BESIDE):
             count += 1
-        new = Path(f"{self.path}.{why}-{stamp}-{count}".replace(" ", "-"))
+        new = Path(f"{self.path}.{why}-{stamp}-{count}")
         for end in BESIDE:
             with suppress(FileNotFoundError):
                 os.rename(f"{self.path}{end}", f"{new}{end}")

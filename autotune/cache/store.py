@@ -80,18 +80,21 @@ class TuningCache:
         """
         with self._lock:
             try:
-                stamp = self._here().stamp()
-                if stamp != self._stamp or len(self._answers) > MOST_REMEMBERED:
-                    self._answers.clear()
-                    self._stamp = stamp
-                    if len(self._read) > MOST_REMEMBERED:
-                        self._read.clear()
-                if key not in self._answers:
-                    self._answers[key] = self._found(key) or self._packaged.lookup(key, self.versions, self._within)
-                return self._answers[key]
-            except Failure as failure:
-                self._failed(failure, "is not asked")
-                return self._packaged.lookup(key, self.versions, self._within)
+                return self._answer(key)
+            except Failure:  # once more, with a damaged file mended
+                found = self._try(lambda: self._answer(key), None, "is not asked")
+                return found or self._packaged.lookup(key, self.versions, self._within)
+
+    def _answer(self, key: Key) -> Decision | None:
+        stamp = self._here().stamp()
+        if stamp != self._stamp or len(self._answers) > MOST_REMEMBERED:
+            self._answers.clear()
+            self._stamp = stamp
+            if len(self._read) > MOST_REMEMBERED:
+                self._read.clear()
+        if key not in self._answers:
+            self._answers[key] = self._found(key) or self._packaged.lookup(key, self.versions, self._within)
+        return self._answers[key]
 
     def _found(self, key: Key) -> Decision | None:
         source = self.database.source

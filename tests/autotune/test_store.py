@@ -17,7 +17,7 @@ from fusecade.autotune.cache import TuningCache, open_cache, study_storage
 from fusecade.autotune.cache.codec import LONGEST_NOTE
 from fusecade.autotune.cache.sqlite_file import FILE, InMemory, SqliteFile
 from fusecade.autotune.records import PREDICTED, Place, Versions
-from fusecade.errors import CacheWarning, InvalidArgument
+from fusecade.errors import CacheWarning, InvalidArgument, MissingTool
 
 LOOKUP_US = 50.0
 
@@ -384,6 +384,13 @@ class TestPostgres(Kept):
         with cache:
             assert cache.place == str(tmp_path / FILE)
             assert cache.record(key(), sample())
+
+    def test_without_its_driver(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        with pytest.warns(CacheWarning, match=r"psycopg is needed for .* the user's own cache is used"):
+            open_cache(tmp_path, "postgresql://tuner@127.0.0.1:1/tuning").close()
+        with pytest.raises(MissingTool, match="psycopg"):
+            open_cache(tmp_path, "postgresql://tuner@127.0.0.1:1/tuning", strict=True)
 
     def test_a_server_that_goes_away(self, open, postgres_url):
         import psycopg

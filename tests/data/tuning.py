@@ -33,7 +33,7 @@ def decision(of: Key, number: int = 0, us: float = 10.0, **given) -> Decision:
 
 def plain(found: Decision | None) -> Decision | None:
     """As it was decided, without what a lookup says of it."""
-    return found and replace(found, source="", distance=0.0, mismatches=())
+    return found and replace(found, source="", device="", distance=0.0, mismatches=())
 
 
 def some_contents(keys: int = 6, samples: int = 5) -> Contents:
