@@ -144,8 +144,9 @@ def _merge_files(chosen: Namespace, show: Any) -> int:
         done.append((source, merged))
     if not chosen.dry_run:
         _write(chosen.out, whole)
-    show([*(views.merged(*d, chosen.dry_run) for d in done), f"{views.count(whole)} written to {chosen.out}"],
-         [{"source": name} | views.merged_as_data(merged) for name, merged in done])  # fmt: skip
+    said = [views.merged(name, merged, chosen.dry_run) for name, merged in done]
+    data = [{"source": name} | views.merged_as_data(merged) for name, merged in done]
+    show([*said, f"{views.count(whole)} {'would be ' if chosen.dry_run else ''}written to {chosen.out}"], data)
     return exits.FINE
 
 

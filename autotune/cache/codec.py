@@ -88,8 +88,9 @@ def _sample(data: Any) -> Sample:
     _want(isinstance(given["note"], str), "note", given["note"])
     resources = given["resources"]
     _want(isinstance(resources, dict) and all(type(v) is int for v in resources.values()), "resources", resources)
-    made = {"configuration": Configuration.from_json(given["configuration"]), "versions": _versions(given["versions"])}
-    return Sample(**(given | made))
+    given["configuration"] = Configuration.from_json(given["configuration"])
+    given["versions"] = _versions(given["versions"])
+    return Sample(**given)
 
 
 _KEPT = ("key", "configuration", "kind", "us", "default_us", "versions", "at")  # of a decision; a lookup adds the rest
@@ -107,8 +108,10 @@ def read_decision(data: Any) -> Decision:
     _want(given["default_us"] is None or type(given["default_us"]) in _NUMBER, "default_us", given["default_us"])
     _want(type(given["at"]) in _NUMBER and abs(given["at"]) <= _INTEGERS, "at", given["at"])
     _want(isinstance(given["kind"], str), "kind", given["kind"])
-    made = {"key": read_key(given["key"]), "configuration": Configuration.from_json(given["configuration"])}
-    return Decision(**(given | made | {"versions": _versions(given["versions"])}))
+    given["configuration"] = Configuration.from_json(given["configuration"])
+    given["versions"] = _versions(given["versions"])
+    given["key"] = read_key(given["key"])
+    return Decision(**given)
 
 
 def _written(data: Mapping[str, Any], read: Any) -> str:
@@ -128,8 +131,9 @@ def _versions(data: Any) -> Versions:
 
 
 def _object(data: Any, names: set[str], what: str) -> dict[str, Any]:
+    """A copy.  Raises InvalidArgument for other names."""
     _want(isinstance(data, dict) and set(data) == names, what, data)
-    return data
+    return dict(data)
 
 
 def _want(right: bool, what: str, got: object) -> None:

@@ -239,7 +239,8 @@ class TestDamage:
     def test_a_damaged_log(self, tmp_path: Path, seeds: range):
         """The log of a process that was killed, damaged, beside a file that knows nothing of it."""
         with open_cache(tmp_path / "one") as cache:
-            bare = cache.rows("PRAGMA wal_checkpoint(TRUNCATE)") and (tmp_path / "one" / FILE).read_bytes()
+            cache.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+            bare = (tmp_path / "one" / FILE).read_bytes()
             for each in KEYS:
                 cache.record_all(each, GIVEN[each])
                 cache.decide(each, DECIDED[each])

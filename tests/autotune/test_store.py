@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from data.tuning import A100, NOW, configuration, decision, key, plain, sample
+from data.tuning import A100, at_these_versions, configuration, decision, key, plain, sample
 
 from fusecade.autotune.cache import TuningCache, open_cache, study_storage
 from fusecade.autotune.cache.codec import LONGEST_NOTE
@@ -291,7 +291,7 @@ class Kept(Contract):
 class TestSqlite(Kept):
     @pytest.fixture
     def open(self, tmp_path: Path):
-        return lambda **given: open_cache(tmp_path / "a folder? 100% mine", **({"versions": NOW} | given))
+        return lambda **given: open_cache(tmp_path / "a folder? 100% mine", **at_these_versions(given))
 
     def test_the_file_is_private(self, cache, tmp_path):
         path = tmp_path / "a folder? 100% mine" / FILE
@@ -314,7 +314,7 @@ class TestSqliteWithoutItsLog(Kept):
         def opened() -> SqliteFile:
             return SqliteFile(tmp_path / "cache" / FILE, journal="delete")
 
-        return lambda **given: TuningCache(opened(), reopen=opened, **({"versions": NOW} | given))
+        return lambda **given: TuningCache(opened(), reopen=opened, **at_these_versions(given))
 
     def test_it_has_none(self, cache, tmp_path):
         cache.record(key(), sample())
@@ -328,7 +328,7 @@ class TestInMemory(Contract):
 
     @pytest.fixture
     def open(self):
-        return lambda **given: TuningCache(InMemory(), reopen=InMemory, **({"versions": NOW} | given))
+        return lambda **given: TuningCache(InMemory(), reopen=InMemory, **at_these_versions(given))
 
 
 class TestPostgres(Kept):
@@ -336,7 +336,7 @@ class TestPostgres(Kept):
 
     @pytest.fixture
     def open(self, postgres_url: str, tmp_path: Path):
-        return lambda **given: open_cache(tmp_path, postgres_url, **({"versions": NOW} | given))
+        return lambda **given: open_cache(tmp_path, postgres_url, **at_these_versions(given))
 
     def test_nobody_reads_the_password(self, cache, postgres_url):
         password = postgres_url.split(":")[2].partition("@")[0]

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from data.tuning import configuration, decision, key, sample, some_contents
+from data.tuning import configuration, decision, key, known, sample, some_contents
 
 from fusecade import cli
 from fusecade.autotune.cache import open_cache, read_file, to_text
@@ -256,4 +256,4 @@ class TestCompletion:
 def test_what_the_tests_use_is_what_there_is(filled):
     with open_cache(filled.parent) as cache:
         assert read_all(cache).contents.count == (6, 6, 30)
-        assert cache.lookup(key(64, program="aa")).configuration == configuration(0)
+        assert known(cache, key(64, program="aa")).configuration == configuration(0)

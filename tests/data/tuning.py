@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from fusecade.autotune.cache import Contents, Decision
+from fusecade.autotune.cache import Contents, Decision, TuningCache
 from fusecade.autotune.records import MEASURED, Configuration, Key, Place, Sample, Versions
 
 H100 = Place("sm_90", 132, 80 << 30)
@@ -20,15 +21,33 @@ def configuration(number: int = 0) -> Configuration:
     return Configuration.of(f"walk {number % 3}", {"BI": 16 << number % 4, "BJ": 16 + number})
 
 
-def sample(number: int = 0, us: float | None = 10.0, **given) -> Sample:
+def sample(number: int = 0, us: float | None = 10.0, **given: Any) -> Sample:
     state = given.pop("state", MEASURED)
-    told = {"rounds": 5, "spread_us": 0.5, "resources": {"registers": 64}, "versions": NOW, "at": 1e9 + number}
+    told: dict[str, Any] = {
+        "rounds": 5,
+        "spread_us": 0.5,
+        "resources": {"registers": 64},
+        "versions": NOW,
+        "at": 1e9 + number,
+    }
     return Sample(configuration(number), state, us, **(told | given))
 
 
-def decision(of: Key, number: int = 0, us: float = 10.0, **given) -> Decision:
-    told = {"kind": MEASURED, "default_us": 12.0, "versions": NOW, "at": 1e9 + number}
+def decision(of: Key, number: int = 0, us: float = 10.0, **given: Any) -> Decision:
+    told: dict[str, Any] = {"kind": MEASURED, "default_us": 12.0, "versions": NOW, "at": 1e9 + number}
     return Decision(of, configuration(number), us=us, **(told | given))
+
+
+def at_these_versions(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a session, of these versions where nothing else is said."""
+    return {"versions": NOW} | given
+
+
+def known(cache: TuningCache, of: Key) -> Decision:
+    """What a lookup finds, where it has to find something."""
+    found = cache.lookup(of)
+    assert found is not None
+    return found
 
 
 def plain(found: Decision | None) -> Decision | None:
