@@ -1,11 +1,13 @@
-"""Keys, samples and decisions for the tests of the tuning cache."""
+"""Keys, samples and decisions for the tests of the tuning cache, and a file that is full of them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from fusecade.autotune.cache import Contents, Decision, TuningCache
+from fusecade.autotune.cache import Contents, Decision, TuningCache, open_cache
+from fusecade.autotune.cache.sqlite_file import FILE
 from fusecade.autotune.records import MEASURED, Configuration, Key, Place, Sample, Versions
 
 H100 = Place("sm_90", 132, 80 << 30)
@@ -63,3 +65,30 @@ def some_contents(keys: int = 6, samples: int = 5) -> Contents:
         for each in range(samples):
             out.add_sample(of.digest, sample(each, us=7.0 + each + number))
     return out
+
+
+KEYS = [key(64 << n, program="abcd"[n] * 2) for n in range(4)]
+GIVEN = {k: [sample(n, us=8.0 + n) for n in range(40)] for k in KEYS}
+DECIDED = {k: decision(k, n) for n, k in enumerate(KEYS)}
+
+
+def filled(folder: Path) -> Path:
+    """A cache with some hundred rows, closed; returns its file."""
+    with open_cache(folder) as cache:
+        for each in KEYS:
+            cache.record_all(each, GIVEN[each])
+            cache.decide(each, DECIDED[each])
+    return folder / FILE
+
+
+def only_what_was_written(cache: TuningCache) -> int:
+    """How many samples are left; fails for one, or for a decision, that was never written."""
+    left = 0
+    for each in KEYS:
+        found = cache.lookup(each)
+        assert found is None or plain(found) in DECIDED.values()
+        assert found is None or found.key.family == each.family
+        samples = cache.samples(each)
+        assert all(s in GIVEN[each] for s in samples)
+        left += len(samples)
+    return left
