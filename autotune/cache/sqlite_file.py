@@ -30,7 +30,7 @@ FILE = "tuning.sqlite"
 LOCK = "tuning.lock"
 BESIDE = ("", "-wal", "-shm", "-journal")  # what belongs to one database
 WRITE_SECONDS = 60.0  # a writer waits that long for others
-READ_SECONDS = 0.25  # a lookup that long, and only where the journal mode makes readers wait
+READ_SECONDS = {"wal": 0.25, "delete": 2.0}  # a reader that long; in the first mode nobody makes it wait
 _ONE = "SELECT digest, seal, body FROM tuned_decisions WHERE digest = ?"
 _FAMILY = "SELECT digest, seal, body FROM tuned_decisions WHERE family = ?"
 
@@ -128,17 +128,23 @@ class SqliteFile:
             schema.migrate(run)
         self._open_reader()
 
-    def _make(self) -> None:
+    def _make(self, reason: str = "", aside: Path | None = None) -> None:
+        """A new file in the place of this one, with what can be read from the damaged one, all of it or nothing."""
         new = self.path.with_name(f".{self.path.name}.new")
-        for name in BESIDE:
-            Path(f"{new}{name}").unlink(missing_ok=True)
+        for end in BESIDE:
+            Path(f"{new}{end}").unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         connection = self._connect("rw", WRITE_SECONDS, new)
         try:
+            run = self._runner(connection)
             with self._begun(connection):
-                schema.migrate(self._runner(connection))
+                schema.migrate(run)
+                if reason:
+                    self.salvaged = salvage(reason, aside, run) if aside else Salvaged(reason, None)
         finally:
             connection.close()
+        for end in BESIDE[1:]:
+            Path(f"{self.path}{end}").unlink(missing_ok=True)  # a log of the old file would be taken for one of the new
         os.replace(new, self.path)
 
     def _open_to_read(self, why: str) -> None:
@@ -157,7 +163,7 @@ class SqliteFile:
                     raise
 
     def _open_reader(self, how: str = "rw") -> None:
-        self._reader = self._connect(how, READ_SECONDS)
+        self._reader = self._connect(how, READ_SECONDS[self._journal])
         run = self._runner(self._reader)
         run("PRAGMA query_only = ON")
         self._file, self._version = self._identity(), None
@@ -203,7 +209,14 @@ class SqliteFile:
             raise failure_of(error) from error
 
     def rows(self, sql: str, **values: Any) -> list[Any]:
-        return self._runner(self._reading())(sql, **values)
+        """Unlike a lookup, it has time."""
+        run = self._runner(self._reading())
+        run(f"PRAGMA busy_timeout = {int(1000 * WRITE_SECONDS)}")
+        try:
+            return run(sql, **values)
+        finally:
+            with suppress(Failure):
+                run(f"PRAGMA busy_timeout = {int(1000 * READ_SECONDS[self._journal])}")
 
     def _reading(self) -> sqlite3.Connection:
         """The reader, of the file that is there now: another process may have replaced a damaged one."""
@@ -278,13 +291,8 @@ class SqliteFile:
                 if self._sound():
                     self._open_to_write()  # somebody else has replaced it
                     return
-                aside = self._set_aside("damaged")
+                self._make(reason, self._set_aside("damaged"))
                 self._open_to_write()
-                assert self._writer is not None
-                self.salvaged = Salvaged(reason, aside)
-                if aside is not None:
-                    with self._begun(self._writer):
-                        self.salvaged = salvage(reason, aside, self._runner(self._writer))
         except OSError as error:
             raise Unavailable(f"it is damaged ({reason}), and cannot be set aside: {error.strerror}") from error
 
@@ -307,7 +315,8 @@ class SqliteFile:
                 connection.close()
 
     def _set_aside(self, why: str) -> Path | None:
-        """Renames the file and what belongs to it; returns the new name of the file, None where there was none."""
+        """Gives the file and what belongs to it a second name, so that it is there until a new one is in its place;
+        returns that name, None where there was no file."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         count = 0
         while any(Path(f"{self.path}.{why}-{stamp}-{count}{end}").exists() for end in BESIDE):
@@ -315,7 +324,7 @@ class SqliteFile:
         new = Path(f"{self.path}.{why}-{stamp}-{count}")
         for end in BESIDE:
             with suppress(FileNotFoundError):
-                os.rename(f"{self.path}{end}", f"{new}{end}")
+                _second_name(f"{self.path}{end}", f"{new}{end}")
         return new if new.exists() else None
 
     def _identity(self) -> tuple[int, int] | None:
@@ -394,6 +403,15 @@ class InMemory:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _second_name(old: str, new: str) -> None:
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        os.rename(old, new)  # this file system has no links
 
 
 def _tables(run: schema.Run) -> set[str]:

@@ -23,7 +23,7 @@ from . import leases
 from .codec import configuration_digest
 from .database import Database, DecisionRow
 from .decision import Decision
-from .failures import Damaged, Failure
+from .failures import Damaged, Failure, Newer
 from .leases import Lease
 from .nearest import WITHIN, nearest
 from .packaged import Packaged
@@ -81,9 +81,12 @@ class TuningCache:
         with self._lock:
             try:
                 return self._answer(key)
-            except Failure:  # once more, with a damaged file mended
+            except Damaged:  # once more, with a file that is mended
                 found = self._try(lambda: self._answer(key), None, "is not asked")
-                return found or self._packaged.lookup(key, self.versions, self._within)
+            except Failure as failure:
+                self._failed(failure, "is not asked")
+                found = None if isinstance(failure, Newer) else self._answers.get(key)  # what was known is still right
+            return found or self._packaged.lookup(key, self.versions, self._within)
 
     def _answer(self, key: Key) -> Decision | None:
         stamp = self._here().stamp()

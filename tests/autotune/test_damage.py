@@ -130,6 +130,30 @@ class TestDamage:
             assert cache.record(key(), sample())
         assert [p.read_bytes() for p in (tmp_path / "cache").glob("*damaged*")] == [content]
 
+    def test_a_kill_while_it_is_saved(self, tmp_path: Path, whole: bytes, monkeypatch):
+        """The damaged file stays in its place until a new one with its rows is there."""
+        from fusecade.autotune.cache import sqlite_file
+
+        (tmp_path / "cache").mkdir(mode=0o700)
+        damaged = bytearray(whole)
+        damaged[4096 * 4 : 4096 * 6] = bytes(8192)
+        (tmp_path / "cache" / FILE).write_bytes(damaged)
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patched.setattr(sqlite_file, "salvage", killed)
+            with pytest.raises(KeyboardInterrupt):
+                with open_cache(tmp_path / "cache") as cache:
+                    only_what_was_written(cache)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_cache(tmp_path / "cache") as cache:
+                assert only_what_was_written(cache) > 0
+                assert only_what_was_written(cache) > 100
+
     def test_a_database_of_something_else_is_left_as_it_is(self, tmp_path: Path):
         (tmp_path / "cache").mkdir(mode=0o700)
         with sqlite3.connect(tmp_path / "cache" / FILE) as connection:

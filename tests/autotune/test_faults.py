@@ -79,8 +79,8 @@ class TestKills:
 
 class TestManyProcesses:
     @staticmethod
-    def tune_together(place: object, count: int, samples: Callable[[], list]) -> None:
-        processes = [tuner("shared", place, number) for number in range(count)]
+    def tune_together(place: object, count: int, samples: Callable[[], list], *how: str) -> None:
+        processes = [tuner("shared", place, number, *how) for number in range(count)]
         done: list[int] = []
         for process in processes:
             out, err = process.communicate(timeout=300)
@@ -94,10 +94,14 @@ class TestManyProcesses:
         self.tune_together(folder, 16, lambda: open_cache(folder).samples(key()))
 
     def test_without_a_write_ahead_log(self, tmp_path: Path):
-        from fusecade.autotune.cache.sqlite_file import SqliteFile
+        folder = tmp_path / "cache"
 
-        SqliteFile(tmp_path / "cache" / FILE, journal="delete").close()
-        self.tune_together(tmp_path / "cache", 3, lambda: open_cache(tmp_path / "cache").samples(key()))
+        def samples() -> list:
+            with sqlite3.connect(folder / FILE) as connection:
+                assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+            return open_cache(folder).samples(key())
+
+        self.tune_together(folder, 3, samples, "nolog")
 
     def test_three_on_a_server(self, postgres_url: str, tmp_path: Path):
         self.tune_together(postgres_url, 3, lambda: open_cache(tmp_path, postgres_url).samples(key()))

@@ -2,7 +2,8 @@
 
 endless: records samples one after another and says each number once it is kept, until it is killed.
 shared: claims candidates out of a common list, "measures" and records each that it gets, and prints their numbers.
-open: opens the cache (with one migration more than there is, where it is told to) and records one sample.
+open: opens the cache and records one sample.
+Further words: migrated: with one migration more than there is.  nolog: SQLite without its write-ahead log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
-from fusecade.autotune.cache import TuningCache, open_cache, schema
+from fusecade.autotune.cache import TuningCache, open_cache, schema, sqlite_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data.tuning import configuration, decision, key, sample
@@ -55,6 +56,9 @@ def main() -> None:
     number = int(numbers[0]) if numbers else 0
     if "migrated" in numbers:
         schema.STEPS = (*schema.STEPS, ("ALTER TABLE tuned_samples ADD COLUMN more TEXT",))
+    if "nolog" in numbers:
+        sqlite_file.journal_for = lambda folder: "delete"
+        warnings.filterwarnings("ignore", ".*is not asked: another process has it locked")  # a lookup does not wait
     with open_cache(*place) as cache:
         if what == "endless":
             endless(cache)
