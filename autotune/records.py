@@ -135,5 +135,17 @@ class Sample:
                 raise InvalidArgument(f"{value} is no time in microseconds", next_step=AGAIN)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a configuration has no time.  state: one of FAILURES.  note: for a person."""
+
+    state: str
+    note: str
+
+    def __post_init__(self) -> None:
+        if self.state not in FAILURES:
+            raise InvalidArgument.choice("the state of a failure", self.state, FAILURES)
+
+
 def _digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
