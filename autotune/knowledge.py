@@ -11,7 +11,7 @@ from functools import cached_property
 
 from .pruning import Resources
 from .records import MEASURED, PREDICTED, Configuration, Sample
-from .residuals import Residuals
+from .residuals import Estimate, Residuals
 from .space import Inadmissible, Predict, Prediction, Space
 from .statistics import median, notch
 from .stopping import bound, expected_gain
@@ -144,29 +144,23 @@ class Knowledge:
         corrected = predicted * math.exp(self._residuals.estimate(configuration).mean - self.score(best))
         return f"{PRICED_OUT} {corrected:.2f} times the best, by its price and what was measured of others like it"
 
-    def gain(self, configuration: Configuration) -> float:
-        """By which part it may be expected to be faster than the best, as far as it runs at all."""
-        best = self.best
-        assert best is not None
-        return self._gain(configuration, self.score(best))
-
-    def _gain(self, configuration: Configuration, best: float) -> float:
-        log_us, estimate = math.log(self.predicted_us(configuration)), self._residuals.estimate(configuration)
-        return expected_gain(log_us, estimate, best) * self._runs(configuration)
-
     def most_promising(self, without: set[Configuration]) -> tuple[Configuration, float] | None:
-        """Of those not tried, the one with the most to expect, and how much; None where none is left."""
-        best, found = self.best, None
-        fastest = math.inf if best is None else self.score(best)
-        for c in self.ranked:
-            if c in without or self.tried(c):
-                continue
-            if best is None:
-                return c, math.inf
-            gain = self._gain(c, fastest)
-            if found is None or gain > found[1]:
-                found = c, gain
-        return found
+        """Of those not tried, the one that may be expected to be faster than the best by the largest part, as far as it
+        runs at all, and that part; None where none is left.
+        """
+        left = [c for c in self.ranked if c not in without and not self.tried(c)]
+        if (best := self.best) is None or not left:
+            return (left[0], math.inf) if left else None
+        fastest, mean = self.score(best), self._residuals.mean
+        ordered = sorted((math.log(self.predicted_us(c)) + mean(c), n) for n, c in enumerate(left))
+        found, largest, widest = left[ordered[0][1]], 0.0, Estimate(0.0, self._residuals.widest)
+        for corrected, n in ordered:
+            if expected_gain(corrected, widest, fastest) <= largest:
+                break  # nor has any that follows more to expect
+            estimate = Estimate(0.0, self._residuals.estimate(left[n]).deviation)
+            if (gain := expected_gain(corrected, estimate, fastest) * self._runs(left[n])) > largest:
+                found, largest = left[n], gain
+        return found, largest
 
     def _runs(self, configuration: Configuration) -> float:
         """The chance that it runs: of the pair of its values that failed most often, by Laplace's rule."""

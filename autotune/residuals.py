@@ -33,6 +33,7 @@ class Residuals:
 
     def __init__(self) -> None:
         self._terms: dict[tuple[str, int], int] = {}
+        self._terms_by: dict[Configuration, list[int]] = {}
         self._models = [_Model(share) for share in SHARES]
 
     def add(self, configuration: Configuration, residual: float) -> None:
@@ -41,13 +42,29 @@ class Residuals:
             model.add(terms, residual)
 
     def estimate(self, configuration: Configuration) -> Estimate:
-        best = max(self._models, key=lambda model: model.evidence)
-        return best.estimate(self._terms_of(configuration))
+        terms, model = self._terms_of(configuration), self._model
+        return Estimate(model.mean_of(terms), model.deviation(model.variance(terms)))
+
+    def mean(self, configuration: Configuration) -> float:
+        """Of the estimate, for less."""
+        return self._model.mean_of(self._terms_of(configuration))
+
+    @property
+    def widest(self) -> float:
+        """No estimate has a larger deviation, once something is known of the constant."""
+        return self._model.deviation(1.0 + self._model.constant)
+
+    @property
+    def _model(self) -> _Model:
+        return max(self._models, key=lambda model: model.evidence)
 
     def _terms_of(self, configuration: Configuration) -> list[int]:
         """The numbers of its terms: 0 is the constant."""
-        keys = [(configuration.variant, 0), *((f"{name} =", value) for name, value in configuration.values)]
-        return [0, *(self._terms.setdefault(key, len(self._terms) + 1) for key in keys)]
+        if (found := self._terms_by.get(configuration)) is None:
+            keys = [(configuration.variant, 0), *((f"{name} =", value) for name, value in configuration.values)]
+            found = [0, *(self._terms.setdefault(key, len(self._terms) + 1) for key in keys)]
+            self._terms_by[configuration] = found
+        return found
 
 
 @dataclass
@@ -62,8 +79,8 @@ class _Model:
     covariance: list[list[float]] = field(default_factory=list)
 
     def add(self, terms: list[int], value: float) -> None:
-        column, variance = self._column(terms), self._variance(terms)
-        error = value - sum(self.mean[t] for t in terms)
+        column, variance = self._column(terms), self.variance(terms)
+        error = value - self.mean_of(terms)
         self.evidence += _log_student(error, self.degrees, self.scale / self.degrees * variance)
         self.degrees += 1
         self.scale += error**2 / variance
@@ -75,14 +92,23 @@ class _Model:
             for m in nonzero:
                 row[m] -= gain * column[m]
 
-    def estimate(self, terms: list[int]) -> Estimate:
-        variance = self.scale / self.degrees * self._variance(terms)
-        heavy = self.degrees / (self.degrees - 2)  # a Student t is wider than the normal that stands for it
-        return Estimate(sum(self.mean[t] for t in terms), math.sqrt(variance * heavy))
-
-    def _variance(self, terms: list[int]) -> float:
+    def mean_of(self, terms: list[int]) -> float:
         self._grow(max(terms) + 1, len(terms))
-        return 1 - self.share + sum(self.covariance[t][u] for t in terms for u in terms)
+        return sum([self.mean[t] for t in terms])
+
+    def deviation(self, variance: float) -> float:
+        heavy = self.degrees / (self.degrees - 2)  # a Student t is wider than the normal that stands for it
+        return math.sqrt(self.scale / self.degrees * variance * heavy)
+
+    @property
+    def constant(self) -> float:
+        """The variance of the constant."""
+        return self.covariance[0][0] if self.covariance else FACTOR**2
+
+    def variance(self, terms: list[int]) -> float:
+        self._grow(max(terms) + 1, len(terms))
+        rows = [self.covariance[t] for t in terms]
+        return 1 - self.share + sum([row[u] for row in rows for u in terms])
 
     def _column(self, terms: list[int]) -> list[float]:
         self._grow(max(terms) + 1, len(terms))
