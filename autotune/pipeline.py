@@ -13,7 +13,9 @@ Candidate = TypeVar("Candidate", bound=Hashable)
 Submit = Callable[[Candidate], "Future[Outcome]"]
 
 
-def pipeline(candidates: Iterable[Candidate], submit: Submit[Candidate], ahead: int) -> Iterator[tuple[Candidate, Outcome]]:
+def pipeline(
+    candidates: Iterable[Candidate], submit: Submit[Candidate], ahead: int
+) -> Iterator[tuple[Candidate, Outcome]]:
     """Each candidate with its outcome, in their order, while up to `ahead` of those that follow are being worked on.
 
     Candidates are drawn no earlier than that.  Where the caller stops, what was not begun is cancelled.

@@ -10,7 +10,6 @@ trial under way and no more.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -30,6 +29,7 @@ Measure = Callable[[Configuration, Configuration], Comparison | Failure]
 """Checks the first and times it in turns with the second, which runs; or says why the first cannot be timed."""
 
 FEW = 8  # trials before which no search is ended for want of gain
+SEARCHED, UNLIMITED, UNSAID = Options(), Limits(), Versions()  # what is meant where nothing is said
 LOOK_EVERY = 4  # trials between two looks at what is left to gain
 PATIENCE = 4  # proposals of a sampler that may be refused, one after another
 
@@ -76,7 +76,7 @@ def search(
     space: Space,
     predict: Predict,
     measure: Measure | None,
-    options: Options = Options(),
+    options: Options = SEARCHED,
     known: Iterable[Sample] = (),
     *,
     on_sample: Callable[[Sample], None] = lambda sample: None,
@@ -84,8 +84,8 @@ def search(
     inspect: Inspect | None = None,
     prepare: Callable[[Configuration], None] | None = None,
     confirm: Measure | None = None,
-    limits: Limits = Limits(),
-    versions: Versions = Versions(),
+    limits: Limits = UNLIMITED,
+    versions: Versions = UNSAID,
     storage: Any = None,
     study: str = "fusecade",
     clock: Callable[[], float] = time.monotonic,
@@ -130,7 +130,7 @@ class _Run:
     prepare: Callable[[Configuration], None] | None
     confirm: Measure | None
     limits: Limits
-    versions: Versions = Versions()
+    versions: Versions = UNSAID
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     start: float = 0.0
@@ -318,20 +318,25 @@ class _Run:
         assert self.confirm is not None
         if self._reference(default) != default or not self.knowledge.measured:
             return
+        for n in range(self.options.finalists):
+            late = self.clock() - self.start + self.longest > self.options.seconds
+            if (finalist := self._finalist()) is None or (n and late):
+                return
+            outcome = self.confirm(finalist.configuration, default)
+            prediction = self.knowledge.predicted(finalist.configuration)
+            assert isinstance(prediction, Prediction)
+            found = Resources.from_mapping(finalist.resources)
+            self._record(self._measured(finalist.configuration, outcome, prediction, found))
+            if isinstance(outcome, Comparison):
+                self.confirmed[finalist.configuration] = outcome
+
+    def _finalist(self) -> Sample | None:
+        """The fastest that was not compared again, if it is as fast as the fastest of all but for noise."""
         ordered = sorted(self.knowledge.measured, key=lambda s: (self.knowledge.score(s), s.configuration))
         margin = self.knowledge.score(ordered[0]) + 2 * self.knowledge.noise
-        near = [s for s in ordered if self.knowledge.score(s) <= margin]
-        for n, sample in enumerate(near[: self.options.finalists]):
-            late = self.clock() - self.start + self.longest > self.options.seconds
-            if sample.configuration == default or (n and late):
-                continue
-            outcome = self.confirm(sample.configuration, default)
-            prediction = self.knowledge.predicted(sample.configuration)
-            assert isinstance(prediction, Prediction)
-            found = Resources.from_mapping(sample.resources)
-            self._record(self._measured(sample.configuration, outcome, prediction, found))
-            if isinstance(outcome, Comparison):
-                self.confirmed[sample.configuration] = outcome
+        settled = {self.space.default, *self.confirmed}
+        near = (s for s in ordered if self.knowledge.score(s) <= margin and s.configuration not in settled)
+        return next(near, None)
 
     def result(self) -> Result:
         winner, verdict, confirmed = self._winner()
@@ -376,4 +381,3 @@ class _Run:
             return self.space.default, Verdict(False, "nothing was measured"), False
         faster = best.configuration != self.space.default
         return best.configuration, Verdict(faster, "by its prediction, which nothing has measured"), False
-

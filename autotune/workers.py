@@ -316,7 +316,11 @@ class _Worker:
             answer = json.loads(line)
             right = answer["id"] == number and (
                 isinstance(answer.get(DONE), dict)
-                or (answer["failed"] in FAILURES and isinstance(answer["note"], str) and isinstance(answer["fresh"], bool))
+                or (
+                    answer["failed"] in FAILURES
+                    and isinstance(answer["note"], str)
+                    and isinstance(answer["fresh"], bool)
+                )
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             right = False

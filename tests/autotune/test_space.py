@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fusecade.autotune.options import MODES, Options
 from fusecade.autotune.records import Configuration
 from fusecade.autotune.space import Prediction, Space, Variant
 from fusecade.errors import InvalidArgument
-from hypothesis import given
-from hypothesis import strategies as st
 
 NAMES = st.sampled_from(["BI", "BJ", "BK", "num_warps", "num_stages", "GROUP"])
 VALUES = st.lists(st.integers(0, 512), min_size=1, max_size=4, unique=True)
@@ -95,7 +96,9 @@ def test_the_quick_mode_is_quick():
 
 
 def test_optuna_is_imported_by_searching_only():
-    modules = "records space statistics timing options pruning residuals stopping knowledge samplers search workers pipeline"
+    modules = (
+        "records space statistics timing options pruning residuals stopping knowledge samplers search workers pipeline"
+    )
     imports = "; ".join(f"import fusecade.autotune.{name}" for name in modules.split())
     code = f"import fusecade.autotune; {imports}; import sys; print('optuna' in sys.modules, 'torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+
 from fusecade.autotune.pipeline import Prefetch, pipeline
 from fusecade.autotune.workers import Outcome, Pool
 from fusecade.errors import InternalCompilerError, InvalidArgument
@@ -114,7 +115,11 @@ def test_what_is_printed_is_no_answer(pool: Pool):
 
 @pytest.mark.parametrize(
     ("do", "state", "words"),
-    [("wrong", "wrong", "0.5 off"), ("raise", "invalid", "RuntimeError: no such tile"), ("unspeakable", "invalid", "object")],
+    [
+        ("wrong", "wrong", "0.5 off"),
+        ("raise", "invalid", "RuntimeError: no such tile"),
+        ("unspeakable", "invalid", "object"),
+    ],
 )
 def test_a_refusal_keeps_the_worker(pool: Pool, do: str, state: str, words: str):
     before = ask(pool, "echo").value["pid"]
