@@ -312,6 +312,7 @@ class _Worker:
 
     def _checked(self, line: bytes, number: int) -> dict[str, Any]:
         """An answer as `worker_side` writes it."""
+        answer: Any = None
         try:
             answer = json.loads(line)
             right = answer["id"] == number and (

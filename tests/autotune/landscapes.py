@@ -47,7 +47,7 @@ class Landscape:
     def space(self) -> Space:
         """With the cost model's choice first."""
         given = Space.of(self.choices)
-        best = min((c for c in given if isinstance(self.predict(c), Prediction)), key=lambda c: self.predict(c).us)  # type: ignore[union-attr]
+        best = min((c for c in given if isinstance(self.predict(c), Prediction)), key=lambda c: self.price(c).us)
         walks = sorted(self.choices, key=lambda walk: walk != best.variant)
         values = dict(best.values)
 
@@ -78,6 +78,12 @@ class Landscape:
         us = max(dots, moved) + 0.2 * min(dots, moved) + merge + 4
         return Prediction(us, "dots" if dots > moved else "hbm", footprint)
 
+    def price(self, c: Configuration) -> Prediction:
+        """Of an admissible one."""
+        prediction = self.predict(c)
+        assert isinstance(prediction, Prediction)
+        return prediction
+
     # --- the machine ---------------------------------------------------------------------------------------------
 
     def true_us(self, c: Configuration) -> float | Failure:
@@ -86,8 +92,6 @@ class Landscape:
             return Failure("crashed", "a register too many")
         if self.fails == "deep" and v.get("num_stages", 0) >= 4 and v.get("BK", 0) >= 64:
             return Failure("out_of_memory", "out of resource: shared memory")
-        prediction = self.predict(c)
-        assert isinstance(prediction, Prediction)
         singles = [self._draw(c.variant, n, x) for n, x in c.values] + [self._draw(c.variant)]
         pairs = [self._draw(c.variant, a, b) for a, b in itertools.combinations(c.values, 2)]
         rest = 1 - self.terms
@@ -96,7 +100,7 @@ class Landscape:
             + math.sqrt(rest / 2) * sum(pairs) / math.sqrt(max(len(pairs), 1))
             + math.sqrt(rest / 2) * self._draw(c)
         )
-        us = prediction.us * self.factor * math.exp(max(-DEVIATION, min(DEVIATION, deviation * DEVIATION / 1.6)))
+        us = self.price(c).us * self.factor * math.exp(max(-DEVIATION, min(DEVIATION, deviation * DEVIATION / 1.6)))
         used = v.get("BI", 64) * v.get("BJ", 64) / (32 * v.get("num_warps", 4)) + 8 * v.get("num_stages", 2)
         return us * self.cliff if used > self.registers else us
 
