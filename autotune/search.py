@@ -31,7 +31,7 @@ Measure = Callable[[Configuration, Configuration], Comparison | Failure]
 FEW = 8  # trials before which no search is ended for want of gain
 SEARCHED, UNLIMITED, UNSAID = Options(), Limits(), Versions()  # what is meant where nothing is said
 LOOK_EVERY = 4  # trials between two looks at what is left to gain
-PATIENCE = 4  # proposals of a sampler that may be refused, one after another
+PATIENCE = 2  # proposals of a sampler that may be refused, one after another
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from .space import Space
 
 STARTS = 10  # proposals before the estimator's first: the default, the best of each walk, the best that differ
 APART = 2  # parameters in which those differ
-TRIES = 4  # proposals that may be of no use, one after another
+TRIES = 3  # proposals that may be of no use, one after another
 WALK = "(walk)"
 
 

@@ -27,6 +27,7 @@ from landscapes import Landscape, landscapes
 
 NEAR = 0.05
 LANDSCAPES = landscapes()
+EVERY_OTHER = range(0, len(LANDSCAPES), 2)
 
 
 @cache
@@ -40,18 +41,19 @@ def tried(number: int, sampler: str, seed: int) -> tuple[float, Result]:
     return land.regret(found.winner), found
 
 
-def table(seeds: int) -> tuple[dict[str, list[float]], str]:
+def table(numbers: range, seeds: int) -> tuple[dict[str, list[float]], str]:
     """Regrets by sampler, and a line for each landscape."""
-    lines = [f"{'landscape':22}{'points':>7}{'default':>9}{'tpe':>18}{'trials':>10}{'random':>18}"]
+    lines = [f"{'landscape':22}{'points':>7}{'default':>9}{'tpe':>26}{'trials':>13}{'random':>26}"]
     regrets: dict[str, list[float]] = {"tpe": [], "random": []}
-    for n, land in enumerate(LANDSCAPES):
+    for n in numbers:
+        land = LANDSCAPES[n]
         runs = {sampler: [tried(n, sampler, seed) for seed in range(seeds)] for sampler in regrets}
         for sampler, these in runs.items():
             regrets[sampler] += [regret for regret, _ in these]
         tpe, chance = (" ".join(f"{100 * regret:.1f}%" for regret, _ in runs[s]) for s in ("tpe", "random"))
         trials = " ".join(str(result.trials) for _, result in runs["tpe"])
         default = f"{100 * land.regret(land.space.default):.0f}%"
-        lines.append(f"{land.name:22}{len(land.truth):7}{default:>9}{tpe:>18}{trials:>10}{chance:>18}")
+        lines.append(f"{land.name:22}{len(land.truth):7}{default:>9}{tpe:>26}{trials:>13}{chance:>26}")
     for sampler, values in regrets.items():
         near = sum(r <= NEAR for r in values)
         lines.append(f"{sampler}: {near} of {len(values)} within 5 %, mean {100 * sum(values) / len(values):.1f} %")
@@ -68,23 +70,23 @@ def check(regrets: dict[str, list[float]]) -> None:
 
 def test_sixty_trials_come_near_to_all_of_them():
     """Where all points were measured without noise, the winner of 60 noisy trials is within 5 % of the best of them."""
-    regrets, text = table(seeds=1)
+    regrets, text = table(EVERY_OTHER, seeds=1)
     print(text)
     check(regrets)
 
 
 @pytest.mark.slow
 def test_sixty_trials_come_near_to_all_of_them_with_any_seed():
-    regrets, text = table(seeds=4)
+    regrets, text = table(range(len(LANDSCAPES)), seeds=4)
     print(text)
     check(regrets)
 
 
 def test_no_winner_is_slower_than_the_default():
-    for n, land in enumerate(LANDSCAPES):
+    for n in EVERY_OTHER:
         for sampler in ("tpe", "random"):
             regret, _ = tried(n, sampler, 0)
-            assert regret <= land.regret(land.space.default)
+            assert regret <= LANDSCAPES[n].regret(LANDSCAPES[n].space.default)
 
 
 def test_exhaustive_search_finds_the_best():
