@@ -13,7 +13,7 @@ from .pruning import Resources
 from .records import MEASURED, PREDICTED, Configuration, Sample
 from .residuals import Estimate, Residuals
 from .space import Inadmissible, Predict, Prediction, Space
-from .statistics import median, notch
+from .statistics import median, notch, quantile
 from .stopping import bound, expected_gain
 
 
@@ -29,6 +29,9 @@ class Knowledge:
         self._predict, self._most = predict, most
         self._predictions: dict[Configuration, Prediction | Inadmissible] = {}
         self._residuals = Residuals()
+        self._failures: list[Configuration] = []
+        self._deviations: dict[Configuration, float] = {}  # log (measured / predicted)
+        self._over_a_cliff: set[Configuration] = set()
         self._ran: Counter[tuple[tuple[str, int], tuple[str, int]]] = Counter()
         self._failed: Counter[tuple[tuple[str, int], tuple[str, int]]] = Counter()
 
@@ -79,14 +82,32 @@ class Knowledge:
         self.samples[sample.configuration] = sample
         if sample.state == PREDICTED or (first is not None and first.state != PREDICTED):
             return
-        pairs = list(_pairs(sample.configuration))
         if sample.state == MEASURED:
-            self._ran.update(pairs)
-            predicted = self.predicted_us(sample.configuration)
-            if math.isfinite(predicted) and self.score(sample) > -math.inf:
-                self._residuals.add(sample.configuration, self.score(sample) - math.log(predicted))
+            if math.isfinite(price := self.predicted_us(sample.configuration)) and self.score(sample) > -math.inf:
+                self._learn(sample.configuration, self.score(sample) - math.log(price))
         elif not is_priced_out(sample):
-            self._failed.update(pairs)
+            self._failed.update(_pairs(sample.configuration))
+            self._failures.append(sample.configuration)
+
+    def _learn(self, configuration: Configuration, deviation: float) -> None:
+        """Takes a deviation in.  What is far above the others (registers that ran out, say) is no deviation: one such
+        value would move the terms of everything that has something in common with it.  It counts like a failure.
+        """
+        self._deviations[configuration] = deviation
+        edge = quantile(sorted(self._deviations.values()), 0.25) + CLIFF
+        over = {c for c, value in self._deviations.items() if value > edge}
+        if over - {configuration} == self._over_a_cliff:
+            new = {configuration: deviation}
+        else:  # what is far above the others depends on the others
+            self._residuals, self._ran, new = Residuals(), Counter(), self._deviations
+            self._failed = Counter(pair for c in self._failures for pair in _pairs(c))
+        self._over_a_cliff = over
+        for c, value in new.items():
+            if c in over:
+                self._failed.update(_pairs(c))
+            else:
+                self._ran.update(_pairs(c))
+                self._residuals.add(c, value)
 
     def tried(self, configuration: Configuration) -> bool:
         """Whether there is more than a prediction of it."""
@@ -163,13 +184,14 @@ class Knowledge:
         return found, largest
 
     def _runs(self, configuration: Configuration) -> float:
-        """The chance that it runs: of the pair of its values that failed most often, by Laplace's rule."""
+        """The chance that it runs, and over no cliff: of the pair of its values that failed most often, by Laplace's rule."""
         if not self._failed:
             return 1.0
         pairs = (p for p in _pairs(configuration) if self._failed[p])
         return min(((self._ran[p] + 1) / (self._ran[p] + self._failed[p] + 1) for p in pairs), default=1.0)
 
 
+CLIFF = math.log(1.7)  # twice as much as a cost model is usually off, above the lower quartile of what it is
 PRICED_OUT = "predicted to take"
 
 

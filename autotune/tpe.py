@@ -15,6 +15,7 @@ import contextlib
 import logging
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator
 
 import optuna
@@ -42,11 +43,13 @@ class TreeParzen:
             for sample in list(knowledge.samples.values()):
                 if (trial := self._finished(sample)) is not None:
                     self._study.add_trial(trial)
-        for start in starts(knowledge):
-            if not knowledge.tried(start):
-                self._study.enqueue_trial(self._axes.params(start))
+        self._starts = deque(starts(knowledge))
 
     def propose(self) -> Configuration | None:
+        while self._starts:
+            if self._new(start := self._starts.popleft()):
+                self.adopt(start)
+                return start
         for _ in range(TRIES):
             with quiet():
                 trial = self._study.ask()
@@ -61,7 +64,7 @@ class TreeParzen:
         return found[0]
 
     def adopt(self, configuration: Configuration) -> None:
-        """Makes it a proposal of the study."""
+        """Makes it a proposal of the study, which has no other one waiting."""
         with quiet():
             self._study.enqueue_trial(self._axes.params(configuration))
             trial = self._study.ask()

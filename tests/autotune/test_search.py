@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fusecade.autotune.knowledge import Knowledge
 from fusecade.autotune.options import Options
 from fusecade.autotune.pruning import Limits, Resources
 from fusecade.autotune.records import Configuration, Failure, Sample
@@ -20,6 +22,7 @@ from fusecade.autotune.search import Progress, Result, search
 from fusecade.autotune.space import Inadmissible, Prediction, Space
 from fusecade.autotune.statistics import Interval
 from fusecade.autotune.timing import Comparison
+from fusecade.autotune.tpe import TreeParzen, starts
 
 sys.path.insert(0, str(Path(__file__).parent))  # for its neighbour
 
@@ -516,3 +519,60 @@ def test_landscapes_are_as_they_say():
     assert any(
         len(land.truth) < len([c for c in land.space if isinstance(land.predict(c), Prediction)]) for land in LANDSCAPES
     )
+
+
+# --- what samples say ------------------------------------------------------------------------------------------------
+
+
+def knowledge_of(us: Callable[[Configuration], float], known: Iterable[Configuration]) -> Knowledge:
+    """Of SMALL, where everything is predicted to take 100 us."""
+    knowledge = Knowledge(SMALL, lambda c: Prediction(100.0), 5000)
+    for c in known:
+        knowledge.add(Sample(c, "measured", us=us(c), spread_us=0.5, rounds=16, default_us=us(SMALL.default)))
+    return knowledge
+
+
+def test_a_value_that_is_faster_wherever_it_was_tried_is_expected_to_be_so_elsewhere():
+    def us(c: Configuration) -> float:
+        return 70.0 if dict(c.values).get("num_warps") == 8 else 100.0
+
+    points = [c for c in SMALL if c.variant == "i grid"]
+    knowledge = knowledge_of(us, points[:16])
+    fast, slow = (next(c for c in points[16:] if dict(c.values)["num_warps"] == warps) for warps in (8, 4))
+    assert knowledge.priced_out(slow) is not None and knowledge.priced_out(fast) is None
+    promising = knowledge.most_promising(set())
+    assert promising is not None and dict(promising[0].values).get("num_warps", 8) == 8
+
+
+def test_a_cliff_is_not_the_fault_of_everything_on_it():
+    """BI = 16 with 8 warps takes four times as long; the two apart from each other do not."""
+
+    def us(c: Configuration) -> float:
+        values = dict(c.values)
+        return 400.0 if values["BI"] == 16 and values.get("num_warps") == 8 else 100.0
+
+    points = [c for c in SMALL if c.variant == "i grid"]
+    knowledge = knowledge_of(us, [c for c in points if dict(c.values)["BJ"] != 128])
+    left = [c for c in points if not knowledge.tried(c)]
+    assert all(knowledge.priced_out(c) is None for c in left)
+    seen = {c for c in SMALL if c.variant == "shares"}
+    for _ in range(len(left) - 1):  # the one on the cliff comes last
+        seen.add(found := promising(knowledge, seen))
+        assert us(found) == 100.0
+    assert us(promising(knowledge, seen)) == 400.0
+
+
+def promising(knowledge: Knowledge, without: set[Configuration]) -> Configuration:
+    found = knowledge.most_promising(without)
+    assert found is not None
+    return found[0]
+
+
+def test_a_proposal_of_somebody_else_does_not_come_between_the_first_ones():
+    knowledge = knowledge_of(lambda c: 100.0, [])
+    sampler = TreeParzen(knowledge, seed=0)
+    first = [sampler.propose() for _ in range(2)]
+    other = next(c for c in SMALL if c not in starts(knowledge))
+    sampler.adopt(other)
+    sampler.tell(Sample(other, "measured", us=1.0))
+    assert [*first, *(sampler.propose() for _ in range(3))] == starts(knowledge)[:5]
