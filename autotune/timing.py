@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..errors import InvalidArgument
 from .statistics import Interval, half_quartile_range, median, median_interval, notch
@@ -78,6 +79,22 @@ class Comparison:
     reference_us: float
     ratio: float
     interval: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """What a worker sends home; an interval that is infinite is left out."""
+        bounds = [self.interval.low, self.interval.high]
+        return asdict(self) | {"interval": bounds if all(map(math.isfinite, bounds)) else None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Comparison:
+        """Raises InvalidArgument for what `to_json` does not write."""
+        try:
+            bounds = data["interval"]
+            interval = Interval(-math.inf, math.inf) if bounds is None else Interval(*map(float, bounds))
+            numbers = {name: float(data[name]) for name in ("us", "spread_us", "reference_us", "ratio")}
+            return cls(rounds=int(data["rounds"]), interval=interval, **numbers)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidArgument(f"{data!r} is no comparison of two candidates") from error
 
     @property
     def noise(self) -> float:

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+from fusecade.autotune.timing import Timed, TimingOptions, compare, wall
 from fusecade.autotune.worker_side import Failed, serve
 
 
@@ -75,9 +77,29 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             raise Failed("wrong", "0.5 off at [3, 4]")
         case "unspeakable":
             return {"value": object()}
+        case "compile":
+            time.sleep(0.05)
+            return {"registers": 64, "spill_bytes": request["spills"], "shared_bytes": 1024}
+        case "time":
+            return timed(request["us"], request["reference_us"])
         case "big":
             return {"length": len(request["body"]), "body": "y" * len(request["body"])}
     raise AssertionError(request)
+
+
+def timed(us: float, reference_us: float) -> dict[str, Any]:
+    """What a worker that times sends home: a comparison, of two calls that take as long as they are told to."""
+    now = 0.0
+
+    def call(seconds: float) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            nonlocal now
+            now += seconds
+
+        return run
+
+    candidate, reference = Timed(call(us * 1e-6)), Timed(call(reference_us * 1e-6))
+    return compare(candidate, reference, TimingOptions(), wall(lambda: now), lambda: now).to_json()
 
 
 def babble() -> None:
