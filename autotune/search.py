@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .knowledge import Knowledge
+from .knowledge import Knowledge, is_priced_out
 from .options import COST, EXHAUSTIVE, TPE, Options
 from .pruning import Inspect, Limits, Resources
 from .records import MEASURED, PREDICTED, Configuration, Failure, Sample, Versions
@@ -107,7 +107,7 @@ def search(
 
         run.studies = Studies(space, storage, study)
     for sample in known:
-        if sample.configuration in space:
+        if sample.configuration in space and not is_priced_out(sample):  # what is too dear is judged anew
             run.knowledge.add(sample)
     try:
         run.trials()
