@@ -129,34 +129,43 @@ def check(
     walks: int = 4,
     seed: int = 0,
     eager: bool = True,
+    others: Sequence[Sequence[Tensor]] = (),
 ) -> Checked:
     """Compare all stages; see the module's text.
 
     always_fuse: take every candidate that can be lowered, whatever it costs (the tensors of a test are small).
+    others: further tensors of the same shapes and types, for which every stage is run as well.
     """
     seen = Checked()
     program = program_of(source, tensors, dynamic)
     verify(program)
-    expected = run_program(program, tensors, sizes)
+    given = [tensors, *others]
+    expected = [run_program(program, x, sizes) for x in given]
+
+    def compare(run: Callable[[Sequence[Tensor]], Sequence[Tensor]], what: str) -> None:
+        for n, (x, wanted) in enumerate(zip(given, expected, strict=True)):
+            agree(run(x), wanted, f"{what}, input {n}" if n else what)
+
     if eager and not isinstance(source, str):
-        outs, _ = pytree.tree_flatten(source(*[_doubled(t) for t in tensors]))
-        agree(expected, outs, "as imported")
+        for x, results in zip(given, expected, strict=True):
+            outs, _ = pytree.tree_flatten(source(*[_doubled(t) for t in x]))
+            agree(results, outs, "as imported")
     canonicalise_program(program)
     verify(program)
-    agree(run_program(program, tensors, sizes), expected, "canonicalised")
+    compare(lambda x: run_program(program, x, sizes), "canonicalised")
     if split_segments(program):
         verify(program)
-        agree(run_program(program, tensors, sizes), expected, "segments apart")
+        compare(lambda x: run_program(program, x, sizes), "segments apart")
     if needed_reads(program):
         verify(program)
-        agree(run_program(program, tensors, sizes), expected, "reads that are needed")
+        compare(lambda x: run_program(program, x, sizes), "reads that are needed")
     machine = get_target(target)
     start = time.perf_counter()
     fused = fuse_program(program, machine, dict(sizes or {}), always=always_fuse)
     seen.seconds = time.perf_counter() - start
     seen.refusals = [f"{' '.join(r.what)}: {r.reason}" for r in fused.refusals]
     verify(program)
-    agree(run_program(program, tensors, sizes), expected, "fused")
+    compare(lambda x: run_program(program, x, sizes), "fused")
     seen.unfused = [o for o in program.body.block.ops if isinstance(o, EinsumOp)]
     for kernel in fused.kernels:
         stream = kernel.attributes["stream"]
@@ -165,8 +174,8 @@ def check(
         seen.kernels.append(kernel)
     verify(program)
     for chunk in (None, 1, (2, 5)):
-        agree(run_program(program, tensors, sizes, chunk=chunk), expected, f"repaired, in chunks of {chunk}")
-    agree(run_program(program, tensors, sizes, chunk=2, merge="tree"), expected, "repaired, merged as a tree")
+        compare(lambda x, chunk=chunk: run_program(program, x, sizes, chunk=chunk), f"repaired, in chunks of {chunk}")
+    compare(lambda x: run_program(program, x, sizes, chunk=2, merge="tree"), "repaired, merged as a tree")
     lowered: dict[KernelOp, tile.KernelOp] = {}
     for kernel in seen.kernels:
         scheduled = schedule_kernel(
@@ -177,8 +186,8 @@ def check(
             verify(scheduled.kernel)
             lowered[kernel] = scheduled.kernel
     bound = interpret.infer_from([a.type.shape for a in program.body.block.args], tensors, sizes)  # type: ignore
-    agree(run_tiles(program, lowered, tensors, sizes), expected, "scheduled")
-    agree(run_tiles(program, lowered, tensors, sizes, lanes=True), expected, "scheduled, with lanes")
+    compare(lambda x: run_tiles(program, lowered, x, sizes), "scheduled")
+    compare(lambda x: run_tiles(program, lowered, x, sizes, lanes=True), "scheduled, with lanes")
     choose = random.Random(seed)
     for turn in range(walks):
         lowered = {}
@@ -195,8 +204,10 @@ def check(
             seen.walks += 1
         shown = "\n".join(k.ranks.text() + str(k.parameters) for k in lowered.values())
         if turn % 2 == 0:
-            agree(run_tiles(program, lowered, tensors, sizes), expected, f"walk {turn} {shown}")
-        agree(run_tiles(program, lowered, tensors, sizes, lanes=True), expected, f"walk {turn} with lanes {shown}")
+            compare(lambda x, made=lowered: run_tiles(program, made, x, sizes), f"walk {turn} {shown}")
+        compare(
+            lambda x, made=lowered: run_tiles(program, made, x, sizes, lanes=True), f"walk {turn} with lanes {shown}"
+        )
     return seen
 
 
