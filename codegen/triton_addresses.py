@@ -86,11 +86,11 @@ class Addresses(Indices):
         """The ranks whose lanes beyond the end load the last element again, instead of being masked.
 
         Each lane of a grid rank is a result of its own, and none beyond the end is stored: it does not matter what it is
-        computed from, and a load without a mask takes fewer registers.  Not in a loop, where each row would keep an address
-        of its own, not the rank along which a tile lies together, or its loads would no longer be wide, and not where a tile
-        is wider than the rank.
+        computed from, and a load without a mask takes fewer registers.  Not in a loop, or in front of loops in loops, where
+        each row would keep an address of its own (seen to spill), not the rank along which a tile lies together, or its
+        loads would no longer be wide, and not where a tile is wider than the rank.
         """
-        if not isinstance(op, tile.LoadOp) or op.checked is not None or self.before is not None:
+        if not isinstance(op, tile.LoadOp) or op.checked is not None or self.before is not None or self.nested:
             return set()
         linear = symbols.affine(total, self.ranks.names)
         if linear is None or 1 not in linear[0].values():

@@ -90,6 +90,12 @@ class Indices:
         self.persistent = self.params.get("persistent", 0) if kernel.grid_ranks and kernel.share is None else 0
         self.sizes = size_names(kernel)
         self.dots = dot_ranks(kernel)
+        self.nested = any(
+            isinstance(inner, tile.ForOp)
+            for loop in kernel.walk()
+            if isinstance(loop, tile.ForOp)
+            for inner in loop.body.walk()
+        )
         self.names = Names()
         self.values: dict[SSAValue, Value] = {}
         self.helpers: set[str] = set()

@@ -154,8 +154,8 @@ class _Fuser:
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
-        if self.always:
-            for op in [o for o in self.position if isinstance(o, EinsumOp) and o.reduced and o not in self.taken]:
+        if self.always and not self.result.kernels:  # who asks for kernels gets its products as such, one by one
+            for op in [o for o in self.position if isinstance(o, EinsumOp) and o.reduced and len(o.inputs) > 1]:
                 self._consider(frozenset({op}))
         restore(self.nested)
         if self.copied:

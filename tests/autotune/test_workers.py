@@ -188,8 +188,9 @@ def test_no_orphans_when_the_parent_ends(tmp_path: Path, how: signal.Signals):
     """A worker that hangs in a kernel, and the compiler that it started."""
     note = tmp_path / "child"
     script = f"""
-import sys, time
+import signal, sys, time
 from fusecade.autotune.workers import Pool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its jobs in the background ignore
 pool = Pool([sys.executable, {str(FAKE)!r}], 2)
 idle = [pool.submit({{"do": "echo"}}, 60).result().value["pid"]]
 pool.submit({{"do": "hang with child", "note": {str(note)!r}}}, 60)

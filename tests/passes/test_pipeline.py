@@ -36,19 +36,19 @@ ROWWISE = [
 @pytest.mark.parametrize("name", CASES)
 def test_every_stage_computes_the_same(name: str, target: str):
     case = CASES[name]
-    seen = check(case.fn, case.tensors, target, walks=6 if target == "sm_90" else 1, seed=len(name))
+    seen = check(case.fn, case.tensors, target, walks=4 if target == "sm_90" else 1, seed=len(name))
     assert all(isinstance(s, Scheduled) for s in seen.scheduled), seen.scheduled
     if case.kernels is not None:
         assert len(seen.kernels) == case.kernels, seen.refusals
 
 
-@pytest.mark.parametrize("name", ROWWISE)
+@pytest.mark.parametrize("name", ROWWISE[::3])
 def test_in_double_precision(name: str):
     case = CASES[name]
     check(case.fn, [t.double() if t.dtype.is_floating_point else t for t in case.tensors], walks=1)
 
 
-@pytest.mark.parametrize("name", ROWWISE)
+@pytest.mark.parametrize("name", ROWWISE[1::3])
 def test_in_half_precision(name: str):
     """Nothing is rounded by the interpreter; this is about types."""
     case = CASES[name]

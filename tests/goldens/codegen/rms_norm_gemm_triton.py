@@ -33,10 +33,8 @@ def rms_norm_gemm(
     start_i = pid // tiles_o * BI
     lane_i = tl.arange(0, BI)
     offs_i = start_i + lane_i
-    inner_i = tl.minimum(lane_i, (n - 1) - start_i)
     lane_o = tl.arange(0, BO)
     offs_o = start_o + lane_o
-    inner_o = tl.minimum(lane_o, (p - 1) - start_o)
     lane_k = tl.arange(0, BK)
     inverse = tl.load(inverse_ptr)
     ss0 = tl.zeros([BI], tl.float32)
@@ -44,13 +42,13 @@ def rms_norm_gemm(
     ss_i = ss0
     acc_i = acc0
     x_base = x_ptr + tl.cast(start_i, tl.int64) * q
-    x_lanes = inner_i[:, None].to(tl.int64) * q + lane_k[None, :]
+    x_lanes = lane_i[:, None].to(tl.int64) * q + lane_k[None, :]
     w_base = w_ptr + tl.cast(start_o, tl.int64) * q
-    w_lanes = inner_o[:, None].to(tl.int64) * q + lane_k[None, :]
+    w_lanes = lane_o[:, None].to(tl.int64) * q + lane_k[None, :]
     for start_k in tl.range(0, q, BK, num_stages=num_stages):
         offs_k = start_k + lane_k
-        x = tl.load(x_base + start_k + x_lanes, mask=offs_k[None, :] < q, other=0.0)
-        w = tl.load(w_base + start_k + w_lanes, mask=offs_k[None, :] < q, other=0.0)
+        x = tl.load(x_base + start_k + x_lanes, mask=(offs_i[:, None] < n) & (offs_k[None, :] < q), other=0.0)
+        w = tl.load(w_base + start_k + w_lanes, mask=(offs_o[:, None] < p) & (offs_k[None, :] < q), other=0.0)
         x_1 = x.to(tl.float32)
         sq = x_1 * x_1
         part = tl.sum(sq, 1)
