@@ -5,8 +5,8 @@
     count = count_io_of_launch(launch, programs=64)           # an estimate, for grids of millions
     count.load_bytes, count.loads_by_pointer_arg["k_ptr"], count.passes("k_ptr")
 
-A byte counts each time that an active lane (mask true) of a load, store or atomic touches it: what goes between L2 and
-the SMs if no lane's access is merged with another's, which is what the cost model predicts (THEORY.md section 5).
+A byte counts once for each load of a tile that has it in an active lane (mask true), and for each active lane of a store
+or an atomic: what goes between L2 and the SMs if no load is merged with another one, which is what the cost model predicts.
 
 Triton decides when it is imported whether kernels are interpreted: set TRITON_INTERPRET=1 before that.
 """
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import InvalidArgument, UserError
+from .runtime.interpreted import quick_reductions
 
 OUTSIDE = "(outside)"  # the name of the bytes that lie in no tensor which was passed: an access out of bounds
 
@@ -171,6 +172,7 @@ def counting_io(programs: int | None = None) -> Iterator[list[LaunchIO]]:
         set_grid_idx(*grid.program(position))
 
     with ExitStack() as replaced:
+        replaced.enter_context(quick_reductions())
         for function in (create_masked_load, create_masked_store, create_atomic_rmw, create_atomic_cas):
             replaced.enter_context(_attribute(builder, function.__name__, function))
         replaced.enter_context(_attribute(builder, "set_grid_dim", replaced_set_grid_dim))
