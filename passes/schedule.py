@@ -41,7 +41,7 @@ from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
 from .share_bindings import ShareBinding, share_bindings
 from .split_reduction import Split, split_kernel
-from .walk import LoopOptions, Parts, Shares, Walk
+from .walk import LoopOptions, Parts, Pinned, Shares, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
 WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all tiles would cost more than this
@@ -68,6 +68,7 @@ class Scheduled:
     merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
     even: microseconds that some binding would take if all multiprocessors had the same to do.
     before: where the kernel loads bounds of its streamed rank: what finds them.
+    roles: of its ranks, as `KernelShape.variants` has them.
     """
 
     kernel: tile.KernelOp
@@ -81,6 +82,7 @@ class Scheduled:
     merge: Merge | None = None
     even: float = math.inf
     before: Before | None = None
+    roles: tuple[tuple[str, str], ...] = ()
 
     @property
     def us(self) -> float:
@@ -147,15 +149,15 @@ def schedule_kernel(
     that is not to be decided.  Refused when no walk fits the target.
     """
     if shares:
-        return _schedule_shares(kernel, target, inputs, outputs, sizes, shares, options)
+        return schedule_shares(kernel, target, inputs, outputs, sizes, shares, options)
     if parts:
-        return _schedule_parts(kernel, target, inputs, outputs, sizes, parts, options)
-    whole = _schedule_whole(kernel, target, inputs, outputs, sizes, options=options)
+        return schedule_parts(kernel, target, inputs, outputs, sizes, parts, options)
+    whole = schedule_whole(kernel, target, inputs, outputs, sizes, options=options)
     if isinstance(whole, Refused) or parts == 0:
         return whole
     best, found = whole, []
-    for count in (*_part_counts(kernel, target, whole, sizes), *_single_steps(kernel, target, whole, sizes)):
-        split = _schedule_parts(kernel, target, inputs, outputs, sizes, count, options)
+    for count in (*part_counts(kernel, target, whole, sizes), *single_steps(kernel, target, whole, sizes)):
+        split = schedule_parts(kernel, target, inputs, outputs, sizes, count, options)
         if isinstance(split, Refused):
             break
         if split.us <= SPLIT_GAIN * whole.us or _leaner(split, whole, target):
@@ -167,8 +169,8 @@ def schedule_kernel(
         best = min((s for s in found if s is best or _leaner(s, best, target)), key=lambda s: _moved(s.work))
     # What a user asks of a launch is asked of tiles, not of shares; a walk within loaded bounds has no known steps.
     chosen = (options is not None and bool(options.launch)) or best.before is not None
-    for programs in [] if chosen else _share_counts(target, whole):
-        shared = _schedule_shares(kernel, target, inputs, outputs, sizes, programs, options, SHORTEST_PART)
+    for programs in [] if chosen else share_counts(target, whole):
+        shared = schedule_shares(kernel, target, inputs, outputs, sizes, programs, options, SHORTEST_PART)
         if isinstance(shared, Refused):
             break
         found.append(shared)
@@ -191,7 +193,7 @@ def _narrowed(whole: Scheduled, target: Target) -> bool:
     return target.kind != "cpu" and whole.work.programs < 2 * target.sms and bool(whole.work.dots)
 
 
-def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
+def part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
     """Into how many parts the streamed rank may be worth cutting: powers of two, that which fills the target twice first.
 
     On a GPU all fewer as well: with larger tiles than those of one kernel, programs may be too few for either.
@@ -214,7 +216,7 @@ def _part_counts(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapp
     return [p for p in (first, *fewer, 2 * first) if fewest <= p <= longest]
 
 
-def _single_steps(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
+def single_steps(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Mapping[str, int] | None) -> list[int]:
     """Into how many parts the streamed rank is cut so that each is one tile: no loop is around the inner one then.
 
     Where a loop is in a loop, that leaves registers for larger tiles, and all programs start with loads at once.
@@ -227,7 +229,7 @@ def _single_steps(kernel: KernelOp, target: Target, whole: Scheduled, sizes: Map
     return [count for count in counts if 1 < count <= MOST_PARTS] if rank.role == "loop" else []
 
 
-def _share_counts(target: Target, whole: Scheduled) -> list[int]:
+def share_counts(target: Target, whole: Scheduled) -> list[int]:
     """Into how many equal shares the steps of all tiles may be worth cutting: one or two programs a multiprocessor.
 
     None where programs of a tile each leave too little idle to pay for a launch, whatever the tiles.
@@ -245,7 +247,7 @@ def _filled(us: float, programs: int, target: Target) -> float:
     return target.launch_us + max(0.0, us - target.launch_us) / max(idle, 1 / min(1.0, 2 * waves))
 
 
-def _schedule_parts(
+def schedule_parts(
     kernel: KernelOp,
     target: Target,
     inputs: Sequence[tile.BufferType],
@@ -267,12 +269,12 @@ def _schedule_parts(
         for v in split.partial.returned
     ]
     reads = [inputs[n] for n in split.reads]
-    first = _schedule_whole(split.partial, target, reads, written, sizes, (parts, count), options)
+    first = schedule_whole(split.partial, target, reads, written, sizes, (parts, count), options)
     if isinstance(first, Refused):
         return first
     merge_inputs = [*(inputs[n] for n in split.merge_reads), *states]
     launch = LoopOptions(launch=options.launch) if options is not None else None
-    second = _schedule_whole(split.merge, target, merge_inputs, outputs, sizes, options=launch)
+    second = schedule_whole(split.merge, target, merge_inputs, outputs, sizes, options=launch)
     if isinstance(second, Refused):
         return second
     space = tuple((params, us + second.us) for params, us in first.space)
@@ -285,7 +287,7 @@ def _even(us: float, w: Work, target: Target) -> float:
     return target.launch_us + max(0.0, us - target.launch_us) / (max(math.ceil(waves), w.heaviest) / waves)
 
 
-def _schedule_shares(
+def schedule_shares(
     kernel: KernelOp,
     target: Target,
     inputs: Sequence[tile.BufferType],
@@ -318,10 +320,10 @@ def _schedule_shares(
     merges: dict[int, Merge | None] = {}
     rows: list[tuple[float, ShareBinding]] = []
     for binding in sorted(found, key=lambda b: (b.price.us, b.price.busy_us, b.params)):
-        if rows and binding.price.us > ALIKE * min(us for us, _ in rows):  # whatever its merge takes
-            break
         pieces = binding.pieces
         if pieces not in merges:
+            if rows and binding.price.us > ALIKE * min(us for us, _ in rows):  # whatever its merge takes
+                continue
             merges[pieces] = _merge_of(kernel, target, inputs, outputs, sizes, pieces) if pieces <= MOST_PARTS else None
         merge = merges[pieces]
         if merge is not None:
@@ -340,7 +342,9 @@ def _schedule_shares(
     shape.sizes |= {shares.count: first.pieces}
     space = tuple((b.params, us) for us, b in rows)
     filled = first.price.us, first.work.programs
-    best = Scheduled(first.kernel, first.work, first.price, space, first.walk, tuple(written), filled)
+    best = Scheduled(
+        first.kernel, first.work, first.price, space, first.walk, tuple(written), filled, roles=first.roles
+    )
     best = _masked_throughout(best, split.partial, shape, reads)
     drop_idle_loops(best.kernel)
     return replace(best, merge=replace(merge, each=params[shares.each]))
@@ -360,7 +364,7 @@ def _merge_of(
         return None
     states = tuple(_state(v, sympy.Integer(count)) for v in split.partial.returned)
     given = [*(inputs[n] for n in split.merge_reads), *states]
-    scheduled = _schedule_whole(split.merge, target, given, outputs, sizes)
+    scheduled = schedule_whole(split.merge, target, given, outputs, sizes)
     return Merge(split, states, count, scheduled) if isinstance(scheduled, Scheduled) else None
 
 
@@ -369,7 +373,7 @@ def _state(value: SSAValue, parts: sympy.Expr) -> tile.BufferType:
     return _row_major(value, parts)
 
 
-def _schedule_whole(
+def schedule_whole(
     kernel: KernelOp,
     target: Target,
     inputs: Sequence[tile.BufferType],
@@ -380,7 +384,7 @@ def _schedule_whole(
 ) -> Scheduled | Refused:
     """The cheapest schedule of one kernel as one kernel; parts: how its streamed rank is cut, and into how many."""
     options = options or LoopOptions()
-    skip = options.skip
+    skip, pinned = options.skip, options.pinned
     found: DataBounds | Refused | None = None
     if kernel.streamed and skip in ("bounds", "by_cost"):
         found = data_bounds(kernel, kernel.streamed, ALL if skip == "bounds" else MASKS)
@@ -395,6 +399,8 @@ def _schedule_whole(
         if roles in seen or (last_resort and best is not None):
             continue
         seen.append(roles)
+        if pinned is not None and dict(pinned.roles) != roles:
+            continue
         walk = Walk(
             shape.table(roles),
             shape.grid(roles),
@@ -409,7 +415,7 @@ def _schedule_whole(
         if isinstance(emitted, Refused):
             reasons.append(emitted.reason)
             continue
-        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes, 2 * target.sms), options.launch)
+        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes, 2 * target.sms), options.launch, pinned)
         if not priced:
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
@@ -427,7 +433,7 @@ def _schedule_whole(
             space = tuple((_launched(row, target, options.launch, known), row[0]) for row in priced)
             emitted.params = _params(dict(space[0][0]))
             choices = _choices(shape, roles, emitted.parameters, p, w.programs)
-            best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled, choices)
+            best = Scheduled(emitted, w, p, space, walk, tuple(outputs), filled, choices, roles=tuple(roles.items()))
     if best is None:
         return Refused("; ".join(dict.fromkeys(reasons)) or "nothing to walk")
     best = _masked_throughout(best, kernel, shape, inputs)
@@ -470,7 +476,7 @@ def _bounded(
     written = [(b, AccessMap.of(found.within.rows)) for b in states]
     options = LoopOptions("never")
     reads = [inputs[n] for n in found.reads]
-    first = _schedule_whole(found.find, shape.target, reads, written, shape.sizes, options=options)
+    first = schedule_whole(found.find, shape.target, reads, written, shape.sizes, options=options)
     if isinstance(first, Refused) or (not wanted and first.us > (WORTH_ASKING - 1) * best.price.us):
         return best
     walk = replace(best.walk, within=found.within)
@@ -605,7 +611,7 @@ def _choices(
 
 
 def _price_bindings(
-    shape: KernelShape, roles: Mapping[str, str], census: Census, given: Given = ()
+    shape: KernelShape, roles: Mapping[str, str], census: Census, given: Given = (), pinned: Pinned | None = None
 ) -> list[tuple[float, tuple, Work, Price]]:
     """(microseconds, parameters, work, price) of the admissible bindings: all of them, or a walk one parameter at a time."""
     seen: dict[tuple, tuple[float, tuple, Work, Price]] = {}
@@ -625,7 +631,12 @@ def _price_bindings(
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
 
-    choices = shape.choices(roles) | {name: [value] for name, value in shape.counts.items()}
+    choices = shape.choices(roles)
+    if pinned is not None:
+        choices = pinned.narrow(choices)
+        if choices is None:
+            return []
+    choices |= {name: [value] for name, value in shape.counts.items()}
     choices |= {name: [value] for name, value in given if name in PRICED}
     persistent = bool(dict(given).get("persistent"))
     if math.prod(len(choices[t]) for t in tiles) <= EXHAUSTIVE:

@@ -36,6 +36,7 @@ class ShareBinding:
     work: Work
     price: Price
     pieces: int
+    roles: tuple[tuple[str, str], ...]
 
 
 def share_bindings(
@@ -60,7 +61,10 @@ def share_bindings(
     reasons: list[str] = []
     if shape.bands:
         return Refused("a band of rows follows from where a program is, and shares begin anywhere")
+    pinned = options.pinned
     for roles in shape.variants():
+        if pinned is not None and dict(pinned.roles) != roles:
+            continue
         names = [*shape.parameters(roles), shares.count, shares.each]
         skip = ALL if options.skip == "always" else NEVER
         walk = Walk(
@@ -77,6 +81,10 @@ def share_bindings(
             reasons.append(emitted.reason if isinstance(emitted, Refused) else f"{shares.rank} is not streamed")
             continue
         choices = shape.choices(roles)
+        if pinned is not None:
+            choices = pinned.narrow(choices)
+            if choices is None:
+                return Refused("a value is none that its parameter may take")
         tiles = {n: v for n, v in choices.items() if n in names}
         launches = {n: v for n, v in choices.items() if n not in names}
         counted: dict[int, Census] = {}
@@ -96,5 +104,9 @@ def share_bindings(
                 params = {**sizes, **dict(zip(launches, launch, strict=True))}
                 p = price(work, shape.target, params["num_warps"], params["num_stages"])
                 if p.fits:
-                    found.append(ShareBinding(emitted, walk, tuple(sorted(params.items())), work, p, pieces))
+                    found.append(
+                        ShareBinding(
+                            emitted, walk, tuple(sorted(params.items())), work, p, pieces, tuple(roles.items())
+                        )
+                    )
     return found or Refused("; ".join(dict.fromkeys(reasons)) or "no tile sizes fit the target's registers and memory")

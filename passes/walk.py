@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
@@ -89,6 +89,21 @@ class Within:
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """A walk that is not to be chosen.  roles: of each rank.  values: of its parameters, those that are not to be chosen."""
+
+    roles: tuple[tuple[str, str], ...]
+    values: tuple[tuple[str, int], ...] = ()
+
+    def narrow(self, choices: Mapping[str, Sequence[int]]) -> dict[str, list[int]] | None:
+        """The choices of parameters that are left; None where a value is none of them."""
+        values = dict(self.values)
+        if any(n in values and values[n] not in found for n, found in choices.items()):
+            return None
+        return {n: [values[n]] if n in values else list(found) for n, found in choices.items()}
+
+
+@dataclass(frozen=True)
 class LoopOptions:
     """What a user may choose of loops, and of launches.
 
@@ -97,11 +112,13 @@ class LoopOptions:
     "bounds": find where data leaves something open ahead of the kernel, which walks no further (`data_bounds.py`).
     lazy: move a running gauge, and the state with it, only when it is exceeded by more than it may lag.
     launch: launch parameters that are given (`ir/launch.py`); warps and stages are chosen by price where they are not.
+    pinned: the walk, and parameters of it, where a tuner has chosen them; of a kernel with others around it, its own.
     """
 
     skip: str = "by_cost"
     lazy: bool = False
     launch: Given = ()
+    pinned: Pinned | None = None
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def test_they_are_chosen_for_their_price(fn: Callable, heads: int, n: int, m: in
     first, second = chosen(fn, heads, n, m)
     assert any(name.startswith("SHARE_") for name in first.params) and "shares" in " ".join(first.derivation)
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "none"))
-    monkeypatch.setattr(schedule, "_share_counts", lambda *_: [])
+    monkeypatch.setattr(schedule, "share_counts", lambda *_: [])
     assert first.predicted_us + second.predicted_us < 0.96 * sum(k.predicted_us for k in chosen(fn, heads, n, m))
 
 
