@@ -18,7 +18,7 @@ from .assembly.binaries import compile_binaries as binaries_of
 from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
-from .driver import Environment, Options, check_parameters, check_tuning, pick_target
+from .driver import Environment, Options, check_parameters, pick_target, tuned_for
 from .frontend.capture import Captured, capture
 from .report import Report, report_of
 from .runtime.files import usable_folder
@@ -54,8 +54,8 @@ def compile(
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
     environment = Environment.read()
-    options = check_tuning(
-        Options(target or "auto", remainder, tune, fuse, strict, skip=skip, lazy=lazy, parameters=parameters or {})
+    options = Options(
+        target or "auto", remainder, tune, fuse, strict, skip=skip, lazy=lazy, parameters=parameters or {}
     )
     captured = capture(fn, args, kwargs, dynamic)
     devices = devices_of(captured.example)
@@ -68,7 +68,9 @@ def compile(
         options = replace(options, remainder="eager")
     fallbacks: list[tuple[str, str]] = []
     folder = usable_folder(environment.cache_dir)
-    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
+    tuning = tuned_for(environment, chosen, options.tune)
+    hints = _named_hints(captured)
+    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
     built = build(
         plan, captured.example, options, folder, inference=True, fallbacks=fallbacks, size_names=captured.size_names
     )
@@ -148,7 +150,9 @@ def explain(
     check_parameters(options, chosen)
     fallbacks: list[tuple[str, str]] = []
     folder = usable_folder(environment.cache_dir)
-    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, _named_hints(captured))
+    tuning = tuned_for(environment, chosen)
+    hints = _named_hints(captured)
+    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
     compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
     return report_of(plan, fallbacks, compiled)
 

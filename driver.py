@@ -8,18 +8,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
-from xdsl.dialects.builtin import StringAttr
 from xdsl.ir import Operation, SSAValue
 
+from .assembly.devices import Machine
+from .assembly.printing import print_kernel
 from .assembly.reassociated import reassociated
-from .codegen.artifact import KernelArtifact, Layout, in_stages
-from .codegen.emit import NotPrintable, choices_of, emit
+from .assembly.tunable import Configure, Configured, Tunable
+from .codegen.artifact import KernelArtifact, Layout
+from .codegen.emit import NotPrintable
 from .errors import InvalidArgument, MissingTool
 from .frontend.edit import Edit
 from .frontend.importer import Imported
@@ -28,25 +30,25 @@ from .ir import symbols, tile
 from .ir.attributes import AccessMap
 from .ir.cascade import KernelOp
 from .ir.launch import check_target, checked
+from .ir.names import anonymous, note
 from .ir.target import Target, get_target
 from .ir.text import print_module
 from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
-from .passes.count_passes import Counted, count_kernel
-from .passes.emit_tiles import SKIPPED, VISITED, WITHIN
+from .passes.count_passes import count_kernel
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
-from .passes.in_place import in_place
 from .passes.needed_reads import needed_reads
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
 from .passes.schedule import Scheduled, laid_out, schedule_kernel
-from .passes.split_reduction import as_program
 from .passes.split_segments import split_segments
 from .passes.walk import LoopOptions
 
 if TYPE_CHECKING:
     from torch import fx
+
+    from .assembly.plan_cache import Tuning
 
 log = logging.getLogger("fusecade")
 
@@ -116,14 +118,26 @@ class Options:
         return LoopOptions(self.skip, self.lazy == "on", checked(self.parameters))
 
 
-def check_tuning(options: Options) -> Options:
-    """Raises InvalidArgument for a `tune` that this version cannot do, rather than quietly not tuning."""
-    if options.tune != "off":
+def tuned_for(environment: Environment, target: Target, mode: str = "off") -> Tuning:
+    """What says which configurations the kernels of a target are to have.
+
+    mode: as in `Options.tune`; "off" only looks up what was tuned.  Raises InvalidArgument where something is to be
+    measured on a target that is not in this machine.
+    """
+    machine = machine_of(target)
+    folder = environment.cache_dir / "tuning"
+    if mode == "off":
+        from .assembly.tuned import Tuned
+
+        return Tuned.of(folder, environment.cache_url, machine)
+    if not machine.present or (target.kind != "cpu" and environment.interpret):
         raise InvalidArgument(
-            f"tune={options.tune!r}: this version does not measure",
-            next_step="leave `tune` at 'off': the cost model picks the parameters",
+            f"tune={mode!r} measures, and {target.name} is not in this machine",
+            next_step=f"leave `tune` at 'off'; `fusecade tune --offline --target {target.name}` ranks what is not measured",
         )
-    return options
+    from .assembly.tuning import Tuner
+
+    return Tuner.of(folder, environment.cache_url, machine, mode)
 
 
 def check_parameters(options: Options, target: Target) -> None:
@@ -153,6 +167,18 @@ def pick_target(name: str, devices: set[str] | None = None) -> Target:
     major, minor = torch.cuda.get_device_capability()
     known = {80: "sm_80", 86: "sm_80", 87: "sm_80", 89: "sm_89", 90: "sm_90", 100: "sm_100"}
     return get_target(known.get(10 * major + minor, "sm_100" if major >= 10 else "sm_80"))
+
+
+def machine_of(target: Target) -> Machine:
+    """What there is in this machine of a target."""
+    if target.kind == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Machine(target, True, torch.get_num_threads(), memory >> 30 << 30)
+    if not torch.cuda.is_available() or pick_target("auto") != target:
+        return Machine(target, False, target.sms, 0)
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    runtime = torch.version.hip or torch.version.cuda or ""
+    return Machine(target, True, found.multi_processor_count, found.total_memory >> 30 << 30, str(runtime))
 
 
 @dataclass
@@ -200,15 +226,17 @@ def plan_graph(
     options: Options | None = None,
     size_names: Mapping[str, str] | None = None,
     hints: Mapping[str, int] | None = None,
+    configure: Configure | None = None,
 ) -> Plan:
     """Everything from the ATen graph to printed kernels.
 
     size_names: other names for torch's size symbols.  hints: likely values of symbolic sizes, used for pricing only.
+    configure: says of each kernel which configuration it is to have, where that is not the cost model's choice.
     Raises UnsupportedProgram for a graph that is not functional ATen.
     """
     options = options or Options()
     found = reassociated(gm, target, hints, size_names)
-    plan = _Pipeline(found.imported, found.gm, target, options, dict(hints or {}), size_names or {}).run()
+    plan = _Pipeline(found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure).run()
     plan.edit, plan.externs, plan.rewrites[:0] = found.edit, found.externs, found.rewrites
     return plan
 
@@ -222,8 +250,9 @@ class _Pipeline:
         options: Options,
         hints: dict[str, int],
         size_names: Mapping[str, str],
+        configure: Configure | None,
     ):
-        self.size_names = size_names
+        self.size_names, self.configure = size_names, configure
         self.imported, self.gm, self.target, self.options, self.hints = imported, gm, target, options, hints
         self.plan = Plan(gm, target, externs=imported.externs)
         self.previous = ""
@@ -268,7 +297,7 @@ class _Pipeline:
         for kernel in fused.kernels:
             call = self._lower(kernel, fused)
             if isinstance(call, Refused):
-                names = tuple(_attribute(kernel, "nodes").split())
+                names = tuple(note(kernel, "nodes").split())
                 self.plan.refusals.append(Refusal(names, call.reason))
             else:
                 self.plan.calls.append(call)
@@ -319,7 +348,7 @@ class _Pipeline:
             self.plan.rewrites.append(("derive-online", kernel.sym_name.data, certificate))
         self.plan.hbm_bytes_unfused += trial.unfused_bytes
         sizes = {name: self._size_source(name) for name in artifact.sizes}
-        names = tuple(_attribute(kernel, "nodes").split())
+        names = tuple(note(kernel, "nodes").split())
         return Call(artifact, [n for n, _ in inputs], [n for n, _, _ in outputs], sizes, names)
 
     def _artifact(
@@ -342,93 +371,23 @@ class _Pipeline:
             scheduled = schedule_kernel(kernel, self.target, inputs, outputs, self.hints, options=self.options.loops)
         if isinstance(scheduled, Refused):
             return scheduled
+        said: dict[str, Any] = {}
+        if self.configure is not None:
+            tunable = Tunable(kernel, self.target, inputs, outputs, self.hints, self.options.loops, counted, scheduled)
+            if (found := self.configure(tunable)) is not None:
+                scheduled, said = _configured(tunable, found, scheduled)
         steps = [s.scheduled for s in (scheduled.before,) if s is not None] + [scheduled]
         steps += [s.scheduled for s in (scheduled.merge,) if s is not None]
         for step in steps:
             verify(step.kernel)
-        key = "\n".join(print_module(_anonymous(step.kernel)) for step in steps)
+        key = "\n".join(print_module(anonymous(step.kernel)) for step in steps)
         if key not in self.printed:
-            name = _attribute(kernel, "name") or f"k{len(self.printed)}"
+            name = note(kernel, "name") or f"k{len(self.printed)}"
             try:
-                self.printed[key] = self._emitted(name, kernel, scheduled, counted)
+                self.printed[key] = print_kernel(name, kernel, scheduled, counted, self.target, said)
             except NotPrintable as stop:
                 return Refused(str(stop))
         return self.printed[key]
-
-    def _emitted(self, name: str, kernel: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
-        """The kernel printed; a call of several where it walks parts of a rank, or bounds of one are found ahead."""
-        before, merge = s.before, s.merge
-        s.kernel.sym_name = StringAttr(name)
-        only = emit(s.kernel, self.target)
-        facts = self._facts(kernel, s, counted)
-        if merge is None and before is None:
-            return replace(only, facts=facts)
-        cascade, reads = kernel, tuple(range(len(kernel.body.block.args)))
-        if merge is not None:
-            cascade, reads = merge.split.partial, merge.split.reads
-        if before is not None:
-            cascade = before.found.walk
-        notes = [step.text for step in (before, merge) if step is not None]
-        facts |= {
-            "cascade": print_module(as_program(cascade.clone())),
-            "derivation": [*_lines(kernel, "derivation"), *notes],
-        }
-        kernels, places = [replace(only, facts=facts)], [reads]
-        if before is not None:
-            within, find = before.found.within, before.found.find
-            rank = {within.rank: 1}
-            made = self._stage(f"{name}_bounds", kernel, find, before.scheduled, Counted(rank, rank, {}))
-            kernels, places = [made, *kernels], [tuple(reads[n] for n in before.found.reads), *places]
-        if merge is not None:
-            part = {merge.split.part: 1}
-            made = self._stage(f"{name}_merge", kernel, merge.split.merge, merge.scheduled, Counted(part, part, {}))
-            made.facts["workspace_bytes"] = sum(t.distinct for t in s.work.stores)
-            kernels, places = [*kernels, made], [*places, merge.split.merge_reads]
-        both = {
-            "hbm_bytes": sum(k.facts["hbm_bytes"] for k in kernels),
-            "certificates": [c for k in kernels for c in k.facts["certificates"]],
-            "workspace_bytes": sum(k.facts["sram_store_bytes"] for k in kernels[:-1]),
-            "in_place": [],
-        }
-        return in_stages(name, kernels, places, both, of=0 if before is None else 1)
-
-    def _stage(self, name: str, kernel: KernelOp, part: KernelOp, s: Scheduled, counted: Counted) -> KernelArtifact:
-        """What runs ahead of or behind `kernel` in its call."""
-        s.kernel.sym_name = StringAttr(name)
-        facts = self._facts(kernel, s, counted)
-        own = {
-            "cascade": print_module(as_program(part.clone())),
-            "certificates": _certificates(part),
-            "derivation": [],
-        }
-        return replace(emit(s.kernel, self.target), facts=facts | own)
-
-    def _facts(self, kernel: KernelOp, s: Scheduled, counted: Counted) -> dict[str, Any]:
-        return {
-            "passes": counted.passes,
-            "passes_as_written": counted.as_written,
-            "pass_reasons": counted.reasons,
-            "sram_load_bytes": s.work.load_bytes,
-            "sram_store_bytes": s.work.store_bytes,
-            "hbm_bytes": s.price.hbm_bytes,
-            "hbm_bytes_bound": s.work.hbm_bytes_bound,
-            "flops": s.work.flops,
-            "footprint_bytes": s.price.sram_bytes,
-            "register_bytes": s.price.register_bytes,
-            "predicted_us": s.price.us,
-            "bound_by": s.price.bound_by,
-            "programs": s.work.programs,
-            "certificates": _certificates(kernel),
-            "derivation": _lines(kernel, "derivation"),
-            "in_place": [list(pair) for pair in in_place(s.kernel)],
-            "visits": [*_visits(s), *_within(s), *_skips(s)],
-            "skippable_load_bytes": s.work.skippable_load_bytes,
-            "nodes": _attribute(kernel, "nodes").split(),
-            "cascade": print_module(kernel),
-            "tile": print_module(s.kernel),
-            "choices": choices_of(s.kernel, self.target, s.choices),
-            "space": [[dict(params), us] for params, us in s.space[:64]],
-        }
 
     # --- the graph around a kernel -------------------------------------------------------------------------------
 
@@ -494,6 +453,17 @@ class _Pipeline:
         return node if source.dim is None else (node, source.dim)
 
 
+def _configured(tunable: Tunable, found: Configured, default: Scheduled) -> tuple[Scheduled, dict[str, Any]]:
+    """The kernel in the configuration that was found for it, if it is one of its own; and what the report says of that."""
+    said = {"parameters": found.note, "tuning": dict(found.about)}
+    if found.variant is None:
+        return default, said
+    made = tunable.scheduled(found.variant, found.values)
+    if isinstance(made, Refused):
+        return default, said | {"parameters": f"cost model; what the tuning cache has does not fit: {made.reason}"}
+    return made, said
+
+
 def _uses(artifact: KernelArtifact) -> Uses:
     facts = artifact.facts
     return Uses(facts.get("workspace_bytes", 0), tuple(map(tuple, facts["in_place"])))
@@ -531,58 +501,6 @@ def _adopt(kernel: KernelOp, trial: Trial) -> None:
     kernel.detach_region(kernel.body)
     kernel.add_region(trial.kernel.body.clone())
     kernel.attributes.update({k: v for k, v in trial.kernel.attributes.items() if k not in kernel.attributes})
-
-
-def _attribute(kernel: KernelOp, name: str) -> str:
-    found = kernel.attributes.get(name)
-    return found.data if isinstance(found, StringAttr) else ""
-
-
-def _certificates(kernel: KernelOp) -> list[str]:
-    return _lines(kernel, "certificates")
-
-
-def _lines(kernel: KernelOp, key: str) -> list[str]:
-    found = kernel.attributes.get(key)
-    return [c.data for c in found.data] if found is not None else []  # pyright: ignore
-
-
-def _visits(s: Scheduled) -> list[str]:
-    """Of the ranks that are not walked from end to end: which part of their tiles is, and why no more."""
-    found = s.kernel.attributes.get(VISITED)
-    why = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
-    return [f"visits {100 * part:.0f} % of the tiles of {r}: {why[r]}" for r, part in s.work.visits.items() if r in why]
-
-
-def _within(s: Scheduled) -> list[str]:
-    """Of the ranks whose bounds are loaded: what is looked for, and what is counted all the same."""
-    found = s.kernel.attributes.get(WITHIN)
-    asked = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
-    return [
-        f"visits {r} from the first to the last tile in which, for some row, {text}: found ahead, counted as if that were all"
-        for r, text in asked.items()
-    ]
-
-
-def _skips(s: Scheduled) -> list[str]:
-    """Of the ranks in which data may rule tiles out: what is asked, and what is counted all the same."""
-    found = s.kernel.attributes.get(SKIPPED)
-    asked = {} if found is None else {r: t.data for r, t in found.data.items()}  # pyright: ignore
-    share = 100 * s.work.skippable_load_bytes / max(1, s.work.load_bytes)
-    return [
-        f"loads a tile of {r} only where, somewhere in it, {text}: {share:.0f} % of the bytes loaded, counted as if all were"
-        for r, text in asked.items()
-    ]
-
-
-def _anonymous(kernel: tile.KernelOp) -> tile.KernelOp:
-    """A copy without names: equal kernels of different layers are one."""
-    copy = kernel.clone()
-    copy.sym_name = StringAttr("_")
-    for op in copy.walk():
-        for value in [*op.results, *(a for r in op.regions for b in r.blocks for a in b.args)]:
-            value.name_hint = None
-    return copy
 
 
 def _element(dtype: torch.dtype):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .driver import Plan
     from .runtime.triton_compile import Compiled, CompileFailure
 
+COST_MODEL = "cost model"  # where parameters come from when nothing was tuned
 SCHEMA = 1  # raise it when a field of the JSON changes meaning
 WIDTH = 100  # columns of `str()`
 
@@ -31,6 +32,7 @@ class KernelReport:
     kernel asks of data (a mask) before it loads a tile.
     passes: traversals of the data along each reduced rank, after the rewriting; passes_as_written: before it.
     params: tile sizes and launch parameters; choices: of each, the values that it may take, the present one first.
+    parameters: where they come from: the cost model, or what was tuned.
     hbm_bytes: predicted traffic with main memory; hbm_bytes_bound: what no kernel with these inputs and outputs avoids.
     skippable_load_bytes: the part of sram_load_bytes that data may leave out when the kernel runs: all bytes and times are
     predicted as if nothing were, so they are upper bounds where this is not 0.
@@ -60,6 +62,7 @@ class KernelReport:
     footprint_bytes: int
     predicted_us: float
     bound_by: str
+    parameters: str = COST_MODEL
     certificates: tuple[str, ...] = ()
     derivation: tuple[str, ...] = ()
     workspace_bytes: int = 0

@@ -94,6 +94,7 @@ def _kernel(k: KernelReport, shade: str) -> Iterator[str]:
     bound = f"{time(k.predicted_us)}, bound by {k.bound_by}; {k.flops / 1e9:,.2f} G operations"
     yield _row("predicted", bound)
     yield _row("parameters", "  ".join(f"{name} = {value}" for name, value in k.params.items()))
+    yield _row("chosen by", k.parameters)
     yield _row("programs", k.grid)
     yield _row("on chip", f"{amount(k.footprint_bytes)} a program")
     if k.registers is not None:

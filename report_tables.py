@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .report import counted_noun
+from .report import COST_MODEL, counted_noun
 
 if TYPE_CHECKING:
     from .report import KernelReport, Report
@@ -34,6 +34,8 @@ def tables(report: Report) -> Iterator[Table | str]:
         if k.derivation and k.certificates:
             yield "\n".join([f"{k.name}: how its passes were derived", *(f"  {line}" for line in k.derivation)])
         yield from (f"{k.name}: {line}" for line in k.visits)
+        if k.parameters != COST_MODEL:
+            yield f"{k.name}: parameters: {k.parameters}"
     if any(k.certificates for k in report.kernels):
         yield _pairs("rewrites, with the identity that makes each legal", "kernel", "identity",
                      [(k.name, c) for k in report.kernels for c in k.certificates])  # fmt: skip

@@ -22,7 +22,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from .assembly.build import Built, build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.remainder import modes
-from .driver import Environment, Options, check_parameters, check_tuning, pick_target
+from .driver import Environment, Options, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
 from .frontend.decompositions import by_definition, decompositions
 from .report import Report, report_of
@@ -52,12 +52,13 @@ def backend(
     target = pick_target(chosen.target, devices)
     check_parameters(chosen, target)
     check_device(target, devices, environment.interpret)
+    tuning = tuned_for(environment, target, chosen.tune)
 
     def compile_graph(role: str) -> Callable[[fx.GraphModule, Sequence[Any]], Any]:
         def compiler(graph: fx.GraphModule, inputs: Sequence[Any]) -> Any:
             fallbacks: list[tuple[str, str]] = []
             folder = environment.cache_dir
-            plan = make_plan(graph, target, chosen, folder, fallbacks, hints=hints_of(graph))
+            plan = make_plan(graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning)
             built = build(
                 plan, inputs, chosen, folder, mode=mode, fallbacks=fallbacks,
                 backward=role == "backward", inference=role == "inference",
@@ -89,4 +90,4 @@ def read_options(given: Mapping[str, Any]) -> Options:
     for name in given:
         if name not in known:
             raise InvalidArgument.choice("an option of the backend", name, known)
-    return check_tuning(Options(**given))
+    return Options(**given)

@@ -26,7 +26,7 @@ from ..ir.target import Target
 from ..runtime.files import usable_folder
 from ..runtime.loaded import load
 from ..runtime.operator import Entry, register
-from .plan_cache import cached_plan
+from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
 from .remainder import Boxed, compile_with_inductor, computes, run_eagerly
 from .splice import Placed, splice
@@ -57,13 +57,15 @@ def make_plan(
     fallbacks: list[tuple[str, str]],
     size_names: dict[str, str] | None = None,
     hints: dict[str, int] | None = None,
+    tuning: Tuning | None = None,
 ) -> Plan:
     """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead."""
     try:
         with (
             _disable_current_modes()
         ):  # PyTorch calls us while it traces; what we compute on the way is no part of that
-            plan = cached_plan(gm, target, options, usable_folder(folder) if folder else None, size_names, hints)
+            kept = usable_folder(folder) if folder else None
+            plan = cached_plan(gm, target, options, kept, size_names, hints, tuning)
     except Exception as error:
         if options.strict:
             raise _as_ours(error) from error

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from ..autotune.records import Place
 from ..errors import InvalidArgument
 from ..ir.target import Target
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run kernels of a target.  present: whether it is in this machine; sms, memory_bytes: of it."""
+
+    target: Target
+    present: bool
+    sms: int
+    memory_bytes: int
+    driver: str = ""
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where a configuration may have been found: on this device, or offline, for any of its name."""
+        any_device = Place(self.target.name, self.target.sms, 0)
+        return (Place(self.target.name, self.sms, self.memory_bytes), any_device) if self.present else (any_device,)
 
 
 def devices_of(values: Sequence[Any]) -> set[str]:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx
@@ -29,6 +29,7 @@ from ..passes.plan_memory import MemoryPlan
 from ..runtime.cache import Store, read_artifact
 from ..runtime.loaded import DTYPES
 from ..runtime.triton_compile import triton_version
+from .tunable import Configured, Tunable
 
 SOURCES = ("codegen", "frontend", "ir", "passes", "driver.py")  # what decides which kernels are generated
 SMALL = 1  # tensors that a graph holds: the value of a number may become part of a kernel
@@ -41,21 +42,42 @@ def cached_plan(
     folder: Path | None,
     size_names: Mapping[str, str] | None = None,
     hints: Mapping[str, int] | None = None,
+    tuning: Tuning | None = None,
 ) -> Plan:
-    """The plan for `gm`, from `folder` where it was made before.  No folder: made anew."""
+    """The plan for `gm`, from `folder` where it was made before.  No folder: made anew.
+
+    tuning: what says which configurations kernels are to have.  A plan that it would make otherwise by now is made anew.
+    """
+    configure = tuning.configure if tuning is not None else None
     if folder is None:
-        return plan_graph(gm, target, options, size_names, hints)
+        return plan_graph(gm, target, options, size_names, hints, configure)
     store = store_at(folder)
     key = key_of(gm, target, options, size_names or {})
     body = store.read(key)
     if body is not None:
         try:
-            return decode(body, gm, target)
+            plan = decode(body, gm, target)
+            if tuning is None or all(tuning.current(about) for about in _tuned(plan)):
+                return plan
         except ValueError as error:
             store.reject(key, f"does not fit ({error})")
-    plan = plan_graph(gm, target, options, size_names, hints)
+    plan = plan_graph(gm, target, options, size_names, hints, configure)
     store.write(key, encode(plan))
     return plan
+
+
+class Tuning(Protocol):
+    """Says which configuration a kernel is to have, and whether what it said once still holds."""
+
+    def configure(self, tunable: Tunable) -> Configured | None: ...
+
+    def current(self, about: Mapping[str, Any]) -> bool: ...
+
+
+def _tuned(plan: Plan) -> list[Mapping[str, Any]]:
+    """What was said of the plan's kernels, of each once; a plan that was made without tuning is not current."""
+    found = [call.artifact.facts.get("tuning", {}) for call in plan.calls]
+    return list({json.dumps(about, sort_keys=True): about for about in found}.values())
 
 
 @cache

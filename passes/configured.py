@@ -174,16 +174,18 @@ def tuning_space(
     sizes: Mapping[str, int] | None,
     options: LoopOptions | None = None,
     choices_of: Callable[[Scheduled], Choices] = _choices_of,
+    default: Scheduled | None = None,
 ) -> TuningSpace | Refused:
     """What may be chosen of a kernel.
 
-    choices_of: the choices of a schedule, where a printer knows of more than scheduling does.  Launch parameters that the
-    options give are not to be chosen.
+    choices_of: the choices of a schedule, where a printer knows of more than scheduling does.  default: the
+    kernel as scheduled without a tuner, if it is.  Launch parameters that the options give are not to be chosen.
     """
     options = options or LoopOptions()
-    default = schedule_kernel(kernel, target, inputs, outputs, sizes, options=options)
-    if isinstance(default, Refused):
-        return default
+    made = default or schedule_kernel(kernel, target, inputs, outputs, sizes, options=options)
+    if isinstance(made, Refused):
+        return made
+    default = made
     whole = schedule_whole(kernel, target, inputs, outputs, sizes, options=options)
     if isinstance(whole, Refused):
         return whole

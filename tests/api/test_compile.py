@@ -286,7 +286,10 @@ class TestWrongOptions:
         [
             ({"target": "sm_91"}, "target is 'sm_91', which is not one of: cpu, sm_80, sm_89, sm_90, sm_100, gfx942"),
             ({"tune": "later"}, "tune is 'later', which is not one of: off, quick, full"),
-            ({"tune": "quick"}, "tune='quick': this version does not measure"),
+            (
+                {"tune": "quick", "target": "gfx942"},
+                "tune='quick' measures, and gfx942 is not in this machine\nnext: leave `tune` at 'off'; `fusecade tune",
+            ),
             ({"remainder": "aten"}, "remainder is 'aten', which is not one of: inductor, eager"),
         ],
     )
