@@ -7,9 +7,9 @@ print(fusecade.explain(attend, q, k, v, target="sm_90"))
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -18,10 +18,15 @@ from .assembly.binaries import compile_binaries as binaries_of
 from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
-from .driver import Environment, Options, check_parameters, pick_target, tuned_for
+from .assembly.plan_cache import cached_plan
+from .driver import Environment, Options, check_parameters, pick_target, tuned_for, tuner_for
 from .frontend.capture import Captured, capture
 from .report import Report, report_of
 from .runtime.files import usable_folder
+
+if TYPE_CHECKING:
+    from .assembly.tuning import Outcome
+    from .autotune.search import Progress
 
 
 def compile(
@@ -155,6 +160,62 @@ def explain(
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
     compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
     return report_of(plan, fallbacks, compiled)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What `tune` did.  outcomes: of each kernel that was searched.  report: what is compiled from now on."""
+
+    outcomes: tuple[Outcome, ...]
+    report: Report
+
+
+def tune(
+    fn: Callable[..., Any],
+    *args: Any,
+    target: str | None = None,
+    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
+    fuse: str = "by_cost",
+    parameters: Mapping[str, int] | None = None,
+    mode: str = "quick",
+    sampler: str | None = None,
+    trials: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    resume: bool = False,
+    on_kernel: Callable[[str, str], None] = lambda name, operations: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    **kwargs: Any,
+) -> Tuning:
+    """Search the configurations of the kernels of `fn`, and keep what is learnt in the tuning cache.
+
+    The arguments say shapes and dtypes (meta tensors will do): inputs are made up.  target: by default what is in this
+    machine.  mode, sampler, trials, seconds, seed: of the search for each kernel (`autotune/options.py`).  offline: by the
+    cost model and the target's compiler, measuring nothing.  resume: search further where there is a decision already.
+    on_kernel, on_progress, on_outcome: as in `assembly.tuning.Tuner`.
+
+    Raises InvalidArgument for a target that is not in this machine, if it is not offline.
+    """
+    from .assembly.tuning import options_of
+
+    environment = Environment.read()
+    options = Options(target=target or "auto", remainder="eager", fuse=fuse, parameters=parameters or {})
+    chosen = pick_target("sm_90" if offline and target is None else options.target)
+    check_parameters(options, chosen)
+    searched = options_of(mode, sampler="cost" if offline else sampler, trials=trials, seconds=seconds, seed=seed)
+    captured = capture(fn, args, kwargs, dynamic)
+    folder = usable_folder(environment.cache_dir)
+    tuner = tuner_for(environment, chosen, searched, offline=offline)
+    tuner.again, tuner.strict = resume, True
+    tuner.on_kernel, tuner.on_progress, tuner.on_outcome = on_kernel, on_progress, on_outcome
+    try:
+        hints = _named_hints(captured)
+        plan = cached_plan(captured.gm, chosen, options, folder, captured.size_names, hints, tuner)
+    finally:
+        tuner.close()
+    return Tuning(tuple(tuner.outcomes), report_of(plan))
 
 
 def _named_hints(captured: Captured) -> dict[str, int]:

@@ -58,6 +58,8 @@ def _command(chosen: argparse.Namespace, console: Console) -> int:
             from .commands import explain as command
         case "compile":
             from .commands import compile as command
+        case "tune":
+            from .commands import tune as command
         case "cache":
             from .commands import cache as command
         case "completion":
@@ -92,6 +94,7 @@ def _read(file: Path | None) -> tuple[str, str]:
 def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     from .commands.cache_arguments import add_arguments as add_cache_arguments
     from .commands.completion import SHELLS
+    from .commands.tune_arguments import add_arguments as add_tune_arguments
 
     kind = argparse.ArgumentParser if exit_on_error else _Raising
     made = kind(
@@ -108,6 +111,9 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
         verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder"), out=True
     )
     _add_opt(verbs.add_parser("opt", help="passes over a program in its textual form"))
+    tune = verbs.add_parser("tune", help="a function's kernels in their fastest configurations, measured and kept")
+    _add_function(tune)
+    add_tune_arguments(tune)
     add_cache_arguments(verbs.add_parser("cache", help="what was tuned: look at it, share it, clean it up"))
     verbs.add_parser("doctor", help="what is installed, which targets compile and run here, what is missing")
     shells = verbs.add_parser("completion", help="a script that completes these commands in a shell")
@@ -115,7 +121,7 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     return made
 
 
-def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
+def _add_function(verb: argparse.ArgumentParser) -> None:
     from .commands.program import dtype_name
 
     verb.add_argument("program", metavar="MODULE:FUNCTION", help="or path/to/file.py:function")
@@ -124,7 +130,8 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
     verb.add_argument(
         "--dtype", default="f32", type=_checked(dtype_name), help="of the arguments that name none (default f32)"
     )
-    verb.add_argument("--target", action="append", type=_checked(_target_name), help="may be repeated (default sm_90)")
+    verb.add_argument("--target", action="append", type=_checked(_target_name), help="may be repeated (default: "
+                      "sm_90; of tune, what is in this machine)")  # fmt: skip
     verb.add_argument(
         "--factory", action="store_true", help="call MODULE:FUNCTION without arguments first, for a model"
     )
@@ -132,6 +139,10 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
                       help="always: also what is predicted to be faster apart (default by_cost)")  # fmt: skip
     verb.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE",
                       help="of all launches, may be repeated: persistent=true, num_warps=8")  # fmt: skip
+
+
+def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
+    _add_function(verb)
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
         verb.add_argument(

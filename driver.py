@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from torch import fx
 
     from .assembly.plan_cache import Tuning
+    from .assembly.tuning import Tuner
+    from .autotune.options import Options as Search
 
 log = logging.getLogger("fusecade")
 
@@ -124,20 +126,28 @@ def tuned_for(environment: Environment, target: Target, mode: str = "off") -> Tu
     mode: as in `Options.tune`; "off" only looks up what was tuned.  Raises InvalidArgument where something is to be
     measured on a target that is not in this machine.
     """
-    machine = machine_of(target)
-    folder = environment.cache_dir / "tuning"
     if mode == "off":
         from .assembly.tuned import Tuned
 
-        return Tuned.of(folder, environment.cache_url, machine)
-    if not machine.present or (target.kind != "cpu" and environment.interpret):
+        return Tuned.of(environment.cache_dir / "tuning", environment.cache_url, machine_of(target))
+    from .autotune.options import MODES
+
+    return tuner_for(environment, target, MODES[mode], asked=f"tune={mode!r}")
+
+
+def tuner_for(
+    environment: Environment, target: Target, search: Search, *, offline: bool = False, asked: str = "tuning"
+) -> Tuner:
+    """What tunes the kernels of a target.  search: the options of a search.  Raises InvalidArgument as `tuned_for` does."""
+    machine = machine_of(target)
+    if not offline and (not machine.present or (target.kind != "cpu" and environment.interpret)):
         raise InvalidArgument(
-            f"tune={mode!r} measures, and {target.name} is not in this machine",
+            f"{asked} measures, and {target.name} is not in this machine",
             next_step=f"leave `tune` at 'off'; `fusecade tune --offline --target {target.name}` ranks what is not measured",
         )
     from .assembly.tuning import Tuner
 
-    return Tuner.of(folder, environment.cache_url, machine, mode)
+    return Tuner.of(environment.cache_dir / "tuning", environment.cache_url, machine, search, offline=offline)
 
 
 def check_parameters(options: Options, target: Target) -> None:
@@ -373,7 +383,10 @@ class _Pipeline:
             return scheduled
         said: dict[str, Any] = {}
         if self.configure is not None:
-            tunable = Tunable(kernel, self.target, inputs, outputs, self.hints, self.options.loops, counted, scheduled)
+            name = note(kernel, "name") or f"k{len(self.printed)}"
+            tunable = Tunable(
+                name, kernel, self.target, inputs, outputs, self.hints, self.options.loops, counted, scheduled
+            )
             if (found := self.configure(tunable)) is not None:
                 scheduled, said = _configured(tunable, found, scheduled)
         steps = [s.scheduled for s in (scheduled.before,) if s is not None] + [scheduled]

@@ -74,6 +74,9 @@ def make_plan(
         warnings.warn(FallbackWarning("a graph", reason, getattr(error, "source", None)), stacklevel=4)
         log.debug("planning failed", exc_info=True)
         return Plan(gm, target)
+    finally:
+        if tuning is not None:
+            tuning.close()
     if options.strict and plan.externs:
         operator, reason = plan.externs[0]
         node = next((n for n in gm.graph.nodes if str(n.target) == operator), None)

@@ -73,6 +73,10 @@ class Tuning(Protocol):
 
     def current(self, about: Mapping[str, Any]) -> bool: ...
 
+    def close(self) -> None:
+        """Ends what it has started."""
+        ...
+
 
 def _tuned(plan: Plan) -> list[Mapping[str, Any]]:
     """What was said of the plan's kernels, of each once; a plan that was made without tuning is not current."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from ..codegen.artifact import KernelArtifact
 from ..codegen.emit import NotPrintable, choices_of, dtype_name
 from ..ir import symbols, tile
 from ..ir.attributes import AccessMap
-from ..ir.cascade import KernelOp
+from ..ir.cascade import EinsumOp, KernelOp, OnlineOp
 from ..ir.names import anonymous, note
 from ..ir.target import Target
 from ..ir.text import print_module
@@ -74,6 +75,7 @@ class Configured:
 class Tunable:
     """A kernel, for tensors of these layouts on this target.  default: the cost model's choice."""
 
+    name: str
     kernel: KernelOp
     target: Target
     inputs: Sequence[tile.BufferType]
@@ -82,10 +84,6 @@ class Tunable:
     options: LoopOptions
     counted: Counted
     default: Scheduled
-
-    @property
-    def name(self) -> str:
-        return note(self.kernel, "name") or "kernel"
 
     @property
     def operations(self) -> str:
@@ -120,6 +118,15 @@ class Tunable:
             return print_kernel("candidate", self.kernel, made, self.counted, self.target)
         except NotPrintable as stop:
             return Refused(str(stop))
+
+    @cached_property
+    def points(self) -> int:
+        """Of the largest operation: what a reference interpreter holds at once."""
+        shape, found = KernelShape(self.kernel, self.target, dict(self.hints)), 1
+        for op in self.kernel.body.block.ops:
+            if isinstance(op, EinsumOp | OnlineOp):
+                found = max(found, math.prod(shape.value(rank) for rank in op.extents))
+        return found
 
     @property
     def program(self) -> str:

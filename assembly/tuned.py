@@ -77,6 +77,9 @@ class Tuned:
         except (KeyError, TypeError, ValueError):
             return False
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def _rank(decision: Decision) -> tuple[bool, bool, float]:
     return (decision.kind != MEASURED or bool(decision.device), bool(decision.distance), decision.distance)

@@ -56,7 +56,8 @@ class Result:
     is known of it.  default: of the default.  verdict: why the winner is the winner.  confirmed: whether the verdict
     comes from the last comparison.  kind: "measured" or "predicted".  samples: of this run, in their order.
     stopped: why it ended: "trials", "seconds", "gain" (what is left to gain is under the noise), "exhausted"
-    (nothing is left), "interrupted".  noise: by which part two times may differ for no reason.
+    (nothing is left), "interrupted".  noise: by which part two times may differ for no reason.  comparison: of the winner
+    with the default, the last of this run.
     """
 
     winner: Configuration
@@ -70,6 +71,7 @@ class Result:
     trials: int
     seconds: float
     noise: float
+    comparison: Comparison | None = None
 
 
 def search(
@@ -354,6 +356,7 @@ class _Run:
             trials=self._trials_of(samples.values()),
             seconds=self.clock() - self.start,
             noise=self.knowledge.noise,
+            comparison=self.confirmed.get(winner) or self.comparisons.get(winner),
         )
 
     def _winner(self) -> tuple[Configuration, Verdict, bool]:

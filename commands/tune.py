@@ -1,0 +1,161 @@
+"""`fusecade tune`: the kernels of a function, each in its fastest configuration, kept for whoever compiles it next.
+
+fusecade tune model.py:attend --shape 8,4096,64 --shape 8,4096,64 --shape 8,4096,64      # on this machine
+fusecade tune model.py:attend --shape ... --offline --target sm_90                       # for a GPU that is not here
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from .. import api
+from ..report import COST_MODEL
+from . import exits
+from .program import Shape, arguments, check_arguments, find_function, parameters
+
+if TYPE_CHECKING:
+    from ..api import Tuning
+    from ..assembly.tuning import Outcome
+
+STOPPED = {
+    "trials": "all trials spent",
+    "seconds": "out of time",
+    "gain": "nothing left to gain",
+    "exhausted": "everything tried",
+    "interrupted": "interrupted",
+}
+
+
+def run(chosen: Namespace, console: Console) -> int:
+    function = find_function(chosen.program, chosen.factory)
+    tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
+    check_arguments(function, chosen.program, tensors)
+    results = [_tune(chosen, function, tensors, dynamic, target) for target in chosen.target or [None]]
+    if chosen.json:
+        rows = [row for tuning in results for row in rows_of(tuning)]
+        console.print(json.dumps({"kernels": rows}, indent=1), markup=False, highlight=False, soft_wrap=True)
+    else:
+        for tuning in results:
+            console.print(table_of(tuning))
+    unfinished = [
+        o for tuning in results for o in tuning.outcomes if o.result is None or o.result.stopped == "interrupted"
+    ]
+    return exits.INCOMPLETE if unfinished else exits.FINE
+
+
+def _tune(chosen: Namespace, function: Any, tensors: Any, dynamic: Any, target: str | None) -> Tuning:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[best]}"),
+        TextColumn("{task.fields[left]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("planning", total=None, best="", left="")
+
+        def begin(name: str, operations: str) -> None:
+            progress.reset(task, description=f"{name}: {operations}"[:60], total=None, best="", left="")
+
+        def tick(found: Any) -> None:
+            best = f"best {_time(found.best.us)}" if found.best is not None else ""
+            left = f"{found.seconds_left:.0f} s left" if found.seconds_left is not None else ""
+            progress.update(task, total=found.trials, completed=found.trial, best=best, left=left)
+
+        return api.tune(
+            function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
+            parameters=parameters(chosen.parameter), mode=chosen.mode, sampler=chosen.sampler, trials=chosen.trials,
+            seconds=chosen.budget, seed=chosen.seed, offline=chosen.offline, resume=chosen.resume,
+            on_kernel=begin, on_progress=tick,
+        )  # fmt: skip
+
+
+def rows_of(tuning: Tuning) -> list[dict[str, Any]]:
+    """As JSON: kernels that were searched, then those that were not, with where their parameters come from."""
+    rows = [_row(o, tuning.report.target) for o in tuning.outcomes]
+    searched = len(rows)
+    kept = [k for k in tuning.report.kernels if k.parameters != COST_MODEL] if not searched else []
+    return rows + [
+        {"kernel": k.name, "target": k.target, "parameters": k.parameters, "configuration": dict(k.params)}
+        for k in kept
+    ]
+
+
+def _row(o: Outcome, target: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"kernel": o.kernel, "target": target, "operations": o.operations}
+    if o.result is None:
+        return row | {"not_searched": o.reason}
+    r = o.result
+    measured = r.comparison is not None
+    states: dict[str, int] = {}
+    for sample in r.samples:
+        states[sample.state] = states.get(sample.state, 0) + 1
+    interval = r.comparison.interval if r.comparison is not None else None
+    usual = r.default.us if r.default is not None else None
+    is_default = r.default is not None and r.winner == r.default.configuration
+    if not is_default and r.sample is not None and r.sample.default_us is not None:
+        usual = r.sample.default_us  # timed in turns with the winner
+    return row | {
+        "configuration": r.winner.to_json(),
+        "is_default": is_default,
+        "kind": r.kind,
+        "default_us": usual,
+        "tuned_us": r.sample.us if r.sample is not None else None,
+        "predicted_default_us": o.predicted_us,
+        "predicted_us": o.winner_us,
+        "ratio": r.comparison.ratio if r.comparison is not None else None,
+        "interval": [interval.low, interval.high] if interval is not None and _finite(interval) else None,
+        "confirmed": r.confirmed,
+        "verdict": r.verdict.why,
+        "stopped": r.stopped,
+        "trials": r.trials,
+        "samples": states,
+        "seconds": round(r.seconds, 2),
+        "noise": r.noise if measured else None,
+    }
+
+
+def _finite(interval: Any) -> bool:
+    return float("-inf") < interval.low and interval.high < float("inf")
+
+
+def table_of(tuning: Tuning) -> Table | str:
+    rows = rows_of(tuning)
+    if not rows:
+        return f"target {tuning.report.target}: there is no kernel to tune"
+    table = Table(title=f"target {tuning.report.target}", title_justify="left", box=None, pad_edge=False)
+    for name in ("kernel", "default", "tuned", "predicted", "gain", "configuration", "trials", "ended"):
+        table.add_column(name, justify="right" if name in ("default", "tuned", "predicted", "trials") else "left")
+    for row in rows:
+        if "not_searched" in row:
+            table.add_row(row["kernel"], "", "", "", "", row["not_searched"], "", "not searched")
+        elif "parameters" in row:
+            values = " ".join(f"{n}={v}" for n, v in row["configuration"].items())
+            table.add_row(row["kernel"], "", "", "", row["parameters"], values, "", "known already; see --resume")
+        else:
+            values = " ".join(f"{n}={v}" for n, v in row["configuration"]["values"].items())
+            table.add_row(
+                row["kernel"], _time(row["default_us"]), _time(row["tuned_us"]), _time(row["predicted_us"]),
+                _gain(row), values, str(row["trials"]), STOPPED.get(row["stopped"], row["stopped"]),
+            )  # fmt: skip
+    return table
+
+
+def _gain(row: dict[str, Any]) -> str:
+    if row["kind"] == "predicted":
+        return "predicted, not measured"
+    if row["is_default"]:
+        return "none: the default stays"
+    if row["interval"] is None:
+        return f"{1 / row['ratio']:.2f}×" if row["ratio"] else row["verdict"]
+    low, high = row["interval"]
+    return f"{1 / row['ratio']:.2f}× ({1 / high:.2f} to {1 / low:.2f})"
+
+
+def _time(us: float | None) -> str:
+    if us is None:
+        return "-"
+    return f"{us:.1f} µs" if us < 1000 else f"{us / 1000:.2f} ms"
