@@ -1,0 +1,268 @@
+"""Tuning through the compiler: measured or predicted, kept, found again by what compiles next, and never believed blindly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from data.tuned_program import SHAPES, attend
+
+import fusecade
+from fusecade import api, driver
+from fusecade.assembly import tuning as tuning_module
+from fusecade.assembly.tunable import Tunable, bucket
+from fusecade.assembly.tuned import Tuned
+from fusecade.assembly.tuning import Tuner, options_of
+from fusecade.assembly.tuning_worker import Case, against
+from fusecade.autotune.cache import Decision
+from fusecade.autotune.records import MEASURED, Configuration
+from fusecade.driver import Environment, Options, machine_of, plan_graph
+from fusecade.errors import InvalidArgument
+from fusecade.frontend.capture import capture
+from fusecade.ir.target import get_target
+
+CPU, SM90 = get_target("cpu"), get_target("sm_90")
+META = [torch.empty(s, device="meta") for s in SHAPES]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("FUSECADE_CACHE_URL", raising=False)
+    return tmp_path / "cache"
+
+
+def tunables(fn=attend, shapes=SHAPES, target=CPU, dtype=torch.float32, **options) -> list[Tunable]:
+    """The kernels of a function as a tuner sees them."""
+    found: list[Tunable] = []
+    captured = capture(fn, [torch.empty(s, dtype=dtype, device="meta") for s in shapes], {}, None)
+    plan_graph(captured.gm, target, Options(target=target.name, **options), configure=found.append)
+    return found
+
+
+def compiled(**options):
+    tensors = [torch.randn(s, generator=torch.Generator().manual_seed(n)) for n, s in enumerate(SHAPES)]
+    kernel = fusecade.compile(attend, tensors, target="cpu", remainder="eager", strict=True, **options)
+    torch.testing.assert_close(kernel(*tensors), attend(*tensors))
+    (one,) = kernel.report.kernels
+    return one
+
+
+def decide(folder: Path, values: dict[str, int] | None = None, shapes=SHAPES) -> Configuration:
+    """Puts a decision for the kernel into the cache: its cheapest other configuration, or one with these values."""
+    (tunable,) = tunables(shapes=shapes)
+    variant, parameters = next(iter(tunable.space.variants.items()))  # type: ignore[union-attr]
+    given = {n: v[1] if len(v) > 1 and n == "BI" else v[0] for n, v in parameters.items()} | (values or {})
+    tuned = Tuned.of(folder / "tuning", None, machine_of(CPU), make=True)
+    key, configuration = tuned.keys(tunable.subject)[0], Configuration.of(variant, given)
+    assert tuned.cache.decide(
+        key, Decision(key, configuration, MEASURED, 100.0, 112.0, tuned.cache.versions, time.time())
+    )
+    return configuration
+
+
+class TestSubject:
+    def test_equal_kernels_of_other_sizes_are_of_one_family(self):
+        (a,), (b,) = tunables(), tunables(shapes=[(2, 600, 64)] * 3)
+        assert a.subject.program == b.subject.program
+        assert dict(a.subject.sizes)["i"] == 512 and dict(b.subject.sizes)["i"] == 640
+
+    def test_another_program_dtype_or_layout_is_another_subject(self):
+        (a,) = tunables(target=SM90, dtype=torch.float16)
+        others = [
+            tunables(lambda q, k, v: torch.softmax((q @ k.transpose(-1, -2)).relu(), -1) @ v, target=SM90, dtype=torch.float16),
+            tunables(target=SM90, dtype=torch.bfloat16),
+            tunables(lambda q, k, v: attend(q, k, v.transpose(0, 1)), shapes=[*SHAPES[:2], (512, 2, 64)], target=SM90,
+                     dtype=torch.float16),
+            tunables(target=SM90, dtype=torch.float16, skip="never"),
+            tunables(target=SM90, dtype=torch.float16, parameters={"num_warps": 8}),
+        ]  # fmt: skip
+        subjects = {a.subject, *(t.subject for found in others for t in found)}
+        assert len(subjects) == 1 + len(others)
+
+    def test_buckets_are_exact_where_small_and_four_to_a_doubling_above(self):
+        assert [bucket(n) for n in (1, 7, 16)] == [1, 7, 16]
+        assert {bucket(n) for n in range(1025, 2049)} == {1280, 1536, 1792, 2048}
+        assert all(n <= bucket(n) <= 1.25 * n for n in range(1, 5000))
+
+
+class TestUse:
+    def test_a_decision_is_used_and_said(self, folder: Path):
+        before = compiled()
+        assert before.parameters == "cost model"
+        wanted = decide(folder)
+        after = compiled()  # the plan in the cache is of before
+        assert after.params == dict(wanted.values) != before.params
+        assert after.parameters == "tuned here, 12 % faster"
+        assert "k0: parameters: tuned here, 12 % faster" in str(api.explain(attend, *META, target="cpu"))
+
+    def test_what_does_not_fit_is_left_with_the_reason(self, folder: Path):
+        before = compiled()
+        decide(folder, {"BI": 7})
+        after = compiled()
+        assert after.params == before.params
+        assert after.parameters.startswith("cost model; what the tuning cache has does not fit:")
+        made = compiled()  # and the plan that says so is kept
+        assert made.parameters == after.parameters
+
+    def test_sizes_nearby(self, folder: Path):
+        wanted = decide(folder, shapes=[(2, 640, 64)] * 3)
+        after = compiled()
+        assert after.parameters == "tuned here, 12 % faster, for sizes nearby"
+        assert after.params["BI"] == dict(wanted.values)["BI"]
+
+    def test_other_versions_are_said(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("fusecade.assembly.tuned.triton_version", lambda: "1.0")
+        from fusecade.assembly import tuned
+
+        tuned._session.cache_clear()
+        decide(folder)
+        tuned._session.cache_clear()
+        monkeypatch.undo()
+        monkeypatch.setenv("FUSECADE_CACHE_DIR", str(folder))
+        assert "triton 1.0 when tuned" in compiled().parameters
+
+    def test_a_lookup_is_quick(self, folder: Path):
+        decide(folder)
+        (tunable,) = tunables()
+        tuned, subject = Tuned.of(folder / "tuning", None, machine_of(CPU)), tunable.subject
+        best = min(_seconds(lambda: tuned.decision(subject)) for _ in range(200))
+        assert best < 200e-6  # two or three lookups of 10 us, on a loaded machine
+
+
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+USE = """
+import json, sys, torch, fusecade
+from tuned_program import attend, SHAPES
+k = fusecade.compile(attend, [torch.randn(s) for s in SHAPES], target="cpu", remainder="eager", strict=True)
+(one,) = k.report.kernels
+print(json.dumps([one.parameters, dict(one.params), sorted({"optuna", "sqlalchemy", "alembic"} & set(sys.modules))]))
+"""
+
+
+class TestTune:
+    def test_tune_and_use_it_in_another_process(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        outcome = api.tune(attend, *META, target="cpu", sampler="random", trials=3, seconds=20).outcomes[0]
+        result = outcome.result
+        assert result is not None and result.kind == "measured" and result.trials >= 3
+        assert {s.state for s in result.samples} == {"measured"}
+        again = api.tune(attend, *META, target="cpu", sampler="random", trials=3, seconds=20)
+        assert again.outcomes == () and again.report.kernels[0].parameters.startswith("tuned here")
+
+        data = Path(__file__).parent.parent / "data"
+        code = f"import sys; sys.path[:0] = [{str(data)!r}]\n{USE}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        said, params, imported = json.loads(done.stdout.splitlines()[-1])
+        assert said.startswith("tuned here") and params == dict(result.winner.values) and imported == []
+
+    def test_a_candidate_that_is_wrong_is_recorded_as_that(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}\n"
+            "from fusecade.assembly import tuning_worker as w\n"
+            "load, first = w.load, []\n"
+            "def broken(artifact, folder):\n"
+            "    kernel = load(artifact, folder); first.append(artifact.fingerprint)\n"
+            "    run = kernel.launch\n"
+            "    def launch(tensors, sizes):\n"
+            "        run(tensors, sizes); tensors[-1].view(-1)[7] += 1\n"
+            "    if artifact.fingerprint != first[0]: kernel.launch = launch\n"
+            "    return kernel\n"
+            "w.load = broken; sys.exit(w.main())"
+        )
+        monkeypatch.setattr(tuning_module, "worker_command", lambda: [sys.executable, "-c", code])
+        (outcome,) = api.tune(attend, *META, target="cpu", sampler="random", trials=3, seconds=20).outcomes
+        assert outcome.result is not None
+        states = [s.state for s in outcome.result.samples]
+        assert states[0] == "measured" and set(states[1:]) == {"wrong"} and len(states) == 3
+        assert all("off by" in s.note for s in outcome.result.samples[1:])
+        assert outcome.result.winner == outcome.result.samples[0].configuration
+
+    def test_offline_for_a_gpu(self, folder: Path):
+        given = [torch.empty((2, 64, 64), dtype=torch.float16, device="meta")] * 3
+        (outcome,) = api.tune(attend, *given, target="sm_90", offline=True, trials=3).outcomes
+        assert outcome.result is not None and outcome.result.kind == "predicted"
+        assert outcome.result.trials == 3
+        for sample in outcome.result.samples:
+            assert sample.state == "predicted" and sample.resources["registers"] > 0, sample
+            assert 0 < sample.resources["occupancy_percent"] <= 100
+        report = api.explain(attend, *given, target="sm_90", compile_binaries=False)
+        assert report.kernels[0].parameters == "predicted offline"
+
+    def test_what_was_predicted_is_where_a_measured_run_starts(self, folder: Path):
+        api.tune(attend, *META, target="cpu", offline=True, trials=4)
+        (tunable,) = tunables()
+        tuner = Tuner.of(folder / "tuning", None, machine_of(CPU), options_of())
+        known = tuner._known(tunable.subject)
+        assert len(known) == 4 and {s.state for s in known} == {"predicted"}
+        assert tuner._to_be_tuned(tunable.subject)
+
+    def test_a_target_that_is_not_here_is_refused(self):
+        with pytest.raises(InvalidArgument, match=r"gfx942 is not in this machine\nnext: .*--offline --target gfx942"):
+            api.tune(attend, *META, target="gfx942")
+
+    def test_without_being_asked_nothing_is_tuned_or_made(self, folder: Path):
+        compiled()
+        assert not (folder / "tuning").exists()
+
+    def test_tune_is_an_option_of_compile(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        from fusecade.autotune import options
+
+        monkeypatch.setitem(options.MODES, "quick", options_of(sampler="random", trials=2, seconds=20))
+        assert compiled(tune="quick").parameters.startswith("tuned here")
+        monkeypatch.setattr(tuning_module, "search", None)  # the second time nothing is searched
+        assert compiled(tune="quick").parameters.startswith("tuned here")
+
+
+class TestCheck:
+    def test_rounding_is_allowed_and_more_is_not(self):
+        right = torch.randn(100, dtype=torch.float64)
+        assert against(right.float(), right, False) is None
+        assert against(right.half(), right, False) is None
+        assert "off by" in str(against((right + 0.1).half(), right, False))
+        assert "not a number" in str(against((right / 0).float(), right, False))
+        bare = torch.tensor([1.0, float("inf"), float("nan")], dtype=torch.float64)
+        assert against(bare.float(), bare, False) is None
+        assert "other places" in str(against(bare.float().flip(0), bare, False))
+
+    def test_integers(self):
+        right = torch.arange(10_000)
+        assert against(right, right, True) is None
+        other = right.clone()
+        other[3] += 1
+        assert against(other, right, False) is None and "differ" in str(against(other, right, True))
+        assert "differ" in str(against(right + 1, right, False))
+
+    def test_the_reference_is_the_float64_interpreter(self, folder: Path):
+        (tunable,) = tunables()
+        variant, parameters = next(iter(tunable.space.variants.items()))  # type: ignore[union-attr]
+        artifact = tunable.artifact(variant, {n: v[0] for n, v in parameters.items()})
+        request = {
+            "reference": artifact.to_json(),
+            "folder": str(folder / "k"),
+            "sizes": {},
+            "device": "cpu",
+            "seed": 0,
+        }
+        case, by_default = Case(request | {"program": tunable.program}), Case(request | {"program": None})
+        assert case.wanted[0].dtype == torch.float64 and by_default.wanted[0].dtype == torch.float32
+        torch.testing.assert_close(case.wanted[0].float(), by_default.wanted[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(attend(*case.sets[0]), by_default.wanted[0], rtol=1e-4, atol=1e-5)
+        case.check(case.reference)
+
+
+def test_environment_and_machine(monkeypatch: pytest.MonkeyPatch):
+    machine = machine_of(CPU)
+    assert machine.present and machine.sms == torch.get_num_threads()
+    assert [p.sms for p in machine.places] == [machine.sms, CPU.sms]
+    assert Environment.read().cache_dir.name == "cache"
+    assert driver.tuned_for(Environment.read(), CPU).decision(tunables()[0].subject) is None
