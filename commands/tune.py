@@ -42,7 +42,8 @@ def run(chosen: Namespace, console: Console) -> int:
         console.print(json.dumps({"kernels": rows}, indent=1), markup=False, highlight=False, soft_wrap=True)
     else:
         for tuning in results:
-            console.print(table_of(tuning))
+            for shown in text_of(tuning):
+                console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))
     unfinished = [
         o for tuning in results for o in tuning.outcomes if o.result is None or o.result.stopped == "interrupted"
     ]
@@ -122,33 +123,40 @@ def _finite(interval: Any) -> bool:
     return float("-inf") < interval.low and interval.high < float("inf")
 
 
-def table_of(tuning: Tuning) -> Table | str:
-    rows = rows_of(tuning)
+def text_of(tuning: Tuning) -> list[Table | str]:
+    """A table of what was searched, then a line for each kernel with its configuration."""
+    rows, target = rows_of(tuning), tuning.report.target
     if not rows:
-        return f"target {tuning.report.target}: there is no kernel to tune"
-    table = Table(title=f"target {tuning.report.target}", title_justify="left", box=None, pad_edge=False)
-    for name in ("kernel", "default", "tuned", "predicted", "gain", "configuration", "trials", "ended"):
-        table.add_column(name, justify="right" if name in ("default", "tuned", "predicted", "trials") else "left")
+        return [f"target {target}: there is no kernel to tune"]
+    table = Table(title=f"target {target}", title_justify="left", box=None, pad_edge=False)
+    for name in ("kernel", "default", "tuned", "predicted", "gain", "trials", "ended"):
+        right = name in ("default", "tuned", "predicted", "trials")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    lines: list[str] = []
     for row in rows:
+        name = row["kernel"]
         if "not_searched" in row:
-            table.add_row(row["kernel"], "", "", "", "", row["not_searched"], "", "not searched")
+            lines.append(f"{name}: not searched: {row['not_searched']}")
         elif "parameters" in row:
-            values = " ".join(f"{n}={v}" for n, v in row["configuration"].items())
-            table.add_row(row["kernel"], "", "", "", row["parameters"], values, "", "known already; see --resume")
+            lines.append(f"{name}: {_values(row['configuration'])}: {row['parameters']} (--resume searches further)")
         else:
-            values = " ".join(f"{n}={v}" for n, v in row["configuration"]["values"].items())
             table.add_row(
-                row["kernel"], _time(row["default_us"]), _time(row["tuned_us"]), _time(row["predicted_us"]),
-                _gain(row), values, str(row["trials"]), STOPPED.get(row["stopped"], row["stopped"]),
+                name, _time(row["default_us"]), _time(row["tuned_us"]), _time(row["predicted_us"]), _gain(row),
+                str(row["trials"]), STOPPED.get(row["stopped"], row["stopped"]),
             )  # fmt: skip
-    return table
+            lines.append(f"{name}: {_values(row['configuration']['values'])}; {row['configuration']['variant']}")
+    return [*([table] if table.rows else [f"target {target}"]), *lines]
+
+
+def _values(values: dict[str, int]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _gain(row: dict[str, Any]) -> str:
     if row["kind"] == "predicted":
-        return "predicted, not measured"
+        return "not measured"
     if row["is_default"]:
-        return "none: the default stays"
+        return "none"
     if row["interval"] is None:
         return f"{1 / row['ratio']:.2f}×" if row["ratio"] else row["verdict"]
     low, high = row["interval"]

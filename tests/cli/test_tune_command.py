@@ -1,0 +1,93 @@
+"""`fusecade tune` as scripts use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from data.tuned_program import SHAPES
+
+from fusecade import cli
+from fusecade.commands import exits
+from fusecade.commands import tune as command
+
+PROGRAM = f"{Path(__file__).parent.parent / 'data' / 'tuned_program.py'}:attend"
+SHAPE = [word for shape in SHAPES for word in ("--shape", ",".join(map(str, shape)))]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("FUSECADE_CACHE_URL", raising=False)
+    return tmp_path / "cache"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = cli.main(arguments)
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_measure_then_explain_then_go_on(capsys):
+    given = ["tune", PROGRAM, *SHAPE, "--target", "cpu", "--sampler", "random", "--budget", "20"]
+    status, out, _ = run(capsys, *given, "--trials", "2", "--json")
+    assert status == exits.FINE
+    (row,) = json.loads(out)["kernels"]
+    assert row["kind"] == "measured" and row["trials"] == 2 and row["stopped"] == "trials"
+    assert row["tuned_us"] > 0 and row["default_us"] >= row["tuned_us"] and row["predicted_us"] > 0
+    status, out, _ = run(capsys, "explain", PROGRAM, *SHAPE, "--target", "cpu")
+    assert status == exits.FINE and "parameters: tuned here" in out
+    status, out, _ = run(capsys, *given, "--trials", "2")
+    assert status == exits.FINE and "k0: " in out and "(--resume searches further)" in out
+    status, out, _ = run(capsys, "cache", "ls", "--json")
+    assert status == exits.FINE and '"measured"' in out
+
+
+def test_offline_needs_no_device(capsys):
+    given = ["tune", PROGRAM, *SHAPE, "--target", "cpu", "--offline", "--trials", "3"]
+    status, out, _ = run(capsys, *given)
+    assert status == exits.FINE and "not measured" in out and "all trials spent" in out
+    status, out, _ = run(capsys, *given[:-1], "5", "--resume", "--json")
+    (row,) = json.loads(out)["kernels"]
+    assert status == exits.FINE and row["trials"] == 5 and row["samples"] == {"predicted": 2}
+    assert row["tuned_us"] is None and row["interval"] is None
+
+
+def test_a_target_that_is_not_here(capsys):
+    status, out, err = run(capsys, "tune", PROGRAM, *SHAPE, "--target", "gfx942")
+    assert status == exits.USAGE and out == ""
+    assert "gfx942 is not in this machine" in err and "--offline --target gfx942" in err
+
+
+@pytest.mark.parametrize("wrong", [["--trials", "0"], ["--budget", "-1"], ["--sampler", "best"], ["--mode", "slow"]])
+def test_wrong_arguments(capsys, wrong: list[str]):
+    status, _, err = run(capsys, "tune", PROGRAM, *SHAPE, *wrong)
+    assert status == exits.USAGE and wrong[0] in err
+
+
+def test_a_program_without_kernels(capsys, tmp_path: Path):
+    (tmp_path / "none.py").write_text("def same(x):\n    return x\n")
+    status, out, _ = run(capsys, "tune", f"{tmp_path / 'none.py'}:same", "--shape", "4", "--target", "cpu")
+    assert status == exits.FINE and "there is no kernel to tune" in out
+
+
+def test_a_run_that_is_interrupted_keeps_what_it_has(capsys, monkeypatch: pytest.MonkeyPatch):
+    from fusecade.assembly import tuning
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning._Candidates, "inspect", interrupted)
+    status, out, _ = run(capsys, "tune", PROGRAM, *SHAPE, "--target", "cpu", "--offline")
+    assert status == exits.INCOMPLETE and "interrupted" in out
+
+
+def test_gains_and_times():
+    row = {"kind": "measured", "is_default": False, "interval": [0.5, 0.8], "ratio": 0.625, "verdict": ""}
+    assert command._gain(row) == "1.60× (1.25 to 2.00)"
+    assert command._gain(row | {"is_default": True}) == "none"
+    assert (command._time(12.34), command._time(1500.0), command._time(None)) == ("12.3 µs", "1.50 ms", "-")
