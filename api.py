@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
 from .assembly.plan_cache import cached_plan
+from .autotune.cache import study_storage
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for, tuner_for
 from .frontend.capture import Captured, capture
 from .report import Report, report_of
@@ -47,7 +48,8 @@ def compile(
     """`fn` compiled for arguments like these; what comes back is called like `fn`, forward only.
 
     target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}, the
-    argument by its position or name; other sizes are fixed.  fuse: "by_cost" leaves apart what is predicted to be faster
+    argument by its position or name; other sizes are fixed.  tune: "off" uses what was tuned before, "quick" and "full" also
+    measure kernels that were not (`docs/tuning.md`).  fuse: "by_cost" leaves apart what is predicted to be faster
     so, "always" makes a kernel of whatever can be one.  skip: whether kernels ask a mask which tiles it closes before they
     load them: "by_cost" where asking is predicted to cost next to nothing, "always", "never"; "bounds"
     has a kernel ahead find where a mask is open, and loops walk no further.  lazy: "on" moves the running maximum of a
@@ -209,6 +211,7 @@ def tune(
     folder = usable_folder(environment.cache_dir)
     tuner = tuner_for(environment, chosen, searched, offline=offline)
     tuner.again, tuner.strict = resume, True
+    tuner.storage = partial(study_storage, tuner.tuned.cache)
     tuner.on_kernel, tuner.on_progress, tuner.on_outcome = on_kernel, on_progress, on_outcome
     try:
         hints = _named_hints(captured)

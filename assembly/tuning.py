@@ -69,6 +69,7 @@ class Tuner:
 
     options: of each kernel's search.  offline: by price and compiler only.  on_kernel: is told of a kernel (its name and
     its operations) before it is searched; on_progress: of each of its trials; on_outcome: when it is done.
+    storage: makes Optuna's storage, where trials of searches that measure are to be seen in its dashboard as well.
     again: search kernels further that have a decision.
     strict: raise where a kernel cannot be searched for want of a worker.
     """
@@ -83,7 +84,7 @@ class Tuner:
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
     outcomes: list[Outcome] = field(default_factory=list)
-    storage: Any = None
+    storage: Callable[[], Any] | None = None
     _seen: set[Subject] = field(default_factory=set)
     _pool: Pool | None = None
     _interrupted: bool = False
@@ -169,7 +170,7 @@ class Tuner:
                 confirm=timing.confirm if timing else None,
                 limits=Limits.of(tunable.target),
                 versions=cache.versions,
-                storage=self.storage,
+                storage=self.storage() if self.storage is not None and not self.offline else None,
                 study=f"{tunable.name} {key.digest[:12]}",
             )
         self._decide(key, result)
