@@ -157,6 +157,8 @@ class Tuner:
         with _Candidates(tunable, self.folder) as candidates:
             measured = not self.offline and self.options.sampler != COST
             timing = _Timing(self, tunable, candidates) if measured else None
+            if timing is not None:
+                timing.begin(space.default)
             result = search(
                 space,
                 predict,
@@ -204,12 +206,12 @@ class Tuner:
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
-    def ask(self, request: Mapping[str, Any], deadline_s: float) -> Comparison | Failure:
+    def ask(self, request: Mapping[str, Any], deadline_s: float) -> Mapping[str, Any] | Failure:
         if self._pool is None:
             memory = self.tuned.machine.memory_bytes * 3 // 4 if self.tuned.machine.target.kind == "cpu" else None
             self._pool = Pool(worker_command(), 1, memory_bytes=memory or None)
         outcome = self._pool.submit(request, deadline_s).result()
-        return outcome.failure or Comparison.from_json(outcome.value)
+        return outcome.failure or outcome.value
 
     def close(self) -> None:
         """Ends the worker; the next kernel starts another."""
@@ -232,7 +234,12 @@ class _Timing:
     tuner: Tuner
     tunable: Tunable
     candidates: _Candidates
-    first: bool = True
+
+    def begin(self, default: Configuration) -> None:
+        """Starts the worker, and has it make inputs and the right results; what fails here fails again with a candidate."""
+        usual = self.candidates.artifact(default)
+        if isinstance(usual, KernelArtifact):
+            self.tuner.ask(self._request(usual), LOAD_S)
 
     def measure(self, candidate: Configuration, reference: Configuration) -> Comparison | Failure:
         seconds = self.tuner.options.candidate_seconds
@@ -257,22 +264,25 @@ class _Timing:
             refused = made if isinstance(made, Refused) else usual
             assert isinstance(refused, Refused)
             return Failure("invalid", refused.reason)
-        machine = self.tuner.tuned.machine
-        request = {
+        request = self._request(usual) | {
             "candidate": made.to_json(),
-            "reference": usual.to_json(),
+            "timing": {"seconds": seconds, "rounds": rounds},
+        }
+        answer = self.tuner.ask(request, self.tuner.options.candidate_seconds + LOAD_S / 4)
+        return answer if isinstance(answer, Failure) else Comparison.from_json(answer)
+
+    def _request(self, reference: KernelArtifact) -> dict[str, Any]:
+        machine = self.tuner.tuned.machine
+        return {
+            "reference": reference.to_json(),
             "program": self.candidates.program,
-            "sizes": {name: self.tunable.hints.get(name, STANDS_FOR) for name in usual.sizes},
+            "sizes": {name: self.tunable.hints.get(name, STANDS_FOR) for name in reference.sizes},
             "device": "cpu" if machine.target.kind == "cpu" else "cuda",
             "threads": machine.sms,
             "seed": self.tuner.options.seed,
             "cache_bytes": 2 * machine.target.l2_bytes,
-            "timing": {"seconds": seconds, "rounds": rounds},
             "folder": str(self.tuner.folder),
         }
-        deadline = self.tuner.options.candidate_seconds + (LOAD_S if self.first else LOAD_S / 4)
-        self.first = False
-        return self.tuner.ask(request, deadline)
 
 
 class _Candidates:

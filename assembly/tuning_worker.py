@@ -3,7 +3,8 @@
     python -m fusecade.assembly.tuning_worker       # requests and answers are lines of JSON (autotune/workers.py)
 
 A request: {"candidate": artifact, "reference": artifact, "program": text or null, "sizes": {...}, "device": "cpu",
-"threads": 2, "seed": 0, "cache_bytes": 67108864, "timing": {...}, "folder": where sources go}.  The answer is a comparison.
+"threads": 2, "seed": 0, "cache_bytes": 67108864, "timing": {...}, "folder": where sources go}.  The answer is a comparison;
+without a candidate, nothing.
 
 What a candidate has to give is what its program gives in float64, run by the reference interpreter, where that is small
 enough ("program"); else what the default gives, which is the same program in other tiles.
@@ -160,6 +161,8 @@ def _loaded(data: Mapping[str, Any], folder: str) -> LoadedKernel:
 
 def _case(request: Mapping[str, Any]) -> Case:
     """One is kept: kernels are tuned one after the other."""
+    if request["device"] == "cpu":
+        torch.set_num_threads(int(request["threads"]))
     name = (read_artifact(request["reference"]).fingerprint, repr(sorted(request["sizes"].items())))
     if name not in _cases:
         _cases.clear()
@@ -186,8 +189,6 @@ def timer_of(device: torch.device) -> Timer:
 
 def timed(request: Mapping[str, Any]) -> Comparison:
     """Checks the candidate, and times it in turns with the reference.  Raises Failed."""
-    if request["device"] == "cpu":
-        torch.set_num_threads(int(request["threads"]))
     case = _case(request)
     candidate = _loaded(request["candidate"], request["folder"])
     case.check(candidate)
@@ -213,6 +214,10 @@ def void(_: object) -> None:
 
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """A request without a candidate only has inputs and the right results made, so that no candidate has to wait for them."""
+    if "candidate" not in request:
+        _case(request)
+        return {}
     return timed(request).to_json()
 
 
