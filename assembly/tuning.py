@@ -27,12 +27,13 @@ from ..autotune.pruning import Limits, Resources
 from ..autotune.records import MEASURED, PREDICTED, Configuration, Failure, Key, Sample
 from ..autotune.search import Progress, Result, search
 from ..autotune.space import Inadmissible, Prediction, Space
-from ..autotune.timing import Comparison
+from ..autotune.timing import Comparison, Verdict
 from ..autotune.workers import Pool
 from ..codegen.artifact import KernelArtifact
 from ..errors import InternalCompilerError, InvalidArgument
 from ..ir.target import Target
 from ..passes.algebra.forms import Refused
+from ..passes.schedule import ALIKE
 from ..runtime import resources
 from ..runtime.triton_compile import CompileFailure, CompilerPool
 from .binaries import request_of
@@ -175,9 +176,12 @@ class Tuner:
                 storage=self.storage() if self.storage is not None and not self.offline else None,
                 study=f"{tunable.name} {key.digest[:12]}",
             )
+        result = settled(result)
         self._decide(key, result)
-        prices = [p.us if isinstance(p := predict(c), Prediction) else None for c in (space.default, result.winner)]
-        return Outcome(tunable.name, tunable.operations, subject, result, *prices)
+        default_us, us = (
+            p.us if isinstance(p := predict(c), Prediction) else None for c in (space.default, result.winner)
+        )
+        return Outcome(tunable.name, tunable.operations, subject, result, default_us, us)
 
     def _known(self, subject: Subject) -> list[Sample]:
         """Samples of earlier runs: those of this machine; of predictions, those made for any such device as well."""
@@ -218,6 +222,19 @@ class Tuner:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
+
+
+def settled(result: Result) -> Result:
+    """With the default in place of what is only predicted to be faster, and by no more than prices tell."""
+    default, sample = result.default, result.sample
+    if default is None or sample is None or PREDICTED not in (sample.state, default.state) or sample == default:
+        return result
+    if sample.state != default.state or sample.predicted_us is None or default.predicted_us is None:
+        return result
+    if default.predicted_us > ALIKE * sample.predicted_us:
+        return result
+    why = Verdict(False, "prices of what else compiles are as good as the same")
+    return replace(result, winner=default.configuration, sample=default, verdict=why)
 
 
 def worker_command() -> list[str]:

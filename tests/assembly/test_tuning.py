@@ -17,10 +17,13 @@ from fusecade import api, driver
 from fusecade.assembly import tuning as tuning_module
 from fusecade.assembly.tunable import Tunable, bucket
 from fusecade.assembly.tuned import Tuned
-from fusecade.assembly.tuning import Tuner, options_of
+from fusecade.assembly.tuning import Tuner, options_of, settled
 from fusecade.assembly.tuning_worker import Case, against
 from fusecade.autotune.cache import Decision
-from fusecade.autotune.records import MEASURED, Configuration
+from fusecade.autotune.records import MEASURED, Configuration, Sample
+from fusecade.autotune.search import Result
+from fusecade.autotune.timing import Verdict
+from fusecade.codegen.artifact import KernelArtifact
 from fusecade.driver import Environment, Options, machine_of, plan_graph
 from fusecade.errors import InvalidArgument
 from fusecade.frontend.capture import capture
@@ -198,6 +201,15 @@ class TestTune:
         report = api.explain(attend, *given, target="sm_90", compile_binaries=False)
         assert report.kernels[0].parameters == "predicted offline"
 
+    @pytest.mark.parametrize(("us", "winner"), [(99.0, "default"), (90.0, "other")])
+    def test_prices_that_are_all_but_the_same_decide_nothing(self, us: float, winner: str):
+        default, other = (
+            Sample(Configuration.of(n, {}), "predicted", predicted_us=t) for n, t in (("default", 100.0), ("other", us))
+        )
+        verdict = Verdict(True, "by its prediction")
+        found = Result(other.configuration, other, default, verdict, False, "predicted", (), "trials", 2, 1.0, 0.0)
+        assert settled(found).winner.variant == winner
+
     def test_what_was_predicted_is_where_a_measured_run_starts(self, folder: Path):
         api.tune(attend, *META, target="cpu", offline=True, trials=4)
         (tunable,) = tunables()
@@ -246,6 +258,7 @@ class TestCheck:
         (tunable,) = tunables()
         variant, parameters = next(iter(tunable.space.variants.items()))  # type: ignore[union-attr]
         artifact = tunable.artifact(variant, {n: v[0] for n, v in parameters.items()})
+        assert isinstance(artifact, KernelArtifact)
         request = {
             "reference": artifact.to_json(),
             "folder": str(folder / "k"),
@@ -265,4 +278,5 @@ def test_environment_and_machine(monkeypatch: pytest.MonkeyPatch):
     assert machine.present and machine.sms == torch.get_num_threads()
     assert [p.sms for p in machine.places] == [machine.sms, CPU.sms]
     assert Environment.read().cache_dir.name == "cache"
-    assert driver.tuned_for(Environment.read(), CPU).decision(tunables()[0].subject) is None
+    tuned = driver.tuned_for(Environment.read(), CPU)
+    assert isinstance(tuned, Tuned) and tuned.decision(tunables()[0].subject) is None
