@@ -147,7 +147,8 @@ def tuner_for(
         )
     from .assembly.tuning import Tuner
 
-    return Tuner.of(environment.cache_dir / "tuning", environment.cache_url, machine, search, offline=offline)
+    folder, url = environment.cache_dir, environment.cache_url
+    return Tuner.of(folder / "tuning", url, machine, search, folder, offline=offline)
 
 
 def check_parameters(options: Options, target: Target) -> None:

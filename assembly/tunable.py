@@ -134,10 +134,13 @@ class Tunable:
         return print_module(as_program(self.kernel.clone()))
 
     @property
-    def _given(self) -> tuple[Any, ...]:
+    def _given(self) -> _Given:
         return self.kernel, self.target, self.inputs, self.outputs, self.hints
 
 
+_Given = tuple[
+    KernelOp, Target, Sequence[tile.BufferType], Sequence[tuple[tile.BufferType, AccessMap]], Mapping[str, int]
+]
 Configure = Callable[[Tunable], Configured | None]
 
 

@@ -1,6 +1,6 @@
 """Tuning: the configurations of a kernel searched, on this machine or offline, and what was learnt kept.
 
-    tuner = Tuner.of(folder, url, machine, QUICK)         # in place of `Tuned`: it measures what is not known
+    tuner = Tuner.of(folder, url, machine, QUICK, kept)      # in place of `Tuned`: it measures what is not known
     plan = cached_plan(gm, target, options, folder, ..., tuning=tuner)
     tuner.outcomes                                        # of each kernel that was searched
 
@@ -35,6 +35,7 @@ from ..ir.target import Target
 from ..passes.algebra.forms import Refused
 from ..passes.schedule import ALIKE
 from ..runtime import resources
+from ..runtime.files import usable_folder
 from ..runtime.triton_compile import CompileFailure, CompilerPool
 from .binaries import request_of
 from .devices import Machine
@@ -91,8 +92,11 @@ class Tuner:
     _interrupted: bool = False
 
     @staticmethod
-    def of(folder: Path, url: str | None, machine: Machine, options: Options, *, offline: bool = False) -> Tuner:
-        return Tuner(Tuned.of(folder, url, machine, make=True), options, folder / "candidates", offline)
+    def of(
+        folder: Path, url: str | None, machine: Machine, options: Options, kept: Path, *, offline: bool = False
+    ) -> Tuner:
+        """folder, url: of the cache.  kept: the cache folder, for the sources of candidates."""
+        return Tuner(Tuned.of(folder, url, machine, make=True), options, usable_folder(kept) / "candidates", offline)
 
     # --- the face towards the driver --------------------------------------------------------------------------------
 
@@ -143,7 +147,7 @@ class Tuner:
         found = tunable.space
         if isinstance(found, Refused):
             return Outcome(tunable.name, tunable.operations, subject, None, reason=found.reason)
-        space, cache, key = Space.of(found.variants), self.tuned.cache, self._key(subject)
+        space, cache, key, began = Space.of(found.variants), self.tuned.cache, self._key(subject), time.time()
 
         def predict(c: Configuration) -> Prediction | Inadmissible:
             p = found.predict(c.variant, dict(c.values))
@@ -177,7 +181,7 @@ class Tuner:
                 study=f"{tunable.name} {key.digest[:12]}",
             )
         result = settled(result)
-        self._decide(key, result)
+        self._decide(key, result, began)
         default_us, us = (
             p.us if isinstance(p := predict(c), Prediction) else None for c in (space.default, result.winner)
         )
@@ -191,8 +195,11 @@ class Tuner:
         predicted = (s for key in others for s in self.tuned.cache.samples(key) if s.state == PREDICTED)
         return [*predicted, *self.tuned.cache.samples(first)]
 
-    def _decide(self, key: Key, result: Result) -> None:
-        """What was measured is decided, also that nothing is faster than the default; predictions where nothing was."""
+    def _decide(self, key: Key, result: Result, began: float) -> None:
+        """What was measured is decided, also that nothing is faster than the default; predictions where nothing was.
+
+        What another process decided meanwhile stays if it gains more: each has measured a part of the candidates.
+        """
         sample, default = result.sample, result.default
         if sample is None or sample.state not in (MEASURED, PREDICTED):
             return
@@ -206,7 +213,9 @@ class Tuner:
         else:
             usual = max(us, sample.default_us or us) if sample.configuration != default.configuration else us
         made = Decision(key, result.winner, sample.state, us, usual, self.tuned.cache.versions, time.time())
-        self.tuned.cache.decide(key, made)
+        other = self.tuned.cache.lookup(key)
+        if other is None or other.key != key or other.at < began or (other.gain or 1.0) <= (made.gain or 1.0):
+            self.tuned.cache.decide(key, made)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 

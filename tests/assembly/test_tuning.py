@@ -28,6 +28,7 @@ from fusecade.driver import Environment, Options, machine_of, plan_graph
 from fusecade.errors import InvalidArgument
 from fusecade.frontend.capture import capture
 from fusecade.ir.target import get_target
+from fusecade.passes.configured import TuningSpace
 
 CPU, SM90 = get_target("cpu"), get_target("sm_90")
 META = [torch.empty(s, device="meta") for s in SHAPES]
@@ -59,8 +60,9 @@ def compiled(**options):
 def decide(folder: Path, values: dict[str, int] | None = None, shapes=SHAPES) -> Configuration:
     """Puts a decision for the kernel into the cache: its cheapest other configuration, or one with these values."""
     (tunable,) = tunables(shapes=shapes)
-    variant, parameters = next(iter(tunable.space.variants.items()))  # type: ignore[union-attr]
-    given = {n: v[1] if len(v) > 1 and n == "BI" else v[0] for n, v in parameters.items()} | (values or {})
+    assert isinstance(tunable.space, TuningSpace)
+    variant, parameters = next(iter(tunable.space.variants.items()))
+    given = {n: v[min(1, len(v) - 1)] if n == "BI" else v[0] for n, v in parameters.items()} | (values or {})
     tuned = Tuned.of(folder / "tuning", None, machine_of(CPU), make=True)
     key, configuration = tuned.keys(tunable.subject)[0], Configuration.of(variant, given)
     assert tuned.cache.decide(
@@ -213,10 +215,36 @@ class TestTune:
     def test_what_was_predicted_is_where_a_measured_run_starts(self, folder: Path):
         api.tune(attend, *META, target="cpu", offline=True, trials=4)
         (tunable,) = tunables()
-        tuner = Tuner.of(folder / "tuning", None, machine_of(CPU), options_of())
+        tuner = Tuner.of(folder / "tuning", None, machine_of(CPU), options_of(), folder)
         known = tuner._known(tunable.subject)
         assert len(known) == 4 and {s.state for s in known} == {"predicted"}
         assert tuner._to_be_tuned(tunable.subject)
+
+    @pytest.mark.gpu
+    def test_on_a_gpu(self):
+        given = [torch.empty((8, 1024, 64), dtype=torch.float16, device="meta")] * 3
+        (outcome,) = api.tune(attend, *given, target=driver.pick_target("auto").name, trials=6, seconds=60).outcomes
+        assert outcome.result is not None and outcome.result.kind == "measured"
+        assert {s.state for s in outcome.result.samples} <= {"measured", "pruned"}
+        tensors = [torch.randn(8, 1024, 64, dtype=torch.float16, device="cuda") for _ in range(3)]
+        kernel = fusecade.compile(attend, tensors, strict=True)
+        assert kernel.report.kernels[0].parameters.startswith("tuned here")
+        torch.testing.assert_close(kernel(*tensors), attend(*tensors), rtol=1e-2, atol=1e-2)
+
+    def test_what_another_process_decided_meanwhile_stays_if_it_gains_more(self, folder: Path):
+        (tunable,) = tunables()
+        tuner = Tuner.of(folder / "tuning", None, machine_of(CPU), options_of(), folder)
+        cache, key = tuner.tuned.cache, tuner.tuned.keys(tunable.subject)[0]
+        wanted = decide(folder)  # 12 % faster
+        mine = Sample(
+            Configuration.of(wanted.variant, dict(wanted.values) | {"BI": 64}), MEASURED, us=9.0, default_us=9.5
+        )
+        default = Sample(Configuration.of(wanted.variant, dict(wanted.values) | {"BI": 256}), MEASURED, us=9.5)
+        result = Result(mine.configuration, mine, default, Verdict(True, ""), True, MEASURED, (), "trials", 2, 1.0, 0.0)
+        tuner._decide(key, result, time.time() - 60)
+        assert (kept := cache.lookup(key)) is not None and kept.configuration == wanted
+        tuner._decide(key, result, time.time() + 60)  # it was there before
+        assert (kept := cache.lookup(key)) is not None and kept.configuration == mine.configuration
 
     def test_a_target_that_is_not_here_is_refused(self):
         with pytest.raises(InvalidArgument, match=r"gfx942 is not in this machine\nnext: .*--offline --target gfx942"):
@@ -256,7 +284,8 @@ class TestCheck:
 
     def test_the_reference_is_the_float64_interpreter(self, folder: Path):
         (tunable,) = tunables()
-        variant, parameters = next(iter(tunable.space.variants.items()))  # type: ignore[union-attr]
+        assert isinstance(tunable.space, TuningSpace)
+        variant, parameters = next(iter(tunable.space.variants.items()))
         artifact = tunable.artifact(variant, {n: v[0] for n, v in parameters.items()})
         assert isinstance(artifact, KernelArtifact)
         request = {
