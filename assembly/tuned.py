@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,18 @@ class Tuned:
             return Tuned(_session(folder, url, machine.driver, os.getpid()), machine)
         return Tuned(_nothing_yet(machine.driver), machine)
 
-    def keys(self, subject: Subject) -> list[Key]:
+    def keys(self, subject: Subject) -> tuple[Key, ...]:
         """What is looked up, in order; measurements on this machine are kept under the first."""
-        return [
-            Key(subject.program, subject.sizes, subject.dtypes, subject.strides, place, GENERATOR)
-            for place in self.machine.places
-        ]
+        return _keys(subject, self.machine)
 
     def decision(self, subject: Subject) -> Decision | None:
         """What was measured for this kernel, else what was predicted, else for sizes nearby, else what is packaged."""
-        found = [d for key in self.keys(subject) if (d := self.cache.lookup(key)) is not None]
+        found: list[Decision] = []
+        for key in self.keys(subject):
+            if (decision := self.cache.lookup(key)) is not None:
+                found.append(decision)
+                if decision.kind == MEASURED and decision.exact:
+                    break
         return min(found, key=_rank, default=None)
 
     def configure(self, tunable: Tunable) -> Configured:
@@ -79,6 +81,15 @@ class Tuned:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+@lru_cache(maxsize=4096)
+def _keys(subject: Subject, machine: Machine) -> tuple[Key, ...]:
+    """The same objects for the same subject: they remember their hashes."""
+    return tuple(
+        Key(subject.program, subject.sizes, subject.dtypes, subject.strides, place, GENERATOR)
+        for place in machine.places
+    )
 
 
 def _rank(decision: Decision) -> tuple[bool, bool, float]:
