@@ -52,7 +52,7 @@ class Subject:
     strides: str
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"sizes": [list(pair) for pair in self.sizes]}
 
     @staticmethod
     def from_json(data: Any) -> Subject:
