@@ -41,7 +41,8 @@ from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.needed_reads import needed_reads
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
-from .passes.schedule import Scheduled, laid_out, schedule_kernel
+from .passes.schedule import laid_out, schedule_kernel
+from .passes.scheduled import Scheduled
 from .passes.split_segments import split_segments
 from .passes.walk import LoopOptions
 

@@ -15,7 +15,7 @@ from ..ir.text import print_module
 from ..passes.count_passes import Counted
 from ..passes.emit_tiles import SKIPPED, VISITED, WITHIN
 from ..passes.in_place import in_place
-from ..passes.schedule import Scheduled
+from ..passes.scheduled import Scheduled
 from ..passes.split_reduction import as_program
 
 

@@ -27,7 +27,7 @@ from ..passes.algebra.forms import Refused
 from ..passes.configured import TuningSpace, scheduled_as, tuning_space
 from ..passes.count_passes import Counted
 from ..passes.kernel_shape import KernelShape
-from ..passes.schedule import Scheduled
+from ..passes.scheduled import Scheduled
 from ..passes.split_reduction import as_program
 from ..passes.walk import LoopOptions
 from .printing import print_kernel

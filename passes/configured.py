@@ -31,7 +31,6 @@ from .schedule import (
     MOST_PARTS,
     PRICED,
     SHORTEST_PART,
-    Scheduled,
     part_counts,
     schedule_kernel,
     schedule_parts,
@@ -40,6 +39,7 @@ from .schedule import (
     share_counts,
     single_steps,
 )
+from .scheduled import Scheduled
 from .walk import LoopOptions, Pinned, Shares
 
 Outputs = Sequence[tuple[tile.BufferType, AccessMap]]

@@ -38,7 +38,8 @@ from .outline import label, outline
 from .recompute import Cone, cones
 from .repair import repair_kernel
 from .scalar_region import Inexpressible
-from .schedule import Scheduled, schedule_kernel
+from .schedule import schedule_kernel
+from .scheduled import Scheduled
 from .unfused_cost import UnfusedCost, node_name
 from .walk import LoopOptions
 

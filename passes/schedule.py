@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import sympy
 from xdsl.ir import SSAValue
@@ -39,8 +39,9 @@ from .data_bounds import DataBounds, data_bounds
 from .emit_tiles import SKIPPED, VISITED, WITHIN, emit_tiles
 from .idle_loops import drop_idle_loops
 from .kernel_shape import LARGE, KernelShape, parameter
+from .scheduled import Before, Merge, Scheduled
 from .share_bindings import ShareBinding, share_bindings
-from .split_reduction import Split, split_kernel
+from .split_reduction import split_kernel
 from .walk import LoopOptions, Parts, Pinned, Shares, Walk
 
 EXHAUSTIVE = 500  # more bindings of tile sizes than this are not all priced
@@ -54,82 +55,6 @@ SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part o
 PRICED = ("num_warps", "num_stages")  # the launch parameters that change a price
 MOST_PARTS = 256  # that a program of the merge holds whole
 WIDE_TILES = (256, 128)  # of a streamed rank that the products of a loop inside spread over
-
-
-@dataclass(frozen=True)
-class Scheduled:
-    """A tile kernel with its parameters bound to the cheapest choice, what it does, what that costs.
-
-    space: every admissible binding, the chosen one first, then cheapest first, as (parameters, predicted microseconds of
-    the whole call).  walk: how its ranks are walked.  outputs: the layouts and accesses of the results that it was
-    scheduled for.  filled: microseconds that some binding would take if its programs filled the target, and how many
-    programs that binding has.
-    choices: of each parameter the values that it may take, the chosen one first; what price says nothing of is off.
-    merge: where the streamed rank is cut into parts, so that the results are their states: what follows.
-    even: microseconds that some binding would take if all multiprocessors had the same to do.
-    before: where the kernel loads bounds of its streamed rank: what finds them.
-    roles: of its ranks, as `KernelShape.variants` has them.
-    """
-
-    kernel: tile.KernelOp
-    work: Work
-    price: Price
-    space: tuple[tuple[tuple[tuple[str, int], ...], float], ...]
-    walk: Walk
-    outputs: tuple[tuple[tile.BufferType, AccessMap], ...]
-    filled: tuple[float, int]
-    choices: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    merge: Merge | None = None
-    even: float = math.inf
-    before: Before | None = None
-    roles: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def us(self) -> float:
-        """Predicted microseconds of the whole call."""
-        others = [step.scheduled.us for step in (self.before, self.merge) if step is not None]
-        return self.price.us + sum(others)
-
-
-@dataclass(frozen=True)
-class Before:
-    """The kernel ahead of one that loads the bounds of a loop.
-
-    found: the two as cascades, and what the first reads.  states: the layouts between them.
-    """
-
-    found: DataBounds
-    states: tuple[tile.BufferType, ...]
-    scheduled: Scheduled
-
-    @property
-    def text(self) -> str:
-        """A line for a derivation."""
-        within = self.found.within
-        return f"  {'bounds':8} {within.rank} where, for some row of a tile, {within.asked}: found by a kernel ahead"
-
-
-@dataclass(frozen=True)
-class Merge:
-    """The kernel behind one that computes the states of parts.
-
-    split: the two as cascades, and what each reads.  states: the layouts between them.  parts: how many; of equal shares,
-    the most pieces of a tile.  each: steps of a share, 0 where parts are of a tile.
-    """
-
-    split: Split
-    states: tuple[tile.BufferType, ...]
-    parts: int
-    scheduled: Scheduled
-    each: int = 0
-
-    @property
-    def text(self) -> str:
-        """A line for a derivation."""
-        if self.each:
-            cut = f"a tile in at most {self.parts} pieces, merged by a second kernel"
-            return f"  {'split':8} {self.split.rank} over all tiles into shares of {self.each} steps, {cut}"
-        return f"  {'split':8} {self.split.rank} over {self.parts} parts, merged by a second kernel"
 
 
 def schedule_kernel(
@@ -181,8 +106,8 @@ def schedule_kernel(
 
 
 def _leaner(one: Scheduled, other: Scheduled, target: Target) -> bool:
-    """Whether a call takes as long as another, as far as prices tell, and moves far less: where one has a kernel more, less
-    than a little less.  A CPU's prices count all moves."""
+    """Whether a call takes as long as another, as far as prices tell, and moves much less; far less where it has a kernel
+    more.  Not on a CPU, whose prices count all moves."""
     less = FAR_LESS if one.merge is not None and other.merge is None else MUCH_LESS
     alike = one.us <= ALIKE * other.us and target.kind != "cpu"
     return alike and _moved(one.work) < less * _moved(other.work)

@@ -197,6 +197,18 @@ def test_they_are_chosen_for_their_price(fn: Callable, heads: int, n: int, m: in
     assert first.predicted_us + second.predicted_us < 0.96 * sum(k.predicted_us for k in chosen(fn, heads, n, m))
 
 
+def test_few_tiles_with_unequal_work_are_cut(monkeypatch, tmp_path):
+    """The last tiles have much more to do than the first: in shares or in parts, by price, and faster than in one."""
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cut"))
+    first, second = chosen(causal, 1, 8192, 8192)
+    assert any(name.startswith(("SHARE_", "SPLIT_")) for name in first.params)
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "none"))
+    for counts in ("share_counts", "part_counts"):
+        monkeypatch.setattr(schedule, counts, lambda *_: [])
+    [whole] = chosen(causal, 1, 8192, 8192)
+    assert first.predicted_us + second.predicted_us < 0.96 * whole.predicted_us
+
+
 def test_many_tiles_are_not_shared_out(monkeypatch, tmp_path):
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path))
     assert len(chosen(causal, 64, 2048, 2048)) == 1

@@ -40,7 +40,8 @@ from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import contiguous, fuse_program
 from fusecade.passes.needed_reads import needed_reads
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled, schedule_kernel
+from fusecade.passes.schedule import schedule_kernel
+from fusecade.passes.scheduled import Scheduled
 from fusecade.passes.split_segments import split_segments
 from fusecade.passes.walk import Walk
 

@@ -16,7 +16,7 @@ from fusecade.ir.interpret import run_program
 from fusecade.ir.verify import verify
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.needed_reads import needed_reads
-from fusecade.passes.schedule import Scheduled
+from fusecade.passes.scheduled import Scheduled
 
 BANDS = {name: 2 if name == "relative_both" else 1 for name in CASES if name.startswith("relative_")}
 

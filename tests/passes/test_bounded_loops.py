@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_cost import Counting
 
@@ -112,7 +112,6 @@ def run(text: str) -> tuple[census.Work, dict[str, float]]:
     return census.work(kernel), {**Watching.seen, **Counting.moved}
 
 
-@settings(max_examples=40)
 @given(text=bounded())
 def test_what_is_counted_is_what_the_interpreter_does(text: str):
     work, seen = run(text)

@@ -19,7 +19,8 @@ from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.configured import TuningSpace, scheduled_as, tuning_space
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled, schedule_kernel
+from fusecade.passes.schedule import schedule_kernel
+from fusecade.passes.scheduled import Scheduled
 from fusecade.passes.walk import LoopOptions
 
 CASES = {

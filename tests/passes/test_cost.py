@@ -27,7 +27,7 @@ from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled
+from fusecade.passes.scheduled import Scheduled
 
 COUNTED = [
     "max_pooled_head",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import fusecade
 from fusecade.ir import tile
-from fusecade.passes.schedule import Scheduled
+from fusecade.passes.scheduled import Scheduled
 
 
 def _r(*shape: int, seed: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import program_of
+from harness import check, program_of
 
 from fusecade.ir.cascade import EinsumOp
 from fusecade.ir.target import get_target
@@ -37,3 +37,23 @@ def test_a_mask_made_of_numbers(target: str):
     canonicalise_program(program)
     fused = fuse_program(program, get_target(target), always=True)
     assert len(fused.kernels) == 1
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_a_product_alone_is_a_kernel_only_where_kernels_are_asked_for(target: str):
+    """By cost it is the library's; with `always`, its own kernel, unless there is something to fuse."""
+    inputs = [torch.randn(96, 40), torch.randn(40, 72)]
+    for always, kernels in ((True, 1), (False, 0)):
+        program = program_of(lambda a, b: a @ b, inputs)
+        canonicalise_program(program)
+        assert len(fuse_program(program, get_target(target), always=always).kernels) == kernels
+    seen = check(lambda a, b: a @ b, inputs, target, walks=2)
+    assert len(seen.kernels) == 1
+
+
+def test_a_product_beside_what_fuses_is_left_to_the_library():
+    inputs = [torch.randn(64, 16), torch.randn(16, 32)]
+    program = program_of(lambda x, w: (torch.softmax(x @ w, -1) @ w.mT).tanh() @ w, inputs)
+    canonicalise_program(program)
+    fused = fuse_program(program, get_target("sm_90"), always=True)
+    assert fused.members and all(len(members) > 1 for members in fused.members.values())

@@ -18,7 +18,7 @@ from fusecade.passes.algebra.forms import Refused
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import contiguous, fuse_program
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled
+from fusecade.passes.scheduled import Scheduled
 from fusecade.passes.walk import Walk
 
 ROWWISE = [
@@ -32,6 +32,11 @@ ROWWISE = [
 ]  # fmt: skip
 
 
+def some(names: list[str], first: int) -> list:
+    """A third of the names in CI, all with the slow tests: what differs between them is seen in the tests above as well."""
+    return [pytest.param(n, marks=() if at % 3 == first else pytest.mark.slow) for at, n in enumerate(names)]
+
+
 @pytest.mark.parametrize("target", ["cpu", "sm_90"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_stage_computes_the_same(name: str, target: str):
@@ -42,13 +47,19 @@ def test_every_stage_computes_the_same(name: str, target: str):
         assert len(seen.kernels) == case.kernels, seen.refusals
 
 
-@pytest.mark.parametrize("name", ROWWISE[::3])
+@pytest.mark.slow  # four walks are seen in CI: the extreme ones
+@pytest.mark.parametrize("name", CASES)
+def test_walks_of_any_kind_compute_the_same(name: str):
+    check(CASES[name].fn, CASES[name].tensors, walks=6, seed=len(name))
+
+
+@pytest.mark.parametrize("name", some(ROWWISE, 0))
 def test_in_double_precision(name: str):
     case = CASES[name]
     check(case.fn, [t.double() if t.dtype.is_floating_point else t for t in case.tensors], walks=1)
 
 
-@pytest.mark.parametrize("name", ROWWISE[1::3])
+@pytest.mark.parametrize("name", some(ROWWISE, 1))
 def test_in_half_precision(name: str):
     """Nothing is rounded by the interpreter; this is about types."""
     case = CASES[name]

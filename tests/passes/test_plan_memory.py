@@ -18,7 +18,8 @@ from fusecade.passes.fuse import fuse_program
 from fusecade.passes.in_place import in_place
 from fusecade.passes.plan_memory import Uses, plan, plan_memory
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled, schedule_kernel
+from fusecade.passes.schedule import schedule_kernel
+from fusecade.passes.scheduled import Scheduled
 
 buffers = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 12), st.integers(0, 5)), min_size=0, max_size=14).map(
     lambda rows: [Interval(f"b{n}", size, first, first + length) for n, (size, first, length) in enumerate(rows)]

@@ -13,7 +13,8 @@ from fusecade.ir.target import get_target
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import ALIKE, Scheduled, schedule_kernel
+from fusecade.passes.schedule import ALIKE, schedule_kernel
+from fusecade.passes.scheduled import Scheduled
 
 
 def pooled(h, e):

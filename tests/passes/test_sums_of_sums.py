@@ -13,7 +13,8 @@ from fusecade.ir.verify import verify
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
-from fusecade.passes.schedule import Scheduled, schedule_kernel
+from fusecade.passes.schedule import schedule_kernel
+from fusecade.passes.scheduled import Scheduled
 
 
 def peaks_and_sums(x, e):

@@ -18,7 +18,7 @@ from fusecade.ir.cascade import EinsumOp
 from fusecade.ir.target import Target, get_target
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.fuse import fuse_program
-from fusecade.passes.schedule import Scheduled
+from fusecade.passes.scheduled import Scheduled
 
 
 @dataclass(frozen=True)
