@@ -134,6 +134,15 @@ class Tunable:
         return print_module(as_program(self.kernel.clone()))
 
     @property
+    def places(self) -> list[dict[str, list[str]]]:
+        """Of each result of the program: its ranks, and where in the output an element is."""
+        found = []
+        for value, (_, access) in zip(self.kernel.returned, self.outputs, strict=True):
+            ranks = value.owner.out_ranks(value.index)  # pyright: ignore
+            found.append({"ranks": list(ranks), "access": [symbols.to_text(e) for e in access.data]})
+        return found
+
+    @property
     def _given(self) -> _Given:
         return self.kernel, self.target, self.inputs, self.outputs, self.hints
 

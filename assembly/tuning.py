@@ -142,6 +142,11 @@ class Tuner:
         self.on_outcome(outcome)
         return outcome
 
+    def compare(self, tunable: Tunable, candidate: Configuration, reference: Configuration) -> Comparison | Failure:
+        """Two configurations of a kernel timed in turns, with all the time that a last comparison may take."""
+        with _Candidates(tunable, self.folder) as candidates:
+            return _Timing(self, tunable, candidates).confirm(candidate, reference)
+
     def _searched(self, tunable: Tunable) -> Outcome:
         subject = tunable.subject
         found = tunable.space
@@ -302,6 +307,7 @@ class _Timing:
         return {
             "reference": reference.to_json(),
             "program": self.candidates.program,
+            "places": self.tunable.places if self.candidates.program is not None else [],
             "sizes": {name: self.tunable.hints.get(name, STANDS_FOR) for name in reference.sizes},
             "device": "cpu" if machine.target.kind == "cpu" else "cuda",
             "threads": machine.sms,

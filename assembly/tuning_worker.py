@@ -2,8 +2,8 @@
 
     python -m fusecade.assembly.tuning_worker       # requests and answers are lines of JSON (autotune/workers.py)
 
-A request: {"candidate": artifact, "reference": artifact, "program": text or null, "sizes": {...}, "device": "cpu",
-"threads": 2, "seed": 0, "cache_bytes": 67108864, "timing": {...}, "folder": where sources go}.  The answer is a comparison;
+A request: {"candidate": artifact, "reference": artifact, "program": text or null, "places": [{"ranks": [names], "access":
+[index expressions]}], "sizes": {...}, "device": "cpu", "threads": 2, "seed": 0, "cache_bytes": 67108864, "timing": {...}, "folder": where sources go}.  The answer is a comparison;
 without a candidate, nothing.
 
 What a candidate has to give is what its program gives in float64, run by the reference interpreter, where that is small
@@ -22,6 +22,8 @@ import torch
 from ..autotune.timing import Comparison, Timed, Timer, TimingOptions, compare, wall
 from ..autotune.worker_side import Failed, serve
 from ..codegen.artifact import KernelArtifact, Layout
+from ..ir import symbols
+from ..ir.interpret.access import index_value, symbol_values
 from ..ir.interpret.programs import run_program
 from ..ir.text import parse_module
 from ..runtime.cache import read_artifact
@@ -67,17 +69,20 @@ class Case:
             ]
 
         self.sets = made(False)
-        self.wanted = self._right(request["program"])
+        self.wanted = self._right(request["program"], request["places"])
         if any(t.is_floating_point() and t.isnan().float().mean() > 0.5 for t in self.wanted):
             self.sets = made(True)
-            self.wanted = self._right(request["program"])
+            self.wanted = self._right(request["program"], request["places"])
 
-    def _right(self, program: str | None) -> list[torch.Tensor]:
+    def _right(self, program: str | None, places: Sequence[Mapping[str, Any]]) -> list[torch.Tensor]:
         given = self.sets[0]
         if program is None:
             return [t.cpu() for t in self.reference(*given, sizes=self.sizes, device=self.device)]
         parsed: Any = parse_module(program).body.block.first_op
-        return run_program(parsed, [t.cpu() for t in given], self.sizes)
+        results = run_program(parsed, [t.cpu() for t in given], self.sizes)
+        shape_of = function_of(tuple(x.shape for x in self.reference.artifact.outputs), self.reference.artifact.sizes)
+        shapes = shape_of([self.sizes[n] for n in self.reference.artifact.sizes])
+        return [placed(r, p, shape, self.sizes) for r, p, shape in zip(results, places, shapes, strict=True)]
 
     def check(self, kernel: LoadedKernel) -> None:
         """Raises Failed where a kernel gives something else."""
@@ -113,6 +118,23 @@ def against(result: torch.Tensor, wanted: torch.Tensor, exact: bool) -> str | No
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def placed(
+    result: torch.Tensor, place: Mapping[str, Any], shape: Sequence[int], sizes: Mapping[str, int]
+) -> torch.Tensor:
+    """A result of a program as the kernel stores it: at `place["access"]` for each point of `place["ranks"]`.
+
+    The order of dimensions may be another, heads may be merged, and there may be dimensions of length 1.
+    """
+    table = symbol_values({r: range(n) for r, n in zip(place["ranks"], result.shape, strict=True)}, sizes)
+    at = tuple(index_value(symbols.from_text(text), table).over(place["ranks"]) for text in place["access"])
+    stored = result.new_zeros(tuple(shape))
+    if at:
+        stored[at] = result
+    else:
+        stored.copy_(result)
+    return stored
 
 
 def _shape(

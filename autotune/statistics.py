@@ -59,3 +59,26 @@ def notch(half_quartile_range: float, count: int) -> float:
     1.57 times the interquartile range over √n (McGill, Tukey and Larsen, Variations of Box Plots, 1978).
     """
     return 1.57 * 2 * half_quartile_range / math.sqrt(count)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's: Pearson's correlation of the ranks, equal values having the mean of theirs; NaN where one is constant."""
+    a, b = _ranks(first), _ranks(second)
+    mean = (len(a) - 1) / 2
+    spreads = [math.sqrt(sum((x - mean) ** 2 for x in side)) for side in (a, b)]
+    if not all(spreads):
+        return math.nan
+    return sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True)) / (spreads[0] * spreads[1])
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=lambda n: values[n])
+    ranks, start = [0.0] * len(values), 0
+    while start < len(order):
+        end = start
+        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
+            end += 1
+        for place in order[start : end + 1]:
+            ranks[place] = (start + end) / 2
+        start = end + 1
+    return ranks

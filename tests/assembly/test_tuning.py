@@ -34,6 +34,19 @@ CPU, SM90 = get_target("cpu"), get_target("sm_90")
 META = [torch.empty(s, device="meta") for s in SHAPES]
 
 
+def turned(q, k, v):
+    return attend(q, k, v).transpose(0, 1).contiguous()
+
+
+def merged(q, k, v):
+    return attend(q, k, v).transpose(0, 1).reshape(q.shape[1], -1)
+
+
+def columns(q, k, v):
+    s = q @ k.transpose(-1, -2)
+    return torch.softmax(s, -1) @ v, torch.logsumexp(s, -1)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
@@ -283,7 +296,15 @@ class TestCheck:
         assert "differ" in str(against(right + 1, right, False))
 
     def test_the_reference_is_the_float64_interpreter(self, folder: Path):
-        (tunable,) = tunables()
+        self.check_reference(attend, SHAPES, folder)
+
+    @pytest.mark.parametrize("fn", [turned, merged, lambda q, k, v: attend(q[:, :1], k, v), columns])
+    def test_results_are_compared_where_the_kernel_puts_them(self, fn, folder: Path):
+        """Dimensions in another order, heads in one with features, one of length 1, a result of other ranks beside it."""
+        self.check_reference(fn, [(4, 96, 16), (4, 80, 16), (4, 80, 16)], folder)
+
+    def check_reference(self, fn, shapes, folder: Path):
+        (tunable,) = tunables(fn, shapes, fuse="always")
         assert isinstance(tunable.space, TuningSpace)
         variant, parameters = next(iter(tunable.space.variants.items()))
         artifact = tunable.artifact(variant, {n: v[0] for n, v in parameters.items()})
@@ -294,11 +315,14 @@ class TestCheck:
             "sizes": {},
             "device": "cpu",
             "seed": 0,
+            "places": tunable.places,
         }
         case, by_default = Case(request | {"program": tunable.program}), Case(request | {"program": None})
         assert case.wanted[0].dtype == torch.float64 and by_default.wanted[0].dtype == torch.float32
         torch.testing.assert_close(case.wanted[0].float(), by_default.wanted[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(attend(*case.sets[0]), by_default.wanted[0], rtol=1e-4, atol=1e-5)
+        results = fn(*case.sets[0])
+        for result, wanted in zip(results if isinstance(results, tuple) else (results,), case.wanted, strict=True):
+            torch.testing.assert_close(result.double(), wanted.reshape(result.shape), rtol=1e-4, atol=1e-5)
         case.check(case.reference)
 
 
