@@ -1,6 +1,6 @@
 """The pipeline, as one readable list: an ATen graph in, a plan of printed kernels out.
 
-This is the only module that asks the machine what it has, and the only one that reads environment variables.
+This is the only module that asks the machine what devices it has; what it was started with is in `environment.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -22,6 +21,7 @@ from .assembly.reassociated import reassociated
 from .assembly.tunable import Configure, Configured, Tunable
 from .codegen.artifact import KernelArtifact, Layout
 from .codegen.emit import NotPrintable
+from .environment import Environment
 from .errors import InvalidArgument, MissingTool
 from .frontend.edit import Edit
 from .frontend.importer import Imported
@@ -60,25 +60,6 @@ TUNING = ("off", "quick", "full")
 FUSING = ("by_cost", "always")
 SKIPPING = ("by_cost", "bounds", "always", "never")
 SWITCH = ("off", "on")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What the process was started with; read once, here."""
-
-    cache_dir: Path
-    interpret: bool
-    cache_url: str | None = None  # of a team's tuning cache
-
-    @staticmethod
-    def read() -> Environment:
-        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET, FUSECADE_CACHE_URL."""
-        base = os.environ.get("FUSECADE_CACHE_DIR")
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = Path(base) if base else home / "fusecade"
-        return Environment(
-            folder, os.environ.get("TRITON_INTERPRET") == "1", os.environ.get("FUSECADE_CACHE_URL") or None
-        )
 
 
 @dataclass(frozen=True)

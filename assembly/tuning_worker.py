@@ -3,8 +3,8 @@
     python -m fusecade.assembly.tuning_worker       # requests and answers are lines of JSON (autotune/workers.py)
 
 A request: {"candidate": artifact, "reference": artifact, "program": text or null, "places": [{"ranks": [names], "access":
-[index expressions]}], "sizes": {...}, "device": "cpu", "threads": 2, "seed": 0, "cache_bytes": 67108864, "timing": {...}, "folder": where sources go}.  The answer is a comparison;
-without a candidate, nothing.
+[index expressions]}], "sizes": {...}, "device": "cpu", "threads": 2, "seed": 0, "cache_bytes": 67108864, "timing": {...},
+"folder": where sources go}.  The answer is a comparison; without a candidate, nothing.
 
 What a candidate has to give is what its program gives in float64, run by the reference interpreter, where that is small
 enough ("program"); else what the default gives, which is the same program in other tiles.

@@ -144,6 +144,12 @@ class Knowledge:
         parts = [notch(s.spread_us, s.rounds) / s.us for s in self.measured if s.us and s.rounds and s.spread_us]
         return median(parts) if parts else 0.0
 
+    @property
+    def resolution(self) -> float:
+        """By which part two times have to differ for the last comparison, which has more rounds, to tell."""
+        parts = [notch(s.spread_us, max(s.rounds, LAST_ROUNDS)) / s.us for s in self.measured if s.us and s.spread_us]
+        return median(parts) if parts else 0.0
+
     def default_resources(self) -> Resources | None:
         sample = self.samples.get(self.space.default)
         return Resources.from_mapping(sample.resources) if sample is not None else None
@@ -193,6 +199,7 @@ class Knowledge:
 
 CLIFF = math.log(1.7)  # twice as much as a cost model is usually off, above the lower quartile of what it is
 PRICED_OUT = "predicted to take"
+LAST_ROUNDS = 64  # about as many as the best few get in the end, where a trial gets 8 to 48
 
 
 def is_priced_out(sample: Sample) -> bool:

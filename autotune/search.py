@@ -220,7 +220,7 @@ class _Run:
         if not stops or done < FEW or done % LOOK_EVERY or self.knowledge.best is None:
             return False
         found = self.knowledge.most_promising(set())
-        return found is None or not_worth_it(found[1], self.knowledge.noise)
+        return found is None or not_worth_it(found[1], self.knowledge.resolution)
 
     def _too_late(self) -> bool:
         """Whether a trial more would leave no time for the last comparisons."""

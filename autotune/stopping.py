@@ -32,7 +32,7 @@ def bound(estimate: Estimate) -> float:
 
 
 def not_worth_it(gain: float, noise: float) -> bool:
-    """Whether a gain would hardly be told from noise.  Both are parts of the time of a call."""
+    """Whether a gain would hardly be told from noise, even by the last comparison.  Both are parts of the time of a call."""
     return gain < ENOUGH * noise
 
 

@@ -34,7 +34,7 @@ from fusecade.assembly.tunable import Configured, Tunable
 from fusecade.assembly.tuning import Tuner
 from fusecade.autotune.options import EXHAUSTIVE, TPE
 from fusecade.autotune.options import Options as Search
-from fusecade.autotune.records import MEASURED, Configuration, Sample
+from fusecade.autotune.records import MEASURED, Configuration, Failure, Sample
 from fusecade.autotune.space import Space
 from fusecade.autotune.statistics import median, rank_correlation
 from fusecade.autotune.timing import Comparison
@@ -46,7 +46,7 @@ GALLERY = Path(__file__).parents[1] / "examples" / "gallery"
 TRIALS = 60
 FINALISTS = 4
 ALL = Search(sampler=EXHAUSTIVE, trials=1 << 30, candidate_seconds=4.0, stop_early=False, prune_by_price=False)
-SOME = Search(sampler=TPE, trials=TRIALS, candidate_seconds=8.0)
+SOME = Search(sampler=TPE, trials=TRIALS)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ class Held:
 
     def _compare(self, tunable: Tunable, candidate: Configuration, reference: Configuration) -> Comparison:
         found = self.some.compare(tunable, candidate, reference)
-        assert isinstance(found, Comparison), found
+        if isinstance(found, Failure):
+            raise SystemExit(f"{self.program}, {tunable.name}: {candidate} is {found.state}: {found.note}")
         return found
 
 

@@ -17,7 +17,7 @@ from ..autotune.cache.failures import Missing
 from ..autotune.cache.inspect import Filter, only, prune, read_all, remove, statistics, structure, take_in, winners
 from ..autotune.cache.opening import shown
 from ..autotune.cache.sqlite_file import FILE, InMemory
-from ..driver import Environment
+from ..environment import Environment
 from ..errors import InvalidArgument, UserError
 from . import cache_views as views
 from . import exits

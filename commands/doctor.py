@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..driver import Environment, pick_target
+from ..driver import pick_target
+from ..environment import Environment
 from ..errors import FusecadeError
 from ..ir.target import TARGETS, Target
 from ..runtime.files import private_folder

@@ -1,8 +1,10 @@
 """Run a torch tile program on the CPU: its grid, cut into pieces, over a few threads.
 
-A worker thread runs torch with one thread, so that each core works on a tile of its own and keeps it in its own cache;
+Each thread runs torch with one thread, so that each core works on a tile of its own and keeps it in its own cache;
 scratch tiles are allocated by the piece, hence one set a worker.  A grid of few programs runs on the calling thread,
 where torch spreads each operation over the cores instead.
+
+The threads are torch's own (`team.py`), or a pool of workers where it has none that can be had.
 
 Measured on two cores with generated kernels (attention 8x4096x64, k-means 65536x1024x64, LM-head maximum): workers take
 0.56, 0.77 and 0.83 of the time that the calling thread takes; two programs of a few milliseconds take 1.1 of it.
@@ -20,6 +22,7 @@ from queue import SimpleQueue
 import torch
 
 from ..codegen.artifact import KernelArtifact
+from . import team
 from .expressions import function_of
 
 PIECES_PER_WORKER = 4  # more than one, so that a worker that was held up is helped out by the others
@@ -45,8 +48,12 @@ def run_grid(program: Callable[[int, int], object], programs: int, threads: int 
     if programs <= 0:
         return
     workers = torch.get_num_threads() if threads is None else threads
-    if workers <= 1 or programs < 2 * workers or _Worker.is_current():
+    if workers <= 1 or programs < 2 * workers or team.is_member() or _Worker.is_current():
         _guarded(program, 0, programs)
+    elif team.available():
+        job = _Job(program, programs, workers)
+        team.run(job.work, workers)
+        job.raise_error()
     else:
         _Pool.of_process().run(program, programs, workers)
 
@@ -95,6 +102,9 @@ class _Job:
             self.cancelled = True
             self.done.wait()
             raise
+        self.raise_error()
+
+    def raise_error(self) -> None:
         if self.error is not None:
             raise self.error
 

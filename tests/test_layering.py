@@ -47,12 +47,13 @@ TABLE: dict[str, May] = {
     "runtime": May.use("ir/target codegen", "torch triton numpy"),
     "assembly": May.use("ir frontend passes codegen autotune runtime driver", "torch sympy"),
     "commands": May.use(
-        "ir frontend passes codegen autotune runtime assembly api driver report", "torch triton xdsl rich optuna shtab"
+        "ir frontend passes codegen autotune runtime assembly api driver environment report",
+        "torch triton xdsl rich optuna shtab",
     ),
     # The root modules, the faces of the package.
     "": May.use(
-        "ir frontend passes codegen autotune runtime assembly commands aot api cli driver report report_graph report_page "
-        "report_tables testing torch_backend",
+        "ir frontend passes codegen autotune runtime assembly commands aot api cli driver environment report report_graph "
+        "report_page report_tables testing torch_backend",
         "torch triton xdsl sympy numpy rich optuna",
     ),
 }
@@ -68,7 +69,8 @@ KERNEL_NAMES = ("attention", "sdpa", "softmax", "layer_norm", "rms_norm", "kmean
 
 ASKS_THE_MACHINE = {"torch.cuda", "os.environ", "os.getenv", "os.putenv"}
 MAY_ASK_THE_MACHINE = {
-    "driver": "the one place that looks at devices and environment variables",
+    "driver": "the one place that looks at devices",
+    "environment": "the one place that reads environment variables",
     "runtime/triton_compile": "hands its worker process an environment without the interpreter's variables",
     "runtime/triton_compile_worker": "a process of its own, started by triton_compile",
 }
@@ -104,14 +106,20 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(ROOT).parts)
 
 
+@cache
 def exists(place: str) -> bool:
     return place in package_files() or (ROOT / place).is_dir()
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def imports_of(path: Path) -> Iterator[Import]:
     place = place_of(path)
     here = place if path.name == "__init__.py" else place.rpartition("/")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(tree_of(path)):
         name = path.relative_to(ROOT).with_suffix("").as_posix()
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -189,7 +197,7 @@ def _dotted_under(name: str, prefix: str) -> bool:
 def questions_to_the_machine(path: Path) -> Iterator[str]:
     """Uses of ``torch.cuda``, ``os.environ`` and the like, as ``file:line: what``."""
     where = path.relative_to(ROOT)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Attribute):
             asked = [name] if (name := ast.unparse(node)) in ASKS_THE_MACHINE else []
         elif isinstance(node, ast.Import):
@@ -218,7 +226,7 @@ def no(findings: list[str], what: str) -> None:
 
 def names_in_code(path: Path) -> Iterator[tuple[int, str]]:
     """The identifiers and string constants of a file; docstrings and comments may give examples."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    tree = tree_of(path)
     prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -251,6 +252,17 @@ class TestCompletion:
         with pytest.raises(SystemExit):
             cli.main(["completion", "tcl"])
         assert "invalid choice" in capsys.readouterr().err
+
+
+def test_nothing_of_the_compiler_is_imported(filled):
+    code = """
+import sys
+from fusecade.cli import main
+main(["cache", "ls"])
+print(sorted({"torch", "xdsl", "sympy", "triton", "optuna", "sqlalchemy"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_what_the_tests_use_is_what_there_is(filled):

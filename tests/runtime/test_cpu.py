@@ -9,7 +9,18 @@ import time
 import pytest
 import torch
 
+from fusecade.runtime import team
 from fusecade.runtime.cpu import run_grid
+
+
+@pytest.fixture(params=["team", "workers"], autouse=True)
+def threads_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test on torch's own threads, and on those that take their place where these cannot be had."""
+    if request.param == "workers":
+        monkeypatch.setattr(team, "available", lambda: False)
+    elif not team.available():
+        pytest.skip("torch has no OpenMP team here")
+    return request.param
 
 
 def recorder():
@@ -37,15 +48,37 @@ def test_a_small_grid_runs_on_the_calling_thread():
     assert where == [threading.get_ident()]
 
 
-def test_workers_use_one_thread_each_and_need_no_gradients():
-    found: list[tuple[int, bool, bool]] = []
+def test_threads_run_torch_with_one_thread_each_and_need_no_gradients(threads_of: str):
+    found: list[tuple[bool, bool, bool]] = []
 
     def program(start: int, stop: int) -> None:
-        found.append((torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        alone = team.is_member() if threads_of == "team" else torch.get_num_threads() == 1
+        found.append((alone, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
 
     with torch.autocast("cpu"):
         run_grid(program, 64, 2)
-    assert set(found) == {(1, False, False)}
+    assert set(found) == {(True, False, False)}
+    assert not team.is_member()
+
+
+def test_several_threads_take_part(threads_of: str):
+    where: set[int] = set()
+
+    def program(start: int, stop: int) -> None:
+        where.add(threading.get_ident())
+        time.sleep(0.005)
+
+    run_grid(program, 64, 2)
+    assert len(where) == 2
+    assert (threading.get_ident() in where) == (threads_of == "team")
+
+
+def test_products_within_are_right():
+    a, b = torch.randn(64, 40, 50), torch.randn(50, 30)
+    out = torch.empty(64, 40, 30)
+    run_grid(lambda start, stop: torch.matmul(a[start:stop], b, out=out[start:stop]), 64, 2)
+    torch.testing.assert_close(out, a @ b)
+    assert torch.get_num_threads() >= 1 and bool(torch.ones(1 << 20).sum() == 1 << 20)
 
 
 def test_settings_of_other_threads_stay():

@@ -1,0 +1,161 @@
+"""Whole models: a forward pass and a training step, eager, by Inductor and by Fusecade, in turns in one process.
+
+    python benchmarks/models.py                        # all models, both; about a quarter of an hour on two cores
+    python benchmarks/models.py --model gpt2 --what forward
+    python benchmarks/models.py --quick                # small ones: does it run at all?
+
+Weights are random, from configurations; each contender has a copy of them. A training step is the loss, its gradients of
+all parameters, and nothing else: the optimiser is the same for all. Times and memory as in `run.py`; the difference is that
+of the last hidden state, and of the largest gradient of the embedding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from run import RESULTS, Contender, Result, Spread, difference, interleave, measure_memory, tables, versions
+
+import fusecade
+
+WANTED = {
+    "bert forward": {"inductor": 0.95},
+    "gpt2 forward": {"eager": 1.3, "inductor": 0.95},
+    "llama forward": {"eager": 1.3, "inductor": 0.95},
+    "bert step": {"inductor": 0.95},
+    "gpt2 step": {"inductor": 0.95},
+    "llama step": {"inductor": 0.95},
+}
+
+
+def bert(quick: bool):
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(num_hidden_layers=2 if quick else 12)
+    return BertForMaskedLM(config), (1, 64 if quick else 512)
+
+
+def gpt2(quick: bool):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(n_layer=2 if quick else 12, use_cache=False)), (1, 64 if quick else 1024)
+
+
+def llama(quick: bool):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(num_hidden_layers=1 if quick else 4, hidden_size=1024, intermediate_size=2816,
+                         num_attention_heads=16, num_key_value_heads=4, use_cache=False)  # fmt: skip
+    return LlamaForCausalLM(config), (1, 64 if quick else 2048)
+
+
+MODELS: dict[str, Callable[[bool], Any]] = {"bert": bert, "gpt2": gpt2, "llama": llama}
+COMPILERS: dict[str, Callable[[torch.nn.Module], Callable[..., Any]]] = {
+    "eager": lambda model: model,
+    "inductor": lambda model: torch.compile(model),
+    "fusecade": lambda model: torch.compile(model, backend="fusecade"),
+}
+
+
+def forward(model: torch.nn.Module, called: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return called(input_ids=ids).logits
+
+
+def step(model: torch.nn.Module, called: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
+    model.zero_grad(set_to_none=True)
+    logits = called(input_ids=ids).logits
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    loss.backward()
+    gradient = next(model.parameters()).grad
+    assert gradient is not None
+    return gradient
+
+
+KINDS = {"forward": forward, "step": step}
+
+
+def run_model(name: str, kind: str, *, quick: bool, rounds: int, tick: Callable[[str], None]) -> Result:
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    made, shape = MODELS[name](quick)
+    made = made.eval()  # without dropout, so that results can be compared
+    ids = torch.randint(0, made.config.vocab_size, shape)
+    calls: dict[str, Callable[[], Any]] = {}
+    first: dict[str, float] = {}
+    outputs: dict[str, torch.Tensor] = {}
+    for contender, compiler in COMPILERS.items():
+        tick(f"{name} {kind}: {contender}, first call")
+        model = copy.deepcopy(made)
+        start = time.perf_counter()
+        called = compiler(model)
+        outputs[contender] = KINDS[kind](model, called, ids).detach().clone()
+        first[contender] = time.perf_counter() - start
+        calls[contender] = lambda model=model, called=called: KINDS[kind](model, called, ids)
+    tick(f"{name} {kind}: {rounds} rounds")
+    seconds = interleave(calls, rounds)
+    tick(f"{name} {kind}: memory")
+    contenders = {
+        c: Contender(Spread.of(seconds[c]), first[c], measure_memory(call), difference(outputs["eager"], outputs[c]))
+        for c, call in calls.items()
+    }
+    speedup = {
+        c: Spread.of(other / ours for other, ours in zip(seconds[c], seconds["fusecade"], strict=True))
+        for c in calls
+        if c != "fusecade"
+    }
+    case = f"{name} {kind}"
+    return Result(
+        case, f"{type(made).__name__}, {shape[0]} × {shape[1]} tokens", quick, contenders, speedup, WANTED[case]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Time whole models, eager and compiled, side by side.")
+    parser.add_argument("--model", action="append", choices=list(MODELS), help="only this one; may be repeated")
+    parser.add_argument("--what", action="append", choices=list(KINDS), help="only this; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="small models and few rounds")
+    parser.add_argument("--rounds", type=int, help="rounds of one call each (default 7, with --quick 2)")
+    parser.add_argument("--json", type=Path, help="where the JSON file goes (default: benchmarks/results/)")
+    chosen = parser.parse_args(arguments)
+    rounds = chosen.rounds or (2 if chosen.quick else 7)
+    path = chosen.json or RESULTS / f"models-cpu-{date.today().isoformat()}{'-quick' if chosen.quick else ''}.json"
+    console = Console()
+    results, kernels = [], {}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        for name in chosen.model or MODELS:
+            for kind in chosen.what or KINDS:
+                before = len(fusecade.reports())
+                tick = lambda text: progress.update(task, description=text)  # noqa: E731
+                results.append(run_model(name, kind, quick=chosen.quick, rounds=rounds, tick=tick))
+                graphs = fusecade.reports()[before:]
+                kernels[results[-1].case] = [sum(k.calls for k in graph.kernels) for graph in graphs]
+                body = {
+                    "versions": versions(), "rounds": rounds, "kernels": kernels, "results": [asdict(r) for r in results],
+                }  # fmt: skip
+                path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for table in tables(results):
+        console.print(table)
+    for case, counts in kernels.items():
+        console.print(f"{case}: kernels in each graph: {counts}", highlight=False)
+    console.print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What the process was started with.  It imports nothing, so that what needs no compiler starts at once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the process was started with; read once, here."""
+
+    cache_dir: Path
+    interpret: bool
+    cache_url: str | None = None  # of a team's tuning cache
+
+    @staticmethod
+    def read() -> Environment:
+        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET, FUSECADE_CACHE_URL."""
+        base = os.environ.get("FUSECADE_CACHE_DIR")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(base) if base else home / "fusecade"
+        return Environment(
+            folder, os.environ.get("TRITON_INTERPRET") == "1", os.environ.get("FUSECADE_CACHE_URL") or None
+        )
