@@ -7,7 +7,7 @@ import math
 from .residuals import Estimate
 
 SURE = 2.33  # standard deviations: a candidate is given up that has one chance in a hundred of being the best
-ENOUGH = 0.5  # of the measured noise: an expected gain below it is not worth a trial
+ENOUGH = 0.25  # of the measured noise: an expected gain below it is not worth a trial
 
 
 def expected_gain(predicted: float, estimate: Estimate, best: float) -> float:
