@@ -235,7 +235,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
         low, high = r["tuned_interval"]
         tuned = "the default" if low == high == 1.0 else f"{r['tuned_ratio']:.2f} ({low:.2f} to {high:.2f})"
         lines.append(
-            f"| {r['program']} | {_ends(r['kernel'])} | {r['measured']} | {r['default_us'] / 1000:.2f} ms | {r['best_ratio']:.2f} | "
+            f"| {r['program']} | {_ends(r['kernel'])} | {r['measured']} | {r['default_us'] / 1000:.2f} ms "
+            f"| {r['best_ratio']:.2f} | "
             f"{tuned} | {100 * (r['behind'] - 1):+.1f} % | {r['trials']} | {r['correlation']:.2f} |"
         )
     within = sum(r["behind"] <= 1.05 for r in rows)
