@@ -3,6 +3,7 @@
 torch.compile(model, backend="fusecade")
 kernel = fusecade.compile(fn, (q, k, v), target="cpu")
 print(fusecade.explain(fn, q, k, v, target="sm_90"))
+fusecade.export(fn, (q, k, v), "fn.fcade", targets=["cpu", "sm_90"]);  fn = fusecade.load("fn.fcade")
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import errors, testing
+    from .aot import export
     from .api import CompiledFunction, compile, explain
     from .errors import (
         FallbackWarning,
         InternalCompilerError,
         InvalidArgument,
+        InvalidPackage,
         MissingTool,
         UnsupportedProgram,
         UserError,
     )
     from .report import KernelReport, Report
+    from .runtime.package.load import LoadedFunction, load
     from .torch_backend import reports
 
 __version__ = "0.1.0"
@@ -35,12 +39,15 @@ _WHERE = {
             "FallbackWarning",
             "InternalCompilerError",
             "InvalidArgument",
+            "InvalidPackage",
             "MissingTool",
             "UnsupportedProgram",
             "UserError",
         ),
         "errors",
     ),
+    "export": "aot",
+    **dict.fromkeys(("LoadedFunction", "load"), "runtime.package.load"),
     "reports": "torch_backend",
     "errors": "",
     "testing": "",
@@ -51,7 +58,9 @@ __all__ = [
     "FallbackWarning",
     "InternalCompilerError",
     "InvalidArgument",
+    "InvalidPackage",
     "KernelReport",
+    "LoadedFunction",
     "MissingTool",
     "Report",
     "UnsupportedProgram",
@@ -59,6 +68,8 @@ __all__ = [
     "compile",
     "errors",
     "explain",
+    "export",
+    "load",
     "reports",
     "testing",
 ]

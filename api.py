@@ -76,7 +76,7 @@ def compile(
     fallbacks: list[tuple[str, str]] = []
     folder = usable_folder(environment.cache_dir)
     tuning = tuned_for(environment, chosen, options.tune)
-    hints = _named_hints(captured)
+    hints = named_hints(captured)
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
     built = build(
         plan, captured.example, options, folder, inference=True, fallbacks=fallbacks, size_names=captured.size_names
@@ -158,7 +158,7 @@ def explain(
     fallbacks: list[tuple[str, str]] = []
     folder = usable_folder(environment.cache_dir)
     tuning = tuned_for(environment, chosen)
-    hints = _named_hints(captured)
+    hints = named_hints(captured)
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
     compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
     return report_of(plan, fallbacks, compiled)
@@ -214,12 +214,12 @@ def tune(
     tuner.storage = partial(study_storage, tuner.tuned.cache)
     tuner.on_kernel, tuner.on_progress, tuner.on_outcome = on_kernel, on_progress, on_outcome
     try:
-        hints = _named_hints(captured)
+        hints = named_hints(captured)
         plan = cached_plan(captured.gm, chosen, options, folder, captured.size_names, hints, tuner)
     finally:
         tuner.close()
     return Tuning(tuple(tuner.outcomes), report_of(plan))
 
 
-def _named_hints(captured: Captured) -> dict[str, int]:
+def named_hints(captured: Captured) -> dict[str, int]:
     return {captured.size_names.get(name, name): value for name, value in hints_of(captured.gm).items()}

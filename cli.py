@@ -1,4 +1,4 @@
-"""The command line: `fusecade explain | compile | opt | cache | doctor | completion`.
+"""The command line: `fusecade explain | compile | inspect | opt | tune | cache | doctor | completion`.
 
 Exit status 0: done; 1: done in part; 2: the request is wrong; 3: a mistake in Fusecade.
 """
@@ -58,6 +58,8 @@ def _command(chosen: argparse.Namespace, console: Console) -> int:
             from .commands import explain as command
         case "compile":
             from .commands import compile as command
+        case "inspect":
+            from .commands import inspect as command
         case "tune":
             from .commands import tune as command
         case "cache":
@@ -94,6 +96,7 @@ def _read(file: Path | None) -> tuple[str, str]:
 def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     from .commands.cache_arguments import add_arguments as add_cache_arguments
     from .commands.completion import SHELLS
+    from .commands.inspect_arguments import add_arguments as add_inspect_arguments
     from .commands.tune_arguments import add_arguments as add_tune_arguments
 
     kind = argparse.ArgumentParser if exit_on_error else _Raising
@@ -108,8 +111,10 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
         verbs.add_parser("explain", help="kernels, bytes, refusals and their reasons, for a function"), out=False
     )
     _add_program(
-        verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder"), out=True
+        verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder or a package"),
+        out=True,
     )
+    add_inspect_arguments(verbs.add_parser("inspect", help="what is in a package; nothing of it is run"))
     _add_opt(verbs.add_parser("opt", help="passes over a program in its textual form"))
     tune = verbs.add_parser("tune", help="a function's kernels in their fastest configurations, measured and kept")
     _add_function(tune)
@@ -146,8 +151,13 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
         verb.add_argument(
-            "-o", "--out", type=Path, required=True, metavar="DIR", help="one folder a target is made in it"
-        )
+            "-o", "--out", type=Path, required=True, metavar="DIR|FILE.fcade",
+            help="one folder a target is made in DIR; FILE.fcade is a package, for `fusecade.load`",
+        )  # fmt: skip
+        verb.add_argument("--bucket", action="append", default=[], metavar="NAME=SIZE,...",
+                          help="of a package: kernels for dynamic sizes up to these, from small to large")  # fmt: skip
+        verb.add_argument("--keep", action="append", default=[], choices=("ttir", "assembly"),
+                          help="of a package: put this in, too; may be repeated")  # fmt: skip
     else:
         verb.add_argument("--json", action="store_true", help="the report as JSON")
         verb.add_argument("--html", type=Path, metavar="FILE", help="write the report as a page, too")

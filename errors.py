@@ -22,7 +22,9 @@ __all__ = [
     "FusecadeWarning",
     "InternalCompilerError",
     "InvalidArgument",
+    "InvalidPackage",
     "MissingTool",
+    "PackagedKernelFailed",
     "SourceLine",
     "UnsupportedProgram",
     "UserError",
@@ -151,6 +153,27 @@ class MissingTool(UserError):
     def __init__(self, tool: str, *, needed_for: str, install: str) -> None:
         super().__init__(f"{tool} is needed for {needed_for}, and is not there", next_step=install)
         self.tool = tool
+
+
+class InvalidPackage(UserError):
+    """A package is not one that `fusecade.export` wrote: cut short, changed, of another version, or no package at all."""
+
+    default_next_step = (
+        "get the package again from where it comes from, or write it again with `fusecade.export`; "
+        "nothing in it was run"
+    )
+
+
+class PackagedKernelFailed(UserError):
+    """A kernel of a package failed on this machine; nobody is there to run its part another way."""
+
+    def __init__(self, name: str, target: str, error: Exception) -> None:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        super().__init__(
+            f"kernel {name} of the package, for {target}, failed: {type(error).__name__}: {lines[0] if lines else ''}",
+            next_step="look whether the device has what the package was made for (`fusecade inspect`); if it has, please "
+            "report it with the package and the output of `fusecade doctor`",
+        )
 
 
 class InternalCompilerError(FusecadeError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..codegen.artifact import KernelArtifact
@@ -18,9 +18,16 @@ GUESS = 4096  # stands for a size that is not known: a block that holds a whole 
 
 
 def compile_binaries(
-    plan: Plan, folder: Path, jobs: int = 2, on_progress: Callable[[int, int], object] = lambda done, total: None
+    plan: Plan,
+    folder: Path,
+    jobs: int = 2,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Compiled | CompileFailure]:
-    """Each kernel's binary, or why there is none, by the kernel's fingerprint.  `on_progress(done, total)` is told."""
+    """Each kernel's binary, or why there is none, by the kernel's fingerprint.  `on_progress(done, total)` is told.
+
+    sizes: the largest values of dynamic sizes, by the kernel's names for them: blocks that hold a whole rank hold that.
+    """
     artifacts = {kernel.fingerprint: kernel for call in plan.calls for kernel in call.artifact.kernels}
     found: dict[str, Compiled | CompileFailure] = {}
     private_folder(folder)
@@ -28,19 +35,26 @@ def compile_binaries(
         waiting = list(artifacts.items())
         for start in range(0, len(waiting), jobs):
             part = waiting[start : start + jobs]
-            results = pool.compile([request_of(artifact, folder) for _, artifact in part])
+            results = pool.compile([request_of(artifact, folder, sizes) for _, artifact in part])
             for (key, _), result in zip(part, results, strict=True):
                 found[key] = result
                 on_progress(len(found), len(artifacts))
     return found
 
 
-def request_of(artifact: KernelArtifact, folder: Path) -> CompileRequest:
+def blocks_of(artifact: KernelArtifact, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The lanes of the blocks that hold a whole rank, by their names."""
+    values = [(sizes or {}).get(name, GUESS) for name in artifact.sizes]
+    return {
+        name: lanes(max(int(least), function_of(extent, artifact.sizes)(values)))
+        for name, (extent, least) in artifact.launch.get("whole", {}).items()
+    }
+
+
+def request_of(artifact: KernelArtifact, folder: Path, sizes: Mapping[str, int] | None = None) -> CompileRequest:
     """What Triton is asked to compile for an artifact."""
-    launch, guess = artifact.launch, [GUESS] * len(artifact.sizes)
-    constants = dict(launch.get("constexprs", {}))
-    for name, (extent, least) in launch.get("whole", {}).items():
-        constants[name] = lanes(max(int(least), function_of(extent, artifact.sizes)(guess)))
+    launch = artifact.launch
+    constants = {**launch.get("constexprs", {}), **blocks_of(artifact, sizes)}
     return CompileRequest(
         source_path=write_source(artifact, folder / "kernels"),
         kernel_name=artifact.function,

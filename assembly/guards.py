@@ -23,7 +23,7 @@ class Guards:
     def __init__(self, captured: Captured, name: str, fn: Callable[..., Any] | None = None) -> None:
         """fn: the function that was captured, for the names of its parameters."""
         self._name, self._in_spec, self._constants = name, captured.in_spec, captured.constants
-        self._paths = _argument_names(captured.in_spec)
+        self._paths = argument_names(captured.in_spec)
         placeholders = [n for n in captured.gm.graph.nodes if n.op == "placeholder"]
         self._tensors = [
             (int(key), fake, placeholder)
@@ -213,7 +213,7 @@ class _Relation:
         return bool(self._e.subs({s: sizes[s.name] for s in self._e.free_symbols}))
 
 
-def _argument_names(spec: pytree.TreeSpec) -> list[str]:
+def argument_names(spec: pytree.TreeSpec) -> list[str]:
     """How a person calls each leaf of `(args, kwargs)`: 0, 1.x, mask."""
     leaves = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     named = pytree.tree_flatten_with_path(leaves)[0]

@@ -4,28 +4,40 @@ DIR/<target>/<kernel>.py              the source
 DIR/<target>/<kernel>.mlir            the tile program it was printed from
 DIR/<target>/<kernel>.cubin, .ptx     the binary and its assembly (.hsaco, .amdgcn on AMD)
 DIR/<target>/explain.txt, explain.json
+
+With `-o FILE.fcade`, one package for all targets instead, as `fusecade.export` writes it.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .. import api
+from .. import aot, api
 from ..errors import InvalidArgument
 from ..report import KernelReport, Report, counted_noun
 from ..runtime.files import write_whole
 from . import exits
 from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function, parameters
 
+PACKAGE = ".fcade"
+
 
 def run(chosen: Namespace, console: Console) -> int:
     function = find_function(chosen.program, chosen.factory)
     tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
     check_arguments(function, chosen.program, tensors)
+    if chosen.out.suffix == PACKAGE:
+        return _package(function, tensors, dynamic, chosen, console)
+    if chosen.bucket or chosen.keep:
+        raise InvalidArgument(
+            "--bucket and --keep are for packages", next_step=f"give -o a name that ends in {PACKAGE}"
+        )
     _make_folder(chosen.out)  # before the work, not after it
     missing: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -46,6 +58,48 @@ def run(chosen: Namespace, console: Console) -> int:
     for what in missing:
         console.print(f"no binary of {what}", markup=False, highlight=False)
     return exits.INCOMPLETE if missing else exits.FINE
+
+
+def _package(
+    function: Callable[..., Any],
+    tensors: Sequence[Any],
+    dynamic: Mapping[Any, Any],
+    chosen: Namespace,
+    console: Console,
+) -> int:
+    if chosen.no_binaries:
+        raise InvalidArgument("a package has binaries", next_step="leave out --no-binaries, or give -o a folder")
+    _make_folder(chosen.out.parent)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("planning", total=None)
+
+        def tick(target: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{target}: binaries", completed=done, total=total)
+
+        made = aot.export(
+            function, tensors, chosen.out, targets=chosen.target or [DEFAULT_TARGET], dynamic=dynamic or None,
+            buckets=[_bucket(text) for text in chosen.bucket], keep=chosen.keep, fuse=chosen.fuse,
+            parameters=parameters(chosen.parameter), on_progress=tick,
+        )  # fmt: skip
+    for target, reports in made.reports.items():
+        kernels = sum(len(report.kernels) for report in reports)
+        buckets = f" for {counted_noun(len(reports), 'bucket')}" if len(reports) > 1 else ""
+        console.print(f"{target}: {counted_noun(kernels, 'kernel')}{buckets}", markup=False, highlight=False)
+    line = f"{made.path}: {made.path.stat().st_size} bytes, digest {made.digest}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return exits.FINE
+
+
+def _bucket(text: str) -> dict[str, int]:
+    """`n=512,m=64`.  Raises InvalidArgument."""
+    found = {}
+    for part in text.split(","):
+        name, equals, size = part.partition("=")
+        if not equals or not name.isidentifier() or not size.isdigit():
+            raise InvalidArgument(f"{part!r} in the bucket {text!r} is no size", next_step="write it as n=512")
+        found[name] = int(size)
+    return found
 
 
 def write(report: Report, folder: Path, *, binaries: bool = True) -> list[str]:

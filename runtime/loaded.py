@@ -36,7 +36,7 @@ def load(artifact: KernelArtifact, folder: Path, given: Sequence[Layout] | None 
     """
     if artifact.stages:
         loaded = [load(stage.kernel, folder) for stage in artifact.stages]
-        return LoadedKernel(artifact, _Stages(artifact, [k.launch for k in loaded]), loaded[0].path, given)
+        return LoadedKernel(artifact, Stages(artifact, [k.launch for k in loaded]), loaded[0].path, given)
     path = write_source(artifact, folder)
     try:
         function = getattr(_module(artifact, path), artifact.function)
@@ -52,14 +52,14 @@ def load(artifact: KernelArtifact, folder: Path, given: Sequence[Layout] | None 
 
 def write_source(artifact: KernelArtifact, folder: Path) -> Path:
     """The file that holds the kernel's source: all of it or nothing, whoever else writes it at the same time."""
-    path = private_folder(folder) / f"{_file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
+    path = private_folder(folder) / f"{file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
     text = artifact.source.encode()
     if not (path.is_file() and path.read_bytes() == text):
         write_whole(path, text)
     return path
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)[:100]
 
 
@@ -89,7 +89,7 @@ def _launcher(function: Callable[..., Any], artifact: KernelArtifact) -> Launch:
     raise ValueError(f"{artifact.kind!r} is no kind of kernel")
 
 
-class _Stages:
+class Stages:
     """Launches the kernels of a call one after the other, with workspaces of that call between them.
 
     Nothing waits for the device: the launches are ordered by its stream, and so is what frees the workspaces.
@@ -97,7 +97,7 @@ class _Stages:
 
     def __init__(self, artifact: KernelArtifact, launches: Sequence[Launch]) -> None:
         self._inputs = len(artifact.inputs)
-        self._workspaces = [_Sized(x, artifact.sizes) for x in artifact.workspaces]
+        self._workspaces = [Sized(x, artifact.sizes) for x in artifact.workspaces]
         place = {name: n for n, name in enumerate(artifact.sizes)}
         self._steps = [
             (launch, (*stage.reads, *stage.writes), [place[name] for name in stage.kernel.sizes])
@@ -121,7 +121,7 @@ class LoadedKernel:
         self.artifact, self.launch, self.path = artifact, launch, path
         given = artifact.inputs if given is None else given
         self._inputs = [_Input(g, x, artifact.sizes) for g, x in zip(given, artifact.inputs, strict=True)]
-        self._outputs = [_Sized(x, artifact.sizes) for x in artifact.outputs]
+        self._outputs = [Sized(x, artifact.sizes) for x in artifact.outputs]
 
     def __repr__(self) -> str:
         return f"<fusecade kernel {self.artifact.name} for {self.artifact.target}: {self.path}>"
@@ -206,7 +206,7 @@ def device_of(tensors: Sequence[torch.Tensor]) -> torch.device | None:
     return next((t.device for t in tensors if t.dim()), tensors[0].device)
 
 
-class _Sized:
+class Sized:
     """A layout as a function of the sizes."""
 
     def __init__(self, layout: Layout, names: tuple[str, ...]) -> None:
@@ -237,7 +237,7 @@ class _Input:
     """A tensor as a graph has it, in the dimensions in which the kernel reads it."""
 
     def __init__(self, given: Layout, read: Layout, names: tuple[str, ...]) -> None:
-        self.given, self.read = _Sized(given, names), _Sized(read, names)
+        self.given, self.read = Sized(given, names), Sized(read, names)
         self.same = given == read
 
     def fit(self, tensor: torch.Tensor, sizes: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -47,7 +47,7 @@ TABLE: dict[str, May] = {
     "runtime": May.use("ir/target codegen", "torch triton numpy"),
     "assembly": May.use("ir frontend passes codegen autotune runtime driver", "torch sympy"),
     "commands": May.use(
-        "ir frontend passes codegen autotune runtime assembly api driver environment report",
+        "ir frontend passes codegen autotune runtime assembly api driver environment report aot",
         "torch triton xdsl rich optuna shtab",
     ),
     # The root modules, the faces of the package.
@@ -72,6 +72,7 @@ MAY_ASK_THE_MACHINE = {
     "driver": "the one place that looks at devices",
     "environment": "the one place that reads environment variables",
     "runtime/triton_compile": "hands its worker process an environment without the interpreter's variables",
+    "runtime/package/devices": "a loaded package has no driver above it, and picks its target by the tensors' device",
     "runtime/triton_compile_worker": "a process of its own, started by triton_compile",
 }
 

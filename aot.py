@@ -1,0 +1,119 @@
+"""`fusecade.export`: a function as one file, with kernels for several targets, to be run where no compiler is.
+
+fusecade.export(attend, (q, k, v), "attend.fcade", targets=["cpu", "sm_80", "sm_90"])
+attend = fusecade.load("attend.fcade");  out = attend(q, k, v)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .api import named_hints
+from .assembly.build import make_plan
+from .assembly.devices import devices_of
+from .assembly.package import EXTRAS, Part, binaries_for, largest, pack
+from .driver import Environment, Options, check_parameters, pick_target, tuned_for
+from .errors import InvalidArgument
+from .frontend.capture import capture
+from .ir.target import get_target
+from .report import Report, report_of
+from .runtime.files import usable_folder, write_whole
+from .runtime.package.archive import MANIFEST, digest, read
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote.  digest: of the package, to be given to `fusecade.load`.  reports: by target, one a bucket."""
+
+    path: Path
+    digest: str
+    reports: Mapping[str, tuple[Report, ...]]
+
+
+def export(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    path: str | Path,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    targets: Sequence[str] = ("cpu",),
+    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
+    buckets: Sequence[Mapping[str, int]] = (),
+    keep: Sequence[str] = (),
+    tune: str = "off",
+    fuse: str = "by_cost",
+    skip: str = "by_cost",
+    lazy: str = "off",
+    parameters: Mapping[str, int] | None = None,
+    on_progress: Callable[[str, int, int], object] = lambda target, done, total: None,
+) -> Exported:
+    """Write a package for calls with arguments like these (meta tensors will do); nothing runs, no GPU is needed.
+
+    targets: "cpu", "sm_80", ... .  dynamic, tune, fuse, skip, lazy, parameters: as in `fusecade.compile`.  buckets: sizes by
+    name, from small to large: kernels are chosen for each, and a call takes the first that its sizes do not exceed; what is
+    larger than all takes the last.  keep: "ttir" and "assembly" (PTX, amdgcn) are kept besides the binaries.
+
+    Raises UnsupportedProgram for a function that a package cannot hold, with the line that stands in the way.
+    """
+    path = Path(path)
+    if not targets:
+        raise InvalidArgument("a package needs a target", next_step="name one: targets=['cpu']")
+    for name in keep:
+        if name not in EXTRAS:
+            raise InvalidArgument.choice("keep", name, EXTRAS)
+    names = {name for sizes in (dynamic or {}).values() for name in sizes.values()}
+    bounds = _bounds(buckets, names)
+    environment = Environment.read()
+    folder = usable_folder(environment.cache_dir)
+    reports: dict[str, tuple[Report, ...]] = {}
+    parts: dict[str, list[Part]] = {}
+    for name in dict.fromkeys(get_target(target).name for target in targets):
+        options = Options(name, "eager", tune, fuse, skip=skip, lazy=lazy, parameters=parameters or {})
+        found = []
+        for upto in bounds:
+            captured = capture(fn, args, kwargs, dynamic)
+            chosen = pick_target(name, devices_of(captured.example))
+            check_parameters(options, chosen)
+            hints = named_hints(captured) | dict(upto)
+            fallbacks: list[tuple[str, str]] = []
+            tuning = tuned_for(environment, chosen, tune)
+            # Without the plans of the cache: there one plan serves all likely sizes, whichever came first.
+            plan = make_plan(captured.gm, chosen, options, None, fallbacks, captured.size_names, hints, tuning)
+            compiled = {}
+            if chosen.kind != "cpu":
+                sizes = largest(sorted(names), upto, hints)
+                tick = lambda done, total, name=name: on_progress(name, done, total)  # noqa: E731
+                compiled = binaries_for(plan, folder, sizes, tick)
+            report = report_of(plan, fallbacks, compiled)
+            found.append((Part(plan, captured, upto, compiled, report.to_dict()), report))
+        parts[name], reports[name] = [part for part, _ in found], tuple(report for _, report in found)
+    from . import __version__
+
+    data = pack(fn, parts, tuple(keep), __version__)
+    write_whole(path, data)
+    return Exported(path, digest(read(data)[MANIFEST]), reports)
+
+
+def _bounds(buckets: Sequence[Mapping[str, int]], names: set[str]) -> list[dict[str, int]]:
+    """The bounds of each bucket; without buckets, one for all sizes.  Raises InvalidArgument."""
+    found: list[dict[str, int]] = []
+    for bucket in buckets:
+        for name, size in bucket.items():
+            if name not in names:
+                raise InvalidArgument.choice("a size of a bucket", name, sorted(names))
+            if isinstance(size, bool) or not isinstance(size, int) or size < 2:
+                raise InvalidArgument(f"the size {name} of a bucket is {size!r}, and has to be an integer of 2 or more")
+        bounds = {name: bucket[name] for name in sorted(bucket)}
+        if found and any(bounds.get(n, 0) < most for n, most in found[-1].items()):
+            raise InvalidArgument(
+                f"the bucket {bounds} does not cover the one before it, {found[-1]}",
+                next_step="give buckets from small to large, each with all the sizes",
+            )
+        found.append(bounds)
+    return found or [{}]
+
+
+__all__ = ["Exported", "export"]
