@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-# Besides the operators that PyTorch tags as core: https://docs.pytorch.org/docs/stable/torch.compiler_ir.html
+# Besides the operators that PyTorch tags as core, in any form: https://docs.pytorch.org/docs/stable/torch.compiler_ir.html
 _ATEN = set(
-    "_unsafe_view _reshape_alias view_as t transpose expand_as reshape flatten squeeze unbind split split_with_sizes "
-    "chunk narrow movedim unflatten alias detach detach_ clone contiguous lift_fresh lift_fresh_copy lift sym_size "
+    "_unsafe_view view_as t transpose expand_as reshape flatten squeeze unbind split split_with_sizes "
+    "chunk narrow movedim unflatten alias detach clone contiguous lift_fresh lift_fresh_copy lift sym_size "
     "matmul linear baddbmm dot mv vdot outer einsum inner ger kron bilinear addmv addr "
     "silu mish softplus hardtanh hardswish hardsigmoid relu6 celu selu log_sigmoid_forward threshold rsub true_divide "
     "square sgn deg2rad rad2deg logit xlogy hypot copysign logaddexp logaddexp2 heaviside lerp addcmul addcdiv "
@@ -34,16 +34,17 @@ _ATEN = set(
     "new_empty new_empty_strided zeros_like ones_like zeros ones linspace logspace eye complex polar real imag "
     "view_as_complex view_as_real angle conj _conj conj_physical _to_copy "
     "native_batch_norm _native_batch_norm_legit_no_training _fused_rms_norm "
-    "rms_norm layer_norm group_norm rand randn randint bernoulli "
+    "rms_norm layer_norm group_norm _safe_softmax _masked_softmax "
+    "rand rand_like randn randn_like randint randint_like randperm bernoulli multinomial native_dropout "
     "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
     "_scaled_dot_product_efficient_attention _scaled_dot_product_attention_math "
     "scaled_dot_product_attention linalg_inv_ex linalg_solve_triangular linalg_cholesky_ex linalg_qr "
-    "convolution _int_mm _weight_int8pack_mm fmod remainder floor_divide "
-    "bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ equal is_same_size".split()
+    "convolution fmod remainder floor_divide "
+    "bitwise_left_shift bitwise_right_shift __lshift__ __rshift__".split()
 )
 _PRIMS = set(
-    "convert_element_type iota broadcast_in_dim sum amax amin prod var where device_put view_of "
-    "add sub mul div maximum minimum exp log sqrt rsqrt fma squeeze transpose collapse_view split_dim cat rev".split()
+    "convert_element_type iota broadcast_in_dim sum amax amin prod var where "
+    "add sub mul div maximum minimum exp log sqrt rsqrt squeeze transpose collapse_view split_dim cat rev".split()
 )
 _NEVER = {"_local_scalar_dense", "resize", "as_strided_"}  # of the core operators
 
@@ -85,9 +86,15 @@ def problem_of(op: Any) -> str | None:
     if op._schema.is_mutable:
         return "it changes its arguments"
     known = _PRIMS if op.namespace == "prims" else _ATEN
-    if name in _NEVER or not (name in known or torch.Tag.core in op.tags):
+    if name in _NEVER or not (name in known or _is_core(op)):
         return "it is not in the table of operators that packages keep (`runtime/package/operators.py`)"
     return None
+
+
+def _is_core(op: torch._ops.OpOverload) -> bool:
+    """Whether PyTorch tags the operator as core, in any of its forms: `sum` of all elements as `sum` over dimensions."""
+    packet = op.overloadpacket
+    return any(torch.Tag.core in getattr(packet, form).tags for form in packet.overloads())
 
 
 def name_of(op: Any) -> str:
