@@ -21,7 +21,7 @@ from ..cache import read_artifact
 from . import archive
 from .fields import LARGEST, Fields, parse
 from .operators import find
-from .signature import ConstantLeaf, Signature, TensorLeaf, read_layout
+from .signature import ConstantLeaf, Signature, TensorLeaf, is_size, read_layout
 from .values import DEVICES, dtype_of, expression, is_constant, references
 
 FORMAT = "fusecade package"
@@ -283,6 +283,8 @@ class Package:
             if kernel not in self.kernels or self.kernels[kernel].artifact.target != target:
                 raise fields.wrong("kernel", f"is {kernel[:80]!r}, and there is none of that name for {target}")
             artifact = self.kernels[kernel].artifact
+            if not all(is_size(n) for n in sizes):
+                raise fields.wrong("sizes", "has something that is no size")
             expression(sizes, names, f"{fields.where}.sizes")
             counts = (len(inputs), len(sizes), len(gives))
             if counts != (len(artifact.inputs), len(artifact.sizes), len(artifact.outputs)):
@@ -328,6 +330,10 @@ def _check_dtype(value: Any, layout: Layout, where: str) -> None:
 
 
 def _check_artifact(artifact: KernelArtifact, where: str) -> None:
+    for one in (artifact, *artifact.kernels):
+        for layout in (*one.inputs, *one.outputs, *one.workspaces):
+            if not all(is_size(n) for n in (*layout.shape, *layout.strides)):
+                raise InvalidPackage(f"{where} has a layout that no tensor has")
     for kernel in artifact.kernels:
         if kernel.target != artifact.target or kernel.kind != artifact.kind:
             raise InvalidPackage(f"{where} has a stage of another target")
@@ -347,6 +353,8 @@ def _check_artifact(artifact: KernelArtifact, where: str) -> None:
             raise InvalidPackage(f"{where} knows something of an argument that there is not")
         for name, pair in launch.get("whole", {}).items():
             if not isinstance(pair, list) or len(pair) != 2 or type(pair[1]) is not int:
+                raise InvalidPackage(f"{where} has a block {str(name)[:80]!r} without its extent")
+            if not is_size(pair[0]):
                 raise InvalidPackage(f"{where} has a block {str(name)[:80]!r} without its extent")
             expression(pair[0], kernel.sizes, where)
 

@@ -164,14 +164,18 @@ class Signature:
 _EMPTY = inspect.Parameter.empty
 
 
+def is_size(n: Any) -> bool:
+    """An integer that a tensor can have, or a text, which `expression` looks at."""
+    return isinstance(n, str) or (type(n) is int and 0 <= n <= LARGEST)
+
+
 def read_layout(fields: Fields, sizes: tuple[str, ...]) -> Layout:
     """shape, strides, dtype.  Raises InvalidPackage."""
     shape, strides = (tuple(fields.listing(side, MOST_DIMENSIONS)) for side in ("shape", "strides"))
     if len(shape) != len(strides):
         raise fields.wrong("strides", "has another number of dimensions than the shape")
-    for n in (*shape, *strides):
-        if isinstance(n, int) and not 0 <= n <= LARGEST:
-            raise fields.wrong("shape", f"has {str(n)[:40]}, which is no size")
+    if not all(is_size(n) for n in (*shape, *strides)):
+        raise fields.wrong("shape", "or its strides have something that is no size")
     expression((shape, strides), sizes, fields.where)
     dtype = fields.text("dtype")
     dtype_of(dtype)

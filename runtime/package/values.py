@@ -125,7 +125,7 @@ def expression(value: Any, names: tuple[str, ...], where: str) -> Callable[[Sequ
     """A function of the sizes.  Raises InvalidPackage for text that is not arithmetic over their names."""
     try:
         return function_of(_hashable(value), names)
-    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise InvalidPackage(f"{where}: {str(error)[:200]}") from error
 
 
