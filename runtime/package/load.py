@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from ...codegen.artifact import KernelArtifact
 from ...errors import InvalidArgument, InvalidPackage
@@ -22,7 +23,7 @@ from .devices import default_device, describe, fitting, nearest
 from .gpu import Launcher, driver_of
 from .manifest import Bucket, Package, TargetEntry
 from .signature import Checks, ConstantLeaf, TensorLeaf, unflatten
-from .steps import Program
+from .steps import Direct, Program, Usual
 from .tile_text import TRITON, check, load_function
 from .values import dtype_of, expression
 
@@ -60,8 +61,11 @@ class LoadedFunction:
         self.__name__ = package.signature.name
         self._signature = package.signature
         self._checks = Checks(package.signature)
-        self._plain = self._signature.result == "*" and isinstance(self._signature.results[0], TensorLeaf)
+        signature = self._signature
+        self._one = signature.result == "*" and isinstance(signature.results[0], TensorLeaf)
+        self._plain = self._one and not signature.mutates
         self._tensors = sum(isinstance(x, TensorLeaf) for x in self._signature.results)
+        self._direct: Direct | None = None  # on the device that it ran on first
         self._places: dict[torch.device, _Place] = {}
         self._making = threading.Lock()
         for target in package.targets.values():  # what is in it is looked at once, not when it is first needed
@@ -74,24 +78,27 @@ class LoadedFunction:
         return f"<fusecade.LoadedFunction {self.__name__} for {targets}: {self.path}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self._traced(args, kwargs)
-        checked = self._checks.check(args, kwargs)
-        found = self.run(checked.tensors, checked.sizes, checked.device)
-        return self._give(found, checked.leaves)
+        if self._direct is not None and not kwargs and (found := self._direct(args)) is not None:
+            return found
+        tensors, leaves, sizes, device = self._checks.check(args, kwargs)
+        found = self.run(tensors, sizes, device)
+        return found[0] if self._plain else self._give(found, leaves)
 
     def run(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int], device: torch.device | None) -> list[Any]:
         """The results that are tensors, then the new values of arguments that change; nothing is checked."""
         if device is None:
             device = default_device(self.package)
         place = self._places.get(device) or self._place(device)
-        with torch.no_grad():
-            return place.program(sizes)([*place.constants, *tensors], sizes)
+        return place.program(sizes)(
+            [*place.constants, *tensors], sizes
+        )  # nothing here needs a gradient: that is checked
 
     def _give(self, found: Sequence[Any], leaves: Sequence[Any]) -> Any:
         for position, value in zip(self._signature.mutates, found[self._tensors :], strict=True):
             leaves[position].copy_(value)
-        if self._plain:
+        if self._one:
             return found[0]
         tensors = iter(found)
         every = [x.value if isinstance(x, ConstantLeaf) else next(tensors) for x in self._signature.results]
@@ -106,7 +113,9 @@ class LoadedFunction:
     def _place(self, device: torch.device) -> _Place:
         with self._making:
             if device not in self._places:
-                self._places[device] = _Place(self.package, device, self.fallback, self.path)
+                place = self._places[device] = _Place(self.package, device, self.fallback, self.path)
+                if self._direct is None and self._plain:
+                    self._direct = place.direct(self._checks.usual)
             return self._places[device]
 
 
@@ -150,6 +159,10 @@ class _Place:
             if all(sizes[n] <= most for n, most in bound):
                 return program
         return self._programs[-1][1]
+
+    def direct(self, usual: Sequence[Usual]) -> Direct | None:
+        """A shorter way to the results, where there is one."""
+        return self._only.direct(usual, self._device) if self._only is not None and not self.constants else None
 
     def _constant(self, number: int) -> torch.Tensor:
         c = self._package.constants[number]

@@ -10,7 +10,7 @@ import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -233,13 +233,12 @@ class _Tensor:
         self.shape, self.strides = self.of(()) if fixed else (None, None)
 
 
-@dataclass
-class Checked:
+class Checked(NamedTuple):
     """A call that fits.  tensors: in the strides that were compiled for.  device: where it runs; None: it does not say."""
 
-    tensors: list[torch.Tensor]
+    tensors: Sequence[torch.Tensor]
     leaves: Sequence[Any]
-    sizes: list[int]
+    sizes: Sequence[int]
     device: torch.device | None
 
 
@@ -263,6 +262,9 @@ class Checks:
             for text, sign, left, right in signature.relations
         ]
         self._python = signature.python()
+        # Of a function that takes nothing but tensors of fixed sizes: (dtype, shape, strides) of each.
+        usual = self._plain and not signature.sizes and not any(t.on_cpu for t in self._tensors)
+        self.usual = [(t.dtype, t.shape, t.strides) for t in self._tensors] if usual and not self._constants else []
 
     def _binding(self, size: str) -> tuple[_Tensor, int]:
         for tensor in self._tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from .manifest import Bucket, Step
 from .operators import find
 from .values import dtype_of, expression, maker_of, references
 
+Usual = tuple[torch.dtype, Any, Any]  # dtype, shape, strides
+Direct = Callable[[Sequence[Any]], torch.Tensor | None]
 Run = Callable[[list[Any], Sequence[int]], None]  # reads and appends values, given sizes
 
 
@@ -30,17 +33,50 @@ class Program:
     ) -> None:
         """launches: of each kernel, its artifact and what runs it."""
         values: list[Any] = list(inputs)
+        exact = set(
+            range(len(inputs))
+        )  # values in the strides that the package says: arguments, and what kernels write
         self.results = bucket.results
         self.steps: list[tuple[Run, tuple[int, ...]]] = []
         dying = _last_uses(bucket, len(inputs))
         for n, step in enumerate(bucket.steps):
             where = f"step {n}"
             if step.kernel is not None:
-                run: Run = KernelStep(step, *launches[step.kernel], values, names, device)
+                run: Run = KernelStep(step, *launches[step.kernel], values, exact, names, device)
+                exact |= set(range(len(values), len(values) + len(step.gives)))
             else:
                 run = OperatorStep(step, len(values), names, device, where)
             self.steps.append((run, dying.get(n, ())))
             values += step.gives
+
+    def direct(self, usual: Sequence[Usual], device: torch.device) -> Direct | None:
+        """The program as one function of the arguments, where it is one kernel of fixed sizes that takes them as they are.
+
+        usual: what each argument has to be.  The function gives None for arguments that are not: these need a closer look.
+        A program in steps takes 15 us longer than its kernel for all the calls of Python between them; this takes 10 less.
+        """
+        if not usual or len(self.steps) != 1 or not isinstance(step := self.steps[0][0], KernelStep):
+            return None
+        made = step.as_it_is(len(usual))
+        if made is None or self.results != (len(usual),):
+            return None
+        launch, output = made
+
+        def call(args: Sequence[Any]) -> torch.Tensor | None:
+            try:
+                for x, (dtype, shape, strides) in zip(args, usual, strict=True):
+                    if (
+                        x.dtype is not dtype or x.shape != shape or x.stride() != strides or x.requires_grad
+                        or x.device != device
+                    ):  # fmt: skip
+                        return None
+            except (AttributeError, TypeError, ValueError):  # it is no tensor, or there are more or fewer of them
+                return None
+            out = output()
+            launch([*args, out])
+            return out
+
+        return call
 
     def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[Any]:
         values: list[Any] = [*inputs]
@@ -115,48 +151,93 @@ class KernelStep:
         artifact: KernelArtifact,
         launch: Launch,
         values: Sequence[Any],
+        exact: set[int],
         names: tuple[str, ...],
         device: torch.device,
     ) -> None:
+        """exact: the values that need no look at their strides."""
         self.artifact, self.launch, self.device = artifact, launch, device
         self._sizes = expression(step.sizes, names, artifact.name)
         self._inputs = [
-            _Input(n, values[n], read, names, artifact.sizes)
+            _Input(n, values[n], read, names, artifact.sizes, n in exact)
             for n, read in zip(step.inputs, artifact.inputs, strict=True)
         ]
-        self._outputs = [Sized(x, artifact.sizes) for x in artifact.outputs]
+        self._outputs = [_Output(x, artifact.sizes) for x in artifact.outputs]
+        self._fixed = not names
+        self._own: Sequence[int] | None = self._sizes(()) if self._fixed else None
+        self._empty = self._fixed and all(0 in x.shape_of(()) for x in self._outputs)
 
     def __call__(self, values: list[Any], sizes: Sequence[int]) -> None:
-        own = self._sizes(sizes)
-        device = self.device
-        inputs = [x.fit(values[x.number], sizes, own, device) for x in self._inputs]
-        if self._inputs and sizes and any(not t.numel() for t in inputs):
+        own, device = self._own if self._own is not None else self._sizes(sizes), self.device
+        tensors = [x.fit(values[x.number], sizes, own, device) for x in self._inputs]
+        if not self._fixed and any(not t.numel() for t in tensors):
             raise UnsupportedProgram(
                 f"kernel {self.artifact.name} of the package is given a tensor without elements",
                 next_step="export a package for these sizes",
             )
-        outputs = [x.empty(own, device) for x in self._outputs]
-        if any(t.numel() for t in outputs):
-            try:
-                self.launch([*inputs, *outputs], own)
-            except (FusecadeError, torch.OutOfMemoryError, MemoryError):
-                raise
-            except Exception as error:
-                raise PackagedKernelFailed(self.artifact.name, self.artifact.target, error) from error
+        outputs = [x.made(own, device) for x in self._outputs]
+        if not (self._empty or (not self._fixed and not any(t.numel() for t in outputs))):
+            self._launch([*tensors, *outputs], own)
         values += outputs
+
+    def as_it_is(self, count: int) -> tuple[Callable[[list[Any]], None], Callable[[], torch.Tensor]] | None:
+        """What launches it, and what makes its output, where it takes `count` inputs as they are and gives one output."""
+        inputs = [x.number for x in self._inputs if x.same and x.exact]
+        if self._own is None or self._empty or inputs != list(range(count)) or len(inputs) != len(self._inputs):
+            return None
+        if len(self._outputs) != 1:
+            return None
+        shape, strides = self._outputs[0].fixed or ((), ())
+        output = partial(torch.empty_strided, shape, strides, dtype=self._outputs[0].dtype, device=self.device)
+        return partial(self._launch, own=self._own), output
+
+    def _launch(self, tensors: list[Any], own: Sequence[int]) -> None:
+        try:
+            self.launch(tensors, own)
+        except (FusecadeError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            raise PackagedKernelFailed(self.artifact.name, self.artifact.target, error) from error
+
+
+class _Output:
+    """What a kernel writes, allocated; of fixed sizes, in the fewest steps."""
+
+    def __init__(self, layout: Layout, names: tuple[str, ...]) -> None:
+        self.dtype, self._of = dtype_of(layout.dtype), expression((layout.shape, layout.strides), names, "a result")
+        self.fixed = self._of(()) if all(isinstance(n, int) for n in (*layout.shape, *layout.strides)) else None
+
+    def shape_of(self, sizes: Sequence[int]) -> Sequence[int]:
+        return (self.fixed or self._of(sizes))[0]
+
+    def made(self, sizes: Sequence[int], device: torch.device) -> torch.Tensor:
+        shape, strides = self.fixed or self._of(sizes)
+        return torch.empty_strided(shape, strides, dtype=self.dtype, device=device)
 
 
 class _Input:
     """A value of the program in the dimensions in which a kernel reads it."""
 
-    def __init__(self, number: int, given: Layout, read: Layout, names: tuple[str, ...], own: tuple[str, ...]) -> None:
-        self.number = number
-        self.given, self.read = Sized(given, names), Sized(read, own)
-        self.same = given == read and all(isinstance(n, int) for n in (*given.shape, *given.strides))
+    def __init__(
+        self, number: int, given: Layout, read: Layout, names: tuple[str, ...], own: tuple[str, ...], exact: bool
+    ) -> None:
+        self.number, self.exact = number, exact
+        self.given, self.of = Sized(given, names), expression((read.shape, read.strides), own, "an input")
+        sizes = (*given.shape, *given.strides, *read.shape, *read.strides)
+        self.fixed = self.of(()) if all(isinstance(n, int) for n in sizes) else None
+        self.same = self.fixed is not None and _alike(self.given.of(()), self.fixed)
 
     def fit(self, tensor: torch.Tensor, sizes: Sequence[int], own: Sequence[int], device: torch.device) -> torch.Tensor:
+        if self.same and self.exact and tensor.device == device:
+            return tensor
         try:
-            fitted = self.given.fit(tensor, sizes, device)
-            return fitted if self.same else fitted.as_strided(*self.read.of(own))
+            if not self.exact or tensor.device != device:
+                tensor = self.given.fit(tensor, sizes, device)
+            return tensor if self.same else tensor.as_strided(*(self.fixed or self.of(own)))
         except (ValueError, RuntimeError) as error:
             raise InvalidPackage(f"a tensor of the program is not as the package says: {error}") from error
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two layouts are the same memory; the stride of a dimension of size 1 means nothing."""
+    return a[0] == b[0] and all(n <= 1 or s == t for n, s, t in zip(a[0], a[1], b[1], strict=True))
