@@ -158,8 +158,9 @@ class KernelStep:
         """exact: the values that need no look at their strides."""
         self.artifact, self.launch, self.device = artifact, launch, device
         self._sizes = expression(step.sizes, names, artifact.name)
+        alike = set(artifact.sizes) <= set(names) and tuple(step.sizes) == artifact.sizes  # sizes go by the same names
         self._inputs = [
-            _Input(n, values[n], read, names, artifact.sizes, n in exact)
+            _Input(n, values[n], read, names, artifact.sizes, n in exact, alike)
             for n, read in zip(step.inputs, artifact.inputs, strict=True)
         ]
         self._outputs = [_Output(x, artifact.sizes) for x in artifact.outputs]
@@ -219,13 +220,20 @@ class _Input:
     """A value of the program in the dimensions in which a kernel reads it."""
 
     def __init__(
-        self, number: int, given: Layout, read: Layout, names: tuple[str, ...], own: tuple[str, ...], exact: bool
+        self,
+        number: int,
+        given: Layout,
+        read: Layout,
+        names: tuple[str, ...],
+        own: tuple[str, ...],
+        exact: bool,
+        alike: bool,
     ) -> None:
         self.number, self.exact = number, exact
         self.given, self.of = Sized(given, names), expression((read.shape, read.strides), own, "an input")
         sizes = (*given.shape, *given.strides, *read.shape, *read.strides)
         self.fixed = self.of(()) if all(isinstance(n, int) for n in sizes) else None
-        self.same = self.fixed is not None and _alike(self.given.of(()), self.fixed)
+        self.same = (alike and given == read) or (self.fixed is not None and _alike(self.given.of(()), self.fixed))
 
     def fit(self, tensor: torch.Tensor, sizes: Sequence[int], own: Sequence[int], device: torch.device) -> torch.Tensor:
         if self.same and self.exact and tensor.device == device:

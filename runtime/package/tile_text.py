@@ -39,13 +39,18 @@ _TORCH_METHODS = (
 _BUILTINS = "bool float int list max min range sum tuple zip"
 _STRINGS = ("-inf", "inf", "nan", "floor", "trunc")
 
-_TRITON = ""  # of the module itself: `jit`
-_TL_METHODS = "to trans reshape shape dtype element_ty type T ALL NONE load store gather"
+_TL = (
+    "PropagateNan abs arange bfloat16 broadcast_to cast cdiv ceil constexpr cos cumsum dot erf exp exp2 expand_dims float16 "
+    "float32 float64 floor full gather int1 int8 int16 int32 int64 uint8 load log log2 make_tensor_descriptor max maximum "
+    "min minimum num_programs permute program_id range reduce reshape rsqrt sin sqrt_rn store sum trans where zeros zeros_like"
+)
+_TL_METHODS = "ALL dtype load store to"
+_TL_STRINGS = ("-inf", "inf", "nan", "ieee", "tf32", "tf32x3")
 
 _STATEMENTS = (ast.Assign, ast.AugAssign, ast.For, ast.If, ast.Pass, ast.Return, ast.Expr)
 _EXPRESSIONS = (
     ast.BinOp, ast.BoolOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.Call, ast.keyword, ast.Attribute, ast.Subscript,
-    ast.Slice, ast.Tuple, ast.List, ast.Starred, ast.Name, ast.Constant, ast.GeneratorExp, ast.comprehension,
+    ast.Slice, ast.Tuple, ast.List, ast.Starred, ast.Name, ast.Constant, ast.GeneratorExp, ast.ListComp, ast.comprehension,
 )  # fmt: skip
 _OPERATORS = (
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr, ast.BitXor, ast.And, ast.Or, ast.Not,
@@ -55,11 +60,12 @@ _OPERATORS = (
 
 @dataclass(frozen=True)
 class Language:
-    """What a text may say.  modules: its names for them, and of each the attributes that may be used (None: any that is
-    public); methods: attributes of everything else; imports: the import statements that it may have."""
+    """What a text may say.  modules: its names for them, and of each the attributes that may be used; methods: attributes
+    of everything else; strings: the texts; imports: the import statements that it may have."""
 
-    modules: dict[str, frozenset[str] | None]
+    modules: dict[str, frozenset[str]]
     methods: frozenset[str]
+    strings: tuple[str, ...]
     imports: frozenset[str]
     decorators: frozenset[str]
     builtins: frozenset[str]
@@ -68,19 +74,19 @@ class Language:
 TORCH = Language(
     modules={"torch": frozenset(f"{_TORCH} {_DTYPES}".split()), "math": frozenset({"prod"})},
     methods=frozenset(_TORCH_METHODS.split()),
+    strings=_STRINGS,
     imports=frozenset({"import math", "import torch"}),
     decorators=frozenset({"torch.no_grad()"}),
     builtins=frozenset(_BUILTINS.split()),
 )
 TRITON = Language(
-    modules={"triton": frozenset({"jit"}), "tl": None, "libdevice": None},
+    modules={"triton": frozenset({"jit"}), "tl": frozenset(_TL.split())},
     methods=frozenset(_TL_METHODS.split()),
-    imports=frozenset({
-        "import triton", "import triton.language as tl", "from triton.language.extra import libdevice",
-    }),
+    strings=_TL_STRINGS,
+    imports=frozenset({"import triton", "import triton.language as tl"}),
     decorators=frozenset({"triton.jit"}),
     builtins=frozenset({"float", "int", "range", "min", "max"}),
-)  # fmt: skip
+)
 
 
 def load_function(text: str, name: str, path: str) -> Callable[..., Any]:
@@ -169,7 +175,7 @@ class _Check:
             match node:
                 case ast.Name(id=name) if name not in known:
                     raise self.refuse(node, f"the name {name[:80]}")
-                case ast.Constant(value=str() as text) if text not in _STRINGS:
+                case ast.Constant(value=str() as text) if text not in self.language.strings:
                     raise self.refuse(node, f"the text {text[:40]!r}")
                 case ast.Constant(value=value) if not (value is None or isinstance(value, str) or _is_number(value)):
                     raise self.refuse(node, f"a constant of type {type(value).__name__}")
@@ -186,13 +192,8 @@ class _Check:
         if not isinstance(node.ctx, ast.Load):
             raise self.refuse(node, "an attribute that is set")
         base, modules = node.value, self.language.modules
-        if isinstance(base, ast.Name) and base.id in modules:
-            allowed = modules[base.id]
-            fine = node.attr in allowed if allowed is not None else not node.attr.startswith("_")
-        else:
-            of_module = ast.unparse(base).split(".")[0] in modules and modules[ast.unparse(base).split(".")[0]] is None
-            fine = node.attr in self.language.methods or (of_module and not node.attr.startswith("_"))
-        if not fine:
+        allowed = modules[base.id] if isinstance(base, ast.Name) and base.id in modules else self.language.methods
+        if node.attr not in allowed:
             raise self.refuse(node, f"the attribute {node.attr[:80]}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,15 +38,23 @@ torch.manual_seed(0)
 x, w = torch.randn(40, 16), torch.randn(16, 24)
 found = f(x, w)
 right = torch.softmax(x @ w, -1) @ w.t()
-torch.testing.assert_close(found[1], right)
+assert torch.allclose(found[1], right, atol=1e-5)  # `torch.testing` imports sympy
 ours = sorted({m.split(".")[1] for m in sys.modules if m.startswith("fusecade.")})
 print(f"{imported * 1e3:.1f} {loaded * 1e3:.1f} {' '.join(ours)}")
 """
 
 
-def alone(*programs: str, argument: object) -> str:
+def alone(*programs: str, argument: object, kept: Path | None = None) -> str:
+    """kept: where compiled modules are kept, as they are where a package is installed."""
+    own = {"PYTHONPYCACHEPREFIX": str(kept), "PYTHONDONTWRITEBYTECODE": ""} if kept is not None else {}
     text = "".join(map(dedent, programs))
-    done = subprocess.run([sys.executable, "-c", text, str(argument)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", text, str(argument)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **own},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -72,11 +81,13 @@ def test_a_gpu_kernel_brings_no_compiler_either(several: Path):
 
 
 @pytest.mark.slow
-def test_importing_takes_a_tenth_of_a_second(small: Path):
-    """Beyond PyTorch; the best of three, on a machine that may be busy."""
-    times = [float(alone(ALONE, USE, argument=small).split()[0]) for _ in range(3)]
-    print(f"import {min(times):.1f} ms")
-    assert min(times) <= 100
+def test_importing_takes_a_tenth_of_a_second(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Beyond PyTorch; the best of four, on a machine that may be busy, the first to compile the modules."""
+    found = [alone(ALONE, USE, argument=small, kept=tmp_path).split()[:2] for _ in range(4)]
+    imported, loaded = (min(float(x[n]) for x in found) for n in range(2))
+    with capsys.disabled():
+        print(f" import {imported:.1f} ms, load {loaded:.1f} ms")
+    assert imported <= 100
 
 
 def test_naming_load_imports_no_compiler():
