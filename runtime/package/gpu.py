@@ -27,7 +27,7 @@ from .manifest import Binary
 
 STATIC_SHARED = 48 << 10  # bytes that every kernel may have without asking
 MOST_PROGRAMS = (1 << 31) - 1
-_MAX_SHARED = 8  # of the attributes of a function, in CUDA and in HIP
+_MAX_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _TYPES = {"pointer": ctypes.c_uint64, "scratch": ctypes.c_uint64, "i32": ctypes.c_int32, "i64": ctypes.c_int64}
 _P, _U = ctypes.c_void_p, ctypes.c_uint
 
@@ -38,20 +38,21 @@ class Driver:
     def __init__(self, library: Any, prefix: str, kind: str) -> None:
         """prefix: "cu" or "hip"."""
         self.kind = kind
-        names = ("cuLaunchKernel", "cuFuncSetAttribute") if prefix == "cu" else (
-            "hipModuleLaunchKernel", "hipFuncSetAttribute"
-        )  # fmt: skip
         self._load = _function(library, f"{prefix}ModuleLoadData", ctypes.POINTER(_P), _P)
         self._find = _function(library, f"{prefix}ModuleGetFunction", ctypes.POINTER(_P), _P, ctypes.c_char_p)
-        self._launch = _function(library, names[0], _P, *[_U] * 6, _U, _P, ctypes.POINTER(_P), ctypes.POINTER(_P))
-        self._attribute = _function(library, names[1], _P, ctypes.c_int, ctypes.c_int)
+        launch = "cuLaunchKernel" if prefix == "cu" else "hipModuleLaunchKernel"
+        self._launch = _function(library, launch, _P, *[_U] * 6, _U, _P, ctypes.POINTER(_P), ctypes.POINTER(_P))
+        # AMD's compute units have no more than every kernel may use.
+        self._attribute = (
+            _function(library, "cuFuncSetAttribute", _P, ctypes.c_int, ctypes.c_int) if prefix == "cu" else None
+        )
 
     def load(self, image: bytes, symbol: str, shared_bytes: int) -> int:
         """A function of a module, on the present device; both stay as long as the process."""
         module, function = _P(), _P()
         _check("load its module", self._load(ctypes.byref(module), image))
         _check("find it in its module", self._find(ctypes.byref(function), module, symbol.encode()))
-        if shared_bytes > STATIC_SHARED:
+        if shared_bytes > STATIC_SHARED and self._attribute is not None:
             _check("set its shared memory", self._attribute(function, _MAX_SHARED, shared_bytes))
         assert function.value is not None
         return function.value

@@ -28,7 +28,7 @@ def test_the_printers_tables_pass():
     helpers = "\n\n".join(text.strip() for text in torch_functions.HELPERS.values())
     text = "import math\nimport torch\n\n" + helpers + "\n\n\ndef k(x, o):\n    " + "\n    ".join(lines) + "\n"
     check(text, TORCH, "tables")
-    rows = [row.format("x", "x", "x") for row in triton_functions.MAPS.values()]
+    rows = [row.format("x", "x", "x", type="tl.float32") for row in triton_functions.MAPS.values()]
     helpers = "\n\n".join(f"@triton.jit\n{text.strip()}" for text in triton_functions.HELPERS.values())
     head = "import triton\nimport triton.language as tl\n\n"
     text = head + helpers + "\n\n\n@triton.jit\ndef k(x):\n    " + "\n    ".join(f"y = {r}" for r in rows) + "\n"
