@@ -12,7 +12,9 @@ from fusecade.errors import (
     FusecadeError,
     InternalCompilerError,
     InvalidArgument,
+    InvalidPackage,
     MissingTool,
+    PackagedKernelFailed,
     SourceLine,
     UnsupportedProgram,
     UserError,
@@ -24,6 +26,8 @@ EXAMPLES: list[FusecadeError] = [
     UserError("the cache folder is not private", next_step="chmod 700 it"),
     UnsupportedProgram("aten.fft_fft is not supported", source=LINE),
     InvalidArgument.choice("target", "sm_91", ["cpu", "sm_80", "sm_90"]),
+    InvalidPackage("a.fcade is no valid package: its member cpu/k.py is not what was written: its hash differs"),
+    PackagedKernelFailed("k0", "sm_90", RuntimeError("the driver could not launch: error 700")),
     MissingTool("Triton", needed_for="compiling for sm_90", install="pip install triton"),
     InternalCompilerError("%3 is used before it is defined", stage="fuse", dump=Path("dumps/fuse.mlir")),
 ]

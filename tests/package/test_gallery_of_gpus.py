@@ -1,0 +1,73 @@
+"""The gallery for GPUs that are not here: every binary comes apart again, and a rebuild is the same to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusecade
+from fusecade.commands.inspect import disassembled
+from fusecade.runtime.package.manifest import Package
+from fusecade.runtime.resources import find_tool
+
+GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
+TARGETS = ["sm_80", "sm_90", "sm_100", "gfx942"]
+CASES = {
+    "flash_attention": ("attend", lambda m: [torch.empty(s) for s in m.shapes(1, 4, 512, 64)]),
+    "decode": ("decode", lambda m: [torch.empty(s) for s in m.shapes(2, 1024, 64)]),
+    "nearest_centre": ("assign", lambda m: [torch.empty(4096, 64), torch.empty(256, 64)]),
+    "relative_positions": ("attend", lambda m: [torch.empty(s) for s in m.shapes(2, 256, 64)]),
+    "dynamic_mask": ("attend", lambda m: [torch.empty(s) for s in m.shapes(2, 512, 64)]),
+}
+
+
+def build(name: str, path: Path) -> str:
+    """The hash of the package of one of the gallery's programs."""
+    spec = importlib.util.spec_from_file_location(f"built_{name}", GALLERY / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function, make = CASES[name]
+    args = [x.to("meta", torch.float16) if x.is_floating_point() else x.to("meta") for x in make(module)]
+    fusecade.export(getattr(module, function), args, path, targets=TARGETS, fuse="always")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_built_comes_apart_and_is_built_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.fcade"
+    first = build(name, path)
+    package = Package.open(path)
+    assert set(package.targets) == set(TARGETS) and package.kernels
+    for kernel in package.kernels.values():
+        assert kernel.binaries
+        for binary in kernel.binaries:
+            if binary.arch.startswith("sm_") and find_tool("nvdisasm") is not None:
+                assert "EXIT" in disassembled(package, binary)
+            assert package.data(binary.member)[:4] == b"\x7fELF"
+    for target in package.targets.values():
+        for kernel in fusecade_report(package, target.buckets[0].report)["kernels"]:
+            assert kernel["binary_bytes"] > 0 and (kernel["registers"] or 0) > 0
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    arguments = [sys.executable, __file__, name, str(folder / "b.fcade")]
+    again = subprocess.run(arguments, check=True, cwd=folder, timeout=280, capture_output=True, text=True)
+    assert again.stdout.strip() == first
+
+
+def fusecade_report(package: Package, member: str) -> dict:
+    import json
+
+    return json.loads(package.data(member))
+
+
+if __name__ == "__main__":
+    print(build(sys.argv[1], Path(sys.argv[2])))
