@@ -82,13 +82,12 @@ def export(
             tuning = tuned_for(environment, chosen, tune)
             # Without the plans of the cache: there one plan serves all likely sizes, whichever came first.
             plan = make_plan(captured.gm, chosen, options, None, fallbacks, captured.size_names, hints, tuning)
-            compiled = {}
+            compiled, sizes = {}, largest(sorted(names), upto, hints)
             if chosen.kind != "cpu":
-                sizes = largest(sorted(names), upto, hints)
                 tick = lambda done, total, name=name: on_progress(name, done, total)  # noqa: E731
                 compiled = binaries_for(plan, folder, sizes, tick)
             report = report_of(plan, fallbacks, compiled)
-            found.append((Part(plan, captured, upto, compiled, report.to_dict()), report))
+            found.append((Part(plan, captured, upto, sizes, compiled, report.to_dict()), report))
         parts[name], reports[name] = [part for part, _ in found], tuple(report for _, report in found)
     from . import __version__
 

@@ -31,11 +31,15 @@ EXTRAS = ("ttir", "assembly")  # what may be kept besides binaries: Triton's IR;
 
 @dataclass
 class Part:
-    """One target for one bucket: a plan, and the graph that it is for.  report: what `explain` says of it."""
+    """One target for one bucket: a plan, and the graph that it is for.
+
+    upto: the bucket's bounds.  sizes: those that blocks of whole ranks were compiled for.  report: what `explain` says.
+    """
 
     plan: Plan
     captured: Captured
     upto: Mapping[str, int]
+    sizes: Mapping[str, int]
     compiled: Mapping[str, Compiled | CompileFailure]
     report: dict[str, Any]
 
@@ -81,12 +85,11 @@ def pack(fn: Callable[..., Any], parts: Mapping[str, Sequence[Part]], keep: Sequ
     contents = _Contents()
     signature = signature_data(fn, first.captured)
     constants = _constants(first.captured, contents)
-    sizes = {part.captured.size_names[n]: n for part in [first] for n in part.captured.size_names}
     targets = [
         {
             "name": name,
             "kind": buckets[0].plan.target.kind,
-            "buckets": [_bucket(part, n, contents, keep, list(sizes)) for n, part in enumerate(buckets)],
+            "buckets": [_bucket(part, n, contents, keep) for n, part in enumerate(buckets)],
         }
         for name, buckets in parts.items()
     ]
@@ -129,18 +132,13 @@ def _constants(captured: Captured, contents: _Contents) -> list[dict[str, Any]]:
         made.append(
             {
                 "shape": list(x.shape),
-                "strides": list(_dense(x).stride()),
+                "strides": list(x.stride()),
                 "dtype": dtype_name(x.dtype),
-                "device": "target" if x.dim() and x.device.type == home else "cpu",
+                "device": "target" if x.device.type == home else "cpu",
                 "data": contents.add("constants/tensor", "bin", _bytes(x)),
             }
         )
     return made
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """Its strides are those that the graph was traced for; a package keeps them."""
-    return x
 
 
 def _bytes(x: torch.Tensor) -> bytes:
@@ -148,7 +146,7 @@ def _bytes(x: torch.Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def _bucket(part: Part, n: int, contents: _Contents, keep: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+def _bucket(part: Part, n: int, contents: _Contents, keep: Sequence[str]) -> dict[str, Any]:
     plan = part.plan
     steps = Steps(plan, part.captured)
     called = {s["kernel"] for s in steps.steps if "kernel" in s}
@@ -184,12 +182,11 @@ def _kernel(artifact: KernelArtifact, part: Part, contents: _Contents, keep: Seq
         one["facts"] = {}
     binaries = []
     if artifact.kind == "triton":
-        sizes = part.upto
         for kernel in artifact.kernels:
             compiled = part.compiled[kernel.fingerprint]
             assert isinstance(compiled, Compiled)
             path = f"{target}/{file_name(kernel.name)}"
-            binaries.append(_binary(kernel, compiled, path, contents, sizes))
+            binaries.append(_binary(kernel, compiled, path, contents, part.sizes))
             if "assembly" in keep:
                 suffix = "ptx" if compiled.kind == "cuda" else "amdgcn"
                 others.append(contents.add(path, suffix, compiled.assembly.encode()))

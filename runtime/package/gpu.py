@@ -5,7 +5,8 @@
 
 A kernel's parameters are those of its source (buffers, sizes), then what Triton's compiler adds: a pointer to global
 scratch, and one to scratch for profiling, which is null.  Triton 3.6 to 3.9 add both, on NVIDIA and on AMD; the manifest
-has the list as the assembly declares it.  PyTorch has made the device's context before there is a tensor to launch on.
+has the list as the assembly declares it.  PyTorch has made the device's context before there is a tensor to
+launch on; a thread of its own may have to enter it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,27 @@ class Driver:
         self._attribute = (
             _function(library, "cuFuncSetAttribute", _P, ctypes.c_int, ctypes.c_int) if prefix == "cu" else None
         )
+
+        self._context = None
+        if prefix == "cu":
+            self._context = (
+                _function(library, "cuCtxGetCurrent", ctypes.POINTER(_P)),
+                _function(library, "cuDeviceGet", ctypes.POINTER(ctypes.c_int), ctypes.c_int),
+                _function(library, "cuDevicePrimaryCtxRetain", ctypes.POINTER(_P), ctypes.c_int),
+                _function(library, "cuCtxSetCurrent", _P),
+            )
+
+    def enter(self, index: int) -> None:
+        """Make the device's context that of this thread, if it has none: PyTorch sets it only when it needs it itself."""
+        if self._context is None:  # HIP finds it by the device
+            return
+        current, device_of, retain, use = self._context
+        context, device = _P(), ctypes.c_int()
+        _check("tell the context", current(ctypes.byref(context)))
+        if context.value is None:
+            _check("find the device", device_of(ctypes.byref(device), index))
+            _check("find the device's context", retain(ctypes.byref(context), device))
+            _check("enter the device's context", use(context))
 
     def load(self, image: bytes, symbol: str, shared_bytes: int) -> int:
         """A function of a module, on the present device; both stay as long as the process."""
@@ -121,15 +143,20 @@ class Launcher:
         self._offsets = [getattr(self._fields, f"a{n}").offset for n in range(len(kinds))]
         self._pointers = _P * len(kinds)
         self._scratches = binary.parameters.count("scratch")
+        self._programs: int | None = None
         self._loaded: dict[int, int] = {}
         self._loading = threading.Lock()
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
         """Run it; the tensors are inputs, then outputs."""
-        programs = self._grid(sizes)
-        if programs == 0:
-            return
-        self._check(programs, sizes)
+        programs = self._programs
+        if programs is None:
+            programs = self._grid(sizes)
+            if programs == 0:
+                return
+            self._check(programs, sizes)
+            if not self.artifact.sizes:  # it is the same for every call
+                self._programs = programs
         device = tensors[-1].device
         with torch.accelerator.device_index(device.index):
             self.launch(tensors, sizes, programs, device)
@@ -148,7 +175,9 @@ class Launcher:
         packed = self._fields(*[t.data_ptr() for t in tensors], *sizes, *extra)
         base = ctypes.addressof(packed)
         arguments = self._pointers(*[base + offset for offset in self._offsets])
-        function = self._loaded.get(device.index or 0) or self._load(device.index or 0)
+        index = device.index or 0
+        self.driver.enter(index)
+        function = self._loaded.get(index) or self._load(index)
         b = self.binary
         self.driver.launch(function, programs, b.threads, b.shared_bytes, self.stream_of(device), arguments)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ...codegen.artifact import KernelArtifact
 from ...errors import InvalidArgument, InvalidPackage
 from .. import cpu
 from ..loaded import Launch, Stages
+from ..loaded import load as load_artifact
 from . import operator
 from .devices import default_device, describe, fitting, nearest
 from .gpu import Launcher, driver_of
@@ -65,7 +67,7 @@ class LoadedFunction:
         self._one = signature.result == "*" and isinstance(signature.results[0], TensorLeaf)
         self._plain = self._one and not signature.mutates
         self._tensors = sum(isinstance(x, TensorLeaf) for x in self._signature.results)
-        self._direct: Direct | None = None  # on the device that it ran on first
+        self._directs: dict[Any, Direct] = {}  # by device, the shortest way there is
         self._places: dict[torch.device, _Place] = {}
         self._making = threading.Lock()
         for target in package.targets.values():  # what is in it is looked at once, not when it is first needed
@@ -77,11 +79,17 @@ class LoadedFunction:
         targets = ", ".join(self.package.targets)
         return f"<fusecade.LoadedFunction {self.__name__} for {targets}: {self.path}>"
 
+    @property
+    def digest(self) -> str:
+        """What says that this is the very package: `load` takes it."""
+        return self.package.digest
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_compiling():
             return self._traced(args, kwargs)
-        if self._direct is not None and not kwargs and (found := self._direct(args)) is not None:
-            return found
+        if args and not kwargs and (direct := self._directs.get(getattr(args[0], "device", None))) is not None:
+            if (result := direct(args)) is not None:
+                return result
         tensors, leaves, sizes, device = self._checks.check(args, kwargs)
         found = self.run(tensors, sizes, device)
         return found[0] if self._plain else self._give(found, leaves)
@@ -91,9 +99,8 @@ class LoadedFunction:
         if device is None:
             device = default_device(self.package)
         place = self._places.get(device) or self._place(device)
-        return place.program(sizes)(
-            [*place.constants, *tensors], sizes
-        )  # nothing here needs a gradient: that is checked
+        # No `no_grad`, which takes its time: that no tensor needs a gradient is checked.
+        return place.program(sizes)([*place.constants, *tensors], sizes)
 
     def _give(self, found: Sequence[Any], leaves: Sequence[Any]) -> Any:
         for position, value in zip(self._signature.mutates, found[self._tensors :], strict=True):
@@ -114,8 +121,8 @@ class LoadedFunction:
         with self._making:
             if device not in self._places:
                 place = self._places[device] = _Place(self.package, device, self.fallback, self.path)
-                if self._direct is None and self._plain:
-                    self._direct = place.direct(self._checks.usual)
+                if self._plain and (direct := place.direct(self._checks.usual)) is not None:
+                    self._directs[device] = direct
             return self._places[device]
 
 
@@ -128,6 +135,7 @@ class _Place:
         kind, arch = describe(device)
         found = fitting(package, kind, arch)
         self._compiles = False
+        self._folder: TemporaryDirectory[str] | None = None  # of sources that Triton compiles
         if found is None and fallback == "compile":
             found, self._compiles = _to_compile(package, kind, arch), True
         if found is None:
@@ -169,11 +177,13 @@ class _Place:
         shape, strides = expression((c.layout.shape, c.layout.strides), (), "constant")(())
         data = bytearray(self._package.data(c.member))
         dtype = dtype_of(c.layout.dtype)
-        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        tensor = torch.empty_strided(shape, strides, dtype=dtype)
+        values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         try:
-            tensor.copy_(flat.view(shape))
-        except RuntimeError as error:
+            values = values.view(shape)
+            for n, stride in enumerate(strides):  # what is expanded is there once
+                values = values.narrow(n, 0, 1) if stride == 0 and shape[n] > 1 else values
+            tensor = torch.empty_strided(values.shape, strides, dtype=dtype).copy_(values).expand(shape)
+        except (RuntimeError, TypeError) as error:
             raise InvalidPackage(f"constant {number} of the package has strides that no tensor has: {error}") from error
         return tensor if c.device == "cpu" else tensor.to(self._device)
 
@@ -197,12 +207,9 @@ class _Place:
 
     def _compiled(self, artifact: KernelArtifact, member: str) -> Launch:
         """The source, checked as that of the CPU is, and then handed to Triton, which reads it from a file."""
-        import tempfile
-
-        from ..loaded import load
-
         check(artifact.source, TRITON, f"{self._path}/{member}")
-        return load(artifact, Path(tempfile.mkdtemp(prefix="fusecade-package-"))).launch
+        self._folder = self._folder or TemporaryDirectory(prefix="fusecade-package-")
+        return load_artifact(artifact, Path(self._folder.name, "kernels")).launch
 
 
 def _to_compile(package: Package, kind: str, arch: str) -> TargetEntry | None:

@@ -149,6 +149,9 @@ class Package:
             return Package(archive.read(data))
         except InvalidPackage as error:
             raise InvalidPackage(f"{name} is no valid package: {error.message}", next_step=error.next_step) from error
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+            # No check named it; what is written is read again when it is written, so it is not what was written.
+            raise InvalidPackage(f"{name} is no valid package: {type(error).__name__}: {str(error)[:200]}") from error
 
     def data(self, member: str) -> bytes:
         return self._members[member]

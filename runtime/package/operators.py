@@ -61,7 +61,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 _NAMES: dict[Any, str] = {f: name for name, f in FUNCTIONS.items()} | {
     operator.pow: "pow",
-    torch._sym_sqrt: "sqrt",  # type: ignore[attr-defined]
+    getattr(torch, "_sym_sqrt", math.sqrt): "sqrt",
 }
 
 

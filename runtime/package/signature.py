@@ -157,7 +157,7 @@ class Signature:
                 for name, kind, has in self.parameters
             ]
             return inspect.Signature(made)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IndexError) as error:
             raise InvalidPackage(f"the parameters of {self.name[:80]} are none of a function: {error}") from error
 
 
@@ -275,13 +275,6 @@ class Checks:
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Checked:
         """Raises UnsupportedProgram for another call than those that were compiled."""
         leaves = self.flat(args, kwargs)
-        for position, leaf in self._constants:
-            if not _equal(leaves[position], leaf.value):
-                raise UnsupportedProgram(
-                    f"argument {leaf.path} of {self.name} is {leaves[position]!r}, and was compiled as the constant "
-                    f"{leaf.value!r}",
-                    next_step="pass the value that was compiled, or export a package for this one",
-                )
         return self._check_leaves(leaves)
 
     def check_tensors(self, tensors: Sequence[torch.Tensor]) -> Checked:
@@ -296,8 +289,16 @@ class Checks:
         return self._check_leaves(leaves)
 
     def flat(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
-        """The leaves of a call.  Raises UnsupportedProgram for one of another form."""
-        return args if self._plain and not kwargs and len(args) == self._leaves else self._flatten(args, kwargs)
+        """The leaves of a call.  Raises UnsupportedProgram for one of another form, or with other constants."""
+        leaves = args if self._plain and not kwargs and len(args) == self._leaves else self._flatten(args, kwargs)
+        for position, leaf in self._constants:
+            if not _equal(leaves[position], leaf.value):
+                raise UnsupportedProgram(
+                    f"argument {leaf.path} of {self.name} is {leaves[position]!r}, and was compiled as the constant "
+                    f"{leaf.value!r}",
+                    next_step="pass the value that was compiled, or export a package for this one",
+                )
+        return leaves
 
     def empty(self, leaf: TensorLeaf, sizes: Sequence[Any], device: torch.device) -> torch.Tensor:
         """A tensor as a leaf says; sizes may be symbolic."""

@@ -79,6 +79,12 @@ class Program:
         return call
 
     def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[Any]:
+        if torch._C._is_any_autocast_enabled():  # of the caller: the program has its dtypes already
+            with torch._C._DisableAutocast():
+                return self._run(inputs, sizes)
+        return self._run(inputs, sizes)
+
+    def _run(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[Any]:
         values: list[Any] = [*inputs]
         for run, dying in self.steps:
             run(values, sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +65,7 @@ class Launched:
         programs = self.launcher._grid(sizes)
         self.launcher._check(programs, sizes)
         self.launcher.launch(tensors, sizes, programs, CPU)
-        return self.library.stub_said().decode().splitlines()
+        return [line for line in self.library.stub_said().decode().splitlines() if not line.startswith("context")]
 
 
 def given(said: list[str]) -> list[int]:
@@ -124,6 +125,21 @@ def test_tensors_that_begin_anywhere_are_copied(library, several: Path):
     found = given(launched([q, k, odd, out], []))
     assert odd.data_ptr() % 16 and not any(address % 16 for address in found)
     assert found[:2] + found[3:4] == [q.data_ptr(), k.data_ptr(), out.data_ptr()]
+
+
+def test_a_thread_enters_the_context_of_the_device_once(library, several: Path):
+    launched, said = Launched(library, Package.open(several), "sm_80"), []
+
+    def work() -> None:
+        for _ in range(2):
+            launched([*packaged.qkv(4, 96, 64), torch.empty(4, 96, 64)], [])
+            said.append("context of 7" in library.stub_said().decode())
+
+    for _ in range(2):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert said == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
