@@ -17,6 +17,7 @@ from ...errors import InvalidPackage
 
 LARGEST = 1 << 62  # no size, stride or count is larger
 DEEPEST = 50
+LONGEST = 64 << 20  # bytes of a text
 
 
 def parse(text: bytes, what: str) -> Any:
@@ -31,6 +32,8 @@ def parse(text: bytes, what: str) -> Any:
     def constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no number")
 
+    if len(text) > LONGEST:
+        raise InvalidPackage(f"its {what} has {len(text)} bytes, and {LONGEST} is the most")
     try:
         made = json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
     except (ValueError, RecursionError) as error:

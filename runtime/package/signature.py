@@ -21,6 +21,7 @@ from .values import DEVICES, decode_constant, dtype_of, expression
 
 LEAST = 2  # a dynamic size was traced as one that is neither 0 nor 1
 MOST_DIMENSIONS = 64
+LONGEST = 1000  # characters of an expression
 AGAIN = "export a package for this argument"
 KINDS = ("positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword")
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -166,7 +167,7 @@ _EMPTY = inspect.Parameter.empty
 
 def is_size(n: Any) -> bool:
     """An integer that a tensor can have, or a text, which `expression` looks at."""
-    return isinstance(n, str) or (type(n) is int and 0 <= n <= LARGEST)
+    return (isinstance(n, str) and len(n) <= LONGEST) or (type(n) is int and 0 <= n <= LARGEST)
 
 
 def read_layout(fields: Fields, sizes: tuple[str, ...]) -> Layout:
