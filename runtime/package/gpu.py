@@ -47,10 +47,9 @@ class Driver:
         self._attribute = (
             _function(library, "cuFuncSetAttribute", _P, ctypes.c_int, ctypes.c_int) if prefix == "cu" else None
         )
-
-        self._context = None
+        self._contexts = None
         if prefix == "cu":
-            self._context = (
+            self._contexts = (
                 _function(library, "cuCtxGetCurrent", ctypes.POINTER(_P)),
                 _function(library, "cuDeviceGet", ctypes.POINTER(ctypes.c_int), ctypes.c_int),
                 _function(library, "cuDevicePrimaryCtxRetain", ctypes.POINTER(_P), ctypes.c_int),
@@ -59,9 +58,9 @@ class Driver:
 
     def enter(self, index: int) -> None:
         """Make the device's context that of this thread, if it has none: PyTorch sets it only when it needs it itself."""
-        if self._context is None:  # HIP finds it by the device
+        if self._contexts is None:  # HIP finds it by the device
             return
-        current, device_of, retain, use = self._context
+        current, device_of, retain, use = self._contexts
         context, device = _P(), ctypes.c_int()
         _check("tell the context", current(ctypes.byref(context)))
         if context.value is None:

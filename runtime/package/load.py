@@ -182,10 +182,11 @@ class _Place:
             values = values.view(shape)
             for n, stride in enumerate(strides):  # what is expanded is there once
                 values = values.narrow(n, 0, 1) if stride == 0 and shape[n] > 1 else values
-            tensor = torch.empty_strided(values.shape, strides, dtype=dtype).copy_(values).expand(shape)
+            # Made where it goes: a copy to another device may come in other strides.
+            device = torch.device("cpu") if c.device == "cpu" else self._device
+            return torch.empty_strided(values.shape, strides, dtype=dtype, device=device).copy_(values).expand(shape)
         except (RuntimeError, TypeError) as error:
             raise InvalidPackage(f"constant {number} of the package has strides that no tensor has: {error}") from error
-        return tensor if c.device == "cpu" else tensor.to(self._device)
 
     def _launch(self, name: str) -> Launch:
         kernel = self._package.kernels[name]

@@ -33,9 +33,8 @@ class Program:
     ) -> None:
         """launches: of each kernel, its artifact and what runs it."""
         values: list[Any] = list(inputs)
-        exact = set(
-            range(len(inputs))
-        )  # values in the strides that the package says: arguments, and what kernels write
+        # Values that come in the strides that the package says: what it holds, arguments, and what kernels write.
+        exact = set(range(len(inputs)))
         self.results = bucket.results
         self.steps: list[tuple[Run, tuple[int, ...]]] = []
         dying = _last_uses(bucket, len(inputs))
