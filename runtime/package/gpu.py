@@ -79,7 +79,7 @@ class Driver:
         return function.value
 
     def launch(
-        self, function: int, programs: int, threads: int, shared_bytes: int, stream: int, arguments: ctypes.Array[_P]
+        self, function: int, programs: int, threads: int, shared_bytes: int, stream: int, arguments: Any
     ) -> None:
         _check("launch", self._launch(function, programs, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, None))
 

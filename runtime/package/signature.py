@@ -231,7 +231,7 @@ class _Tensor:
         self.dtype, self.on_cpu = dtype_of(leaf.layout.dtype), leaf.device == "cpu"
         self.of = expression((leaf.layout.shape, leaf.layout.strides), sizes, leaf.path)
         fixed = all(isinstance(n, int) for n in (*leaf.layout.shape, *leaf.layout.strides))
-        self.shape, self.strides = self.of(()) if fixed else (None, None)
+        self.fixed: tuple[Any, Any] | None = self.of(()) if fixed else None  # shape, strides
 
 
 class Checked(NamedTuple):
@@ -265,7 +265,7 @@ class Checks:
         self._python = signature.python()
         # Of a function that takes nothing but tensors of fixed sizes: (dtype, shape, strides) of each.
         usual = self._plain and not signature.sizes and not any(t.on_cpu for t in self._tensors)
-        self.usual = [(t.dtype, t.shape, t.strides) for t in self._tensors] if usual and not self._constants else []
+        self.usual = [(t.dtype, *t.fixed) for t in self._tensors if t.fixed] if usual and not self._constants else []
 
     def _binding(self, size: str) -> tuple[_Tensor, int]:
         for tensor in self._tensors:
@@ -313,7 +313,7 @@ class Checks:
         grad, tensors = torch.is_grad_enabled(), []
         for t in self._tensors:
             x = leaves[t.position]
-            shape, strides = (t.shape, t.strides) if t.shape is not None else t.of(sizes)
+            shape, strides = t.fixed or t.of(sizes)
             if not isinstance(x, torch.Tensor) or x.dtype is not t.dtype or x.shape != shape:
                 raise self._misfit(x, t, sizes)
             place = x.device
