@@ -239,5 +239,5 @@ def _binary_data(b: Binary) -> dict[str, Any]:
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("kernel", "parameters", "other operators"))
     return table
