@@ -89,6 +89,7 @@ def test_arguments_in_their_places(library, several: Path, target, prefix, warp)
     assert launched(tensors, [])[0].startswith("launch")  # the module is loaded once
 
 
+@pytest.mark.slow
 def test_sizes_are_packed_by_their_types(library, dynamic: Package):
     launched = Launched(library, dynamic, "sm_90")
     assert launched.binary.arch == "sm_90a"

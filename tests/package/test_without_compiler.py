@@ -64,6 +64,7 @@ def test_it_needs_pytorch_alone(small: Path):
     assert set(ours) == {"codegen", "errors", "ir", "runtime"}
 
 
+@pytest.mark.slow
 def test_a_gpu_kernel_brings_no_compiler_either(several: Path):
     """As far as this goes without a GPU: everything up to the driver's library is loaded."""
     text = """
