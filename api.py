@@ -7,8 +7,9 @@ print(fusecade.explain(attend, q, k, v, target="sm_90"))
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
 from .assembly.plan_cache import cached_plan
+from .assembly.tunable import Subject
 from .autotune.cache import study_storage
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for, tuner_for
 from .frontend.capture import Captured, capture
@@ -26,8 +28,10 @@ from .report import Report, report_of
 from .runtime.files import usable_folder
 
 if TYPE_CHECKING:
-    from .assembly.tuning import Outcome
+    from .assembly.tuning import Outcome, Tuner
+    from .autotune.history import History
     from .autotune.search import Progress
+    from .driver import Plan
 
 
 def compile(
@@ -166,10 +170,19 @@ def explain(
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `tune` did.  outcomes: of each kernel that was searched.  report: what is compiled from now on."""
+    """What `tune` did.  outcomes: of each kernel that was searched.  report: what is compiled from now on.  histories: what
+    the tuning cache knows of each kernel by now, those included that were not searched this time.
+    """
 
     outcomes: tuple[Outcome, ...]
     report: Report
+    histories: Mapping[Subject, History] = field(default_factory=dict)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page with the trials of each kernel, which parameters mattered, and predicted against measured times."""
+        from .tuning_page import write_page
+
+        return write_page(Path(path), list(self.histories.values()))
 
 
 def tune(
@@ -218,7 +231,17 @@ def tune(
         plan = cached_plan(captured.gm, chosen, options, folder, captured.size_names, hints, tuner)
     finally:
         tuner.close()
-    return Tuning(tuple(tuner.outcomes), report_of(plan))
+    return Tuning(tuple(tuner.outcomes), report_of(plan), _histories(tuner, plan))
+
+
+def _histories(tuner: Tuner, plan: Plan) -> dict[Subject, History]:
+    """Of the kernels of a plan, in their order."""
+    found: dict[Subject, History] = {}
+    for call in plan.calls:
+        about = call.artifact.facts.get("tuning", {})
+        if "subject" in about and (subject := Subject.from_json(about["subject"])) not in found:
+            found[subject] = tuner.history(subject, call.artifact.name, ", ".join(dict.fromkeys(call.nodes)))
+    return found
 
 
 def named_hints(captured: Captured) -> dict[str, int]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..autotune.cache import Decision
+from ..autotune.history import History, history_of
 from ..autotune.options import COST, MODES, Options
 from ..autotune.pruning import Limits, Resources
 from ..autotune.records import MEASURED, PREDICTED, Configuration, Failure, Key, Sample
@@ -123,6 +124,10 @@ class Tuner:
     def _key(self, subject: Subject) -> Key:
         """Under which samples are kept: of this machine, or of any device of that name."""
         return self.tuned.keys(subject)[-1 if self.offline else 0]
+
+    def history(self, subject: Subject, name: str, operations: str) -> History:
+        """What is known of a kernel by now."""
+        return history_of(self.tuned.cache, self._key(subject), name, operations)
 
     # --- one kernel -------------------------------------------------------------------------------------------------
 

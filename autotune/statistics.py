@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+FEW_PAIRS = 5
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -17,8 +17,10 @@ from ..autotune.cache.failures import Missing
 from ..autotune.cache.inspect import Filter, only, prune, read_all, remove, statistics, structure, take_in, winners
 from ..autotune.cache.opening import shown
 from ..autotune.cache.sqlite_file import FILE, InMemory
+from ..autotune.history import histories_of
 from ..environment import Environment
 from ..errors import InvalidArgument, UserError
+from ..tuning_page import write_page
 from . import cache_views as views
 from . import exits
 
@@ -109,6 +111,16 @@ def _stats(cache: TuningCache, chosen: Namespace, show: Any) -> int:
     return exits.FINE
 
 
+def _plot(cache: TuningCache, chosen: Namespace, show: Any) -> int:
+    histories = histories_of(only(read_all(cache).contents, _filter(chosen)))
+    if not histories:
+        show("nothing is known of any kernel that was asked for", {"kernels": 0, "file": None})
+        return exits.INCOMPLETE
+    file = write_page(chosen.out, histories)
+    show(f"written to {file}", {"kernels": len(histories), "file": str(file)})
+    return exits.FINE
+
+
 def _export(cache: TuningCache, chosen: Namespace, show: Any) -> int:
     contents = only(read_all(cache).contents, _filter(chosen))
     contents = winners(contents) if chosen.winners else contents
@@ -185,6 +197,7 @@ _VERBS: dict[str, Callable[[TuningCache, Namespace, Any], int]] = {
     "ls": _ls,
     "show": _show_keys,
     "stats": _stats,
+    "plot": _plot,
     "export": _export,
     "import": _import,
     "merge": _merge,

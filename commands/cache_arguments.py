@@ -28,6 +28,8 @@ def add_arguments(verb: ArgumentParser) -> None:
     add("ls", "the kernels and sizes that something is known of", filters=True)
     add("show", "everything that is known of some kernels", filters=True)
     add("stats", "how much there is, by target and by outcome", filters=True)
+    plot = add("plot", "a page of how kernels were tuned; status 1 where nothing is known of any", filters=True)
+    plot.add_argument("out", type=Path, metavar="FILE", help="of HTML that needs nothing else; or a folder for it")
     export = add("export", "into one text file that a repository can hold", filters=True)
     export.add_argument("-o", "--out", type=Path, metavar="FILE", help="without it, to standard output")
     export.add_argument("--winners", action="store_true", help="the decisions without the samples, to be shipped")

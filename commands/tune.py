@@ -16,12 +16,14 @@ from rich.table import Table
 
 from .. import api
 from ..report import COST_MODEL
+from ..tuning_page import file_of, write_page
 from . import exits
 from .program import Shape, arguments, check_arguments, find_function, parameters
 
 if TYPE_CHECKING:
     from ..api import Tuning
     from ..assembly.tuning import Outcome
+    from ..autotune.history import History
 
 STOPPED = {
     "trials": "all trials spent",
@@ -36,7 +38,10 @@ def run(chosen: Namespace, console: Console) -> int:
     function = find_function(chosen.program, chosen.factory)
     tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
     check_arguments(function, chosen.program, tensors)
+    page = file_of(chosen.plot) if chosen.plot else None
     results = [_tune(chosen, function, tensors, dynamic, target) for target in chosen.target or [None]]
+    if page is not None:
+        write_page(page, [history for tuning in results for history in tuning.histories.values()])
     if chosen.json:
         rows = [row for tuning in results for row in rows_of(tuning)]
         console.print(json.dumps({"kernels": rows}, indent=1), markup=False, highlight=False, soft_wrap=True)
@@ -44,6 +49,8 @@ def run(chosen: Namespace, console: Console) -> int:
         for tuning in results:
             for shown in text_of(tuning):
                 console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(shown, str))
+        if page is not None:
+            console.print(f"written to {page}", markup=False, highlight=False, soft_wrap=True)
     unfinished = [
         o for tuning in results for o in tuning.outcomes if o.result is None or o.result.stopped == "interrupted"
     ]
@@ -76,16 +83,20 @@ def _tune(chosen: Namespace, function: Any, tensors: Any, dynamic: Any, target: 
 
 def rows_of(tuning: Tuning) -> list[dict[str, Any]]:
     """As JSON: kernels that were searched, then those that were not, with where their parameters come from."""
-    rows = [_row(o, tuning.report.target) for o in tuning.outcomes]
+    rows = [_row(o, tuning.report.target, tuning.histories.get(o.subject)) for o in tuning.outcomes]
     searched = len(rows)
     kept = [k for k in tuning.report.kernels if k.parameters != COST_MODEL] if not searched else []
+    known = {history.name: history for history in tuning.histories.values()}
     return rows + [
-        {"kernel": k.name, "target": k.target, "parameters": k.parameters, "configuration": dict(k.params)}
+        {
+            "kernel": k.name, "target": k.target, "parameters": k.parameters, "configuration": dict(k.params),
+            "rank_correlation": known[k.name].correlation if k.name in known else None,
+        }
         for k in kept
-    ]
+    ]  # fmt: skip
 
 
-def _row(o: Outcome, target: str) -> dict[str, Any]:
+def _row(o: Outcome, target: str, history: History | None) -> dict[str, Any]:
     row: dict[str, Any] = {"kernel": o.kernel, "target": target, "operations": o.operations}
     if o.result is None:
         return row | {"not_searched": o.reason}
@@ -116,6 +127,7 @@ def _row(o: Outcome, target: str) -> dict[str, Any]:
         "samples": states,
         "seconds": round(r.seconds, 2),
         "noise": r.noise if measured else None,
+        "rank_correlation": history.correlation if history is not None else None,
     }
 
 
@@ -138,14 +150,22 @@ def text_of(tuning: Tuning) -> list[Table | str]:
         if "not_searched" in row:
             lines.append(f"{name}: not searched: {row['not_searched']}")
         elif "parameters" in row:
-            lines.append(f"{name}: {_values(row['configuration'])}: {row['parameters']} (--resume searches further)")
+            kept = f"{name}: {_values(row['configuration'])}: {row['parameters']} (--resume searches further)"
+            lines.append(kept + _correlation(row))
         else:
             table.add_row(
                 name, _time(row["default_us"]), _time(row["tuned_us"]), _time(row["predicted_us"]), _gain(row),
                 str(row["trials"]), STOPPED.get(row["stopped"], row["stopped"]),
             )  # fmt: skip
-            lines.append(f"{name}: {_values(row['configuration']['values'])}; {row['configuration']['variant']}")
+            chosen = f"{name}: {_values(row['configuration']['values'])}; {row['configuration']['variant']}"
+            lines.append(chosen + _correlation(row))
     return [*([table] if table.rows else [f"target {target}"]), *lines]
+
+
+def _correlation(row: dict[str, Any]) -> str:
+    """Spearman's, of prices and times; nothing is said where too few were measured."""
+    found = row["rank_correlation"]
+    return "" if found is None else f"; rank correlation of predicted and measured times {found:.2f}"
 
 
 def _values(values: dict[str, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 SAMPLERS = ("cost", "tpe", "random", "exhaustive")
@@ -22,6 +23,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--resume", action="store_true", help="go on with kernels that are tuned already, from what is known"
     )
+    verb.add_argument("--plot", type=Path, metavar="FILE",
+                      help="write a page with the trials, parameter importance, and predicted against measured")  # fmt: skip
     verb.add_argument("--json", action="store_true", help="the outcome as JSON")
 
 

@@ -47,13 +47,13 @@ TABLE: dict[str, May] = {
     "runtime": May.use("ir/target codegen", "torch triton numpy"),
     "assembly": May.use("ir frontend passes codegen autotune runtime driver", "torch sympy"),
     "commands": May.use(
-        "ir frontend passes codegen autotune runtime assembly api driver environment report aot",
+        "ir frontend passes codegen autotune runtime assembly api driver environment report aot tuning_page",
         "torch triton xdsl rich optuna shtab",
     ),
     # The root modules, the faces of the package.
     "": May.use(
         "ir frontend passes codegen autotune runtime assembly commands aot api cli driver environment report report_graph "
-        "report_page report_tables testing torch_backend",
+        "report_page report_tables testing torch_backend tuning_page tuning_plots",
         "torch triton xdsl sympy numpy rich optuna",
     ),
 }

@@ -32,17 +32,26 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return status, said.out, said.err
 
 
-def test_measure_then_explain_then_go_on(capsys):
+def test_measure_then_explain_then_go_on(capsys, tmp_path: Path):
     given = ["tune", PROGRAM, *SHAPE, "--target", "cpu", "--sampler", "random", "--budget", "20"]
     status, out, _ = run(capsys, *given, "--trials", "2", "--json")
     assert status == exits.FINE
     (row,) = json.loads(out)["kernels"]
     assert row["kind"] == "measured" and row["trials"] == 2 and row["stopped"] == "trials"
+    assert row["rank_correlation"] is None  # of two
     assert row["tuned_us"] > 0 and row["default_us"] >= row["tuned_us"] and row["predicted_us"] > 0
     status, out, _ = run(capsys, "explain", PROGRAM, *SHAPE, "--target", "cpu")
     assert status == exits.FINE and "parameters: tuned here" in out
-    status, out, _ = run(capsys, *given, "--trials", "2")
+    status, out, _ = run(capsys, *given, "--trials", "2", "--plot", str(tmp_path))
     assert status == exits.FINE and "k0: " in out and "(--resume searches further)" in out
+    page = (tmp_path / "tuning.html").read_text()  # of a run in which nothing was searched
+    assert page.count('aria-label="trials and the best so far"') == 1 and "<td>measured</td>" in page
+    status, out, _ = run(capsys, "cache", "plot", str(tmp_path / "all.html"), "--json")
+    assert (
+        status == exits.FINE
+        and json.loads(out)["kernels"] == 1
+        and "predicted against" in (tmp_path / "all.html").read_text()
+    )
     status, out, _ = run(capsys, "cache", "ls", "--json")
     assert status == exits.FINE and '"measured"' in out
 
@@ -67,6 +76,15 @@ def test_a_target_that_is_not_here(capsys):
 def test_wrong_arguments(capsys, wrong: list[str]):
     status, _, err = run(capsys, "tune", PROGRAM, *SHAPE, *wrong)
     assert status == exits.USAGE and wrong[0] in err
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_searched(capsys, tmp_path: Path):
+    status, out, err = run(
+        capsys, "tune", PROGRAM, *SHAPE, "--target", "cpu", "--plot", str(tmp_path / "no" / "a.html")
+    )
+    assert status == exits.USAGE and out == "" and "there is no folder" in err
+    status, out, _ = run(capsys, "cache", "plot", str(tmp_path / "a.html"))
+    assert status == exits.INCOMPLETE and "nothing is known" in out and not (tmp_path / "a.html").exists()
 
 
 def test_a_program_without_kernels(capsys, tmp_path: Path):
