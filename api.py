@@ -202,6 +202,8 @@ def tune(
     on_kernel: Callable[[str, str], None] = lambda name, operations: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    on_wait: Callable[[str], None] = lambda why: None,
+    environment: Environment | None = None,
     **kwargs: Any,
 ) -> Tuning:
     """Search the configurations of the kernels of `fn`, and keep what is learnt in the tuning cache.
@@ -209,13 +211,14 @@ def tune(
     The arguments say shapes and dtypes (meta tensors will do): inputs are made up.  target: by default what is in this
     machine.  mode, sampler, trials, seconds, seed: of the search for each kernel (`autotune/options.py`).  offline: by the
     cost model and the target's compiler, measuring nothing.  resume: search further where there is a decision already.
-    on_kernel, on_progress, on_outcome: as in `assembly.tuning.Tuner`.
+    on_kernel, on_progress, on_outcome, on_wait: as in `assembly.tuning.Tuner`.  environment: where things are kept, in place
+    of what environment variables say.
 
     Raises InvalidArgument for a target that is not in this machine, if it is not offline.
     """
     from .assembly.tuning import options_of
 
-    environment = Environment.read()
+    environment = environment or Environment.read()
     options = Options(target=target or "auto", remainder="eager", fuse=fuse, parameters=parameters or {})
     chosen = pick_target("sm_90" if offline and target is None else options.target)
     check_parameters(options, chosen)
@@ -225,7 +228,7 @@ def tune(
     tuner = tuner_for(environment, chosen, searched, offline=offline)
     tuner.again, tuner.strict = resume, True
     tuner.storage = partial(study_storage, tuner.tuned.cache)
-    tuner.on_kernel, tuner.on_progress, tuner.on_outcome = on_kernel, on_progress, on_outcome
+    tuner.on_kernel, tuner.on_progress, tuner.on_outcome, tuner.on_wait = on_kernel, on_progress, on_outcome, on_wait
     try:
         hints = named_hints(captured)
         plan = cached_plan(captured.gm, chosen, options, folder, captured.size_names, hints, tuner)

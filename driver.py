@@ -15,7 +15,7 @@ import sympy
 import torch
 from xdsl.ir import Operation, SSAValue
 
-from .assembly.devices import Machine
+from .assembly.devices import Machine, TimedDevice
 from .assembly.printing import print_kernel
 from .assembly.reassociated import reassociated
 from .assembly.tunable import Configure, Configured, Tunable
@@ -102,6 +102,13 @@ class Options:
         return LoopOptions(self.skip, self.lazy == "on", checked(self.parameters))
 
 
+def package_version() -> str:
+    """Of Fusecade, as processes on several machines compare it."""
+    from . import __version__
+
+    return __version__
+
+
 def tuned_for(environment: Environment, target: Target, mode: str = "off") -> Tuning:
     """What says which configurations the kernels of a target are to have.
 
@@ -130,7 +137,9 @@ def tuner_for(
     from .assembly.tuning import Tuner
 
     folder, url = environment.cache_dir, environment.cache_url
-    return Tuner.of(folder / "tuning", url, machine, search, folder, offline=offline)
+    tuner = Tuner.of(folder / "tuning", url, machine, search, folder, offline=offline)
+    tuner.devices = timed_devices(machine)
+    return tuner
 
 
 def check_parameters(options: Options, target: Target) -> None:
@@ -172,6 +181,34 @@ def machine_of(target: Target) -> Machine:
     found = torch.cuda.get_device_properties(torch.cuda.current_device())
     runtime = torch.version.hip or torch.version.cuda or ""
     return Machine(target, True, found.multi_processor_count, found.total_memory >> 30 << 30, str(runtime))
+
+
+def timed_devices(machine: Machine) -> tuple[TimedDevice, ...]:
+    """The devices of a machine that are like the one it describes, the present one first."""
+    if machine.target.kind == "cpu":
+        return (TimedDevice("cpu"),)
+    if not machine.present:
+        return ()
+    current, count = torch.cuda.current_device(), torch.cuda.device_count()
+    names = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES") if torch.version.hip else ("CUDA_VISIBLE_DEVICES",)
+    variable = next((name for name in names if name in os.environ), names[0])
+    visible = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
+    found: list[TimedDevice] = []
+    wanted = _likeness(current)
+    for n in [current, *(n for n in range(count) if n != current)]:
+        if _likeness(n) != wanted:
+            continue
+        name = str(getattr(torch.cuda.get_device_properties(n), "uuid", "") or n)
+        # A number counts among those that are visible to this process; of one alone nothing has to be said.
+        alone = ((variable, visible[n] if n < len(visible) else str(n)),) if count > 1 else ()
+        found.append(TimedDevice(f"gpu-{name}", alone))
+    return tuple(found)
+
+
+def _likeness(device: int) -> tuple[object, ...]:
+    """What times depend on, as far as keys of the tuning cache know it."""
+    found = torch.cuda.get_device_properties(device)
+    return found.name, found.multi_processor_count, found.total_memory >> 30
 
 
 @dataclass

@@ -14,13 +14,18 @@ class Environment:
     cache_dir: Path
     interpret: bool
     cache_url: str | None = None  # of a team's tuning cache
+    threads: str | None = None  # of kernels on a CPU, where that is said
 
     @staticmethod
     def read() -> Environment:
-        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET, FUSECADE_CACHE_URL."""
+        """FUSECADE_CACHE_DIR (default: the user's cache folder), TRITON_INTERPRET, FUSECADE_CACHE_URL, OMP_NUM_THREADS."""
         base = os.environ.get("FUSECADE_CACHE_DIR")
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = Path(base) if base else home / "fusecade"
-        return Environment(
-            folder, os.environ.get("TRITON_INTERPRET") == "1", os.environ.get("FUSECADE_CACHE_URL") or None
-        )
+        interpret, url = os.environ.get("TRITON_INTERPRET") == "1", os.environ.get("FUSECADE_CACHE_URL") or None
+        return Environment(folder, interpret, url, os.environ.get("OMP_NUM_THREADS") or None)
+
+    @staticmethod
+    def keep_ray_quiet() -> None:
+        """A Ray cluster that this process starts sends nobody figures of its use, unless it is asked to."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

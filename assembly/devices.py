@@ -31,6 +31,17 @@ class Machine:
         return (Place(self.target.name, self.sms, self.memory_bytes), any_device) if self.present else (any_device,)
 
 
+@dataclass(frozen=True)
+class TimedDevice:
+    """One on which a process takes times while no other does.
+
+    name: the same for all processes of the machine.  variables: environment variables with which a process sees it alone.
+    """
+
+    name: str
+    variables: tuple[tuple[str, str], ...] = ()
+
+
 def devices_of(values: Sequence[Any]) -> set[str]:
     return {x.device.type for x in values if isinstance(x, torch.Tensor)}
 

@@ -13,15 +13,16 @@ reports: such decisions are marked as predicted, and any measurement replaces th
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..autotune.cache import Decision
+from ..autotune.claims import claim
 from ..autotune.history import History, history_of
 from ..autotune.options import COST, MODES, Options
 from ..autotune.pruning import Limits, Resources
@@ -29,17 +30,17 @@ from ..autotune.records import MEASURED, PREDICTED, Configuration, Failure, Key,
 from ..autotune.search import Progress, Result, search
 from ..autotune.space import Inadmissible, Prediction, Space
 from ..autotune.timing import Comparison, Verdict
-from ..autotune.workers import Pool
+from ..autotune.workers import Pool, python_worker
 from ..codegen.artifact import KernelArtifact
 from ..errors import InternalCompilerError, InvalidArgument
 from ..ir.target import Target
 from ..passes.algebra.forms import Refused
 from ..passes.schedule import ALIKE
 from ..runtime import resources
-from ..runtime.files import usable_folder
+from ..runtime.files import private_folder, usable_folder
 from ..runtime.triton_compile import CompileFailure, CompilerPool
 from .binaries import request_of
-from .devices import Machine
+from .devices import Machine, TimedDevice
 from .tunable import Configured, Subject, Tunable
 from .tuned import Tuned
 
@@ -49,6 +50,7 @@ MOST_POINTS = 1 << 24  # of a program's largest operation, that the reference in
 STANDS_FOR = 4096  # a size that nothing is known of
 LOAD_S = 60.0  # that inputs and the reference may take, once a kernel
 BUSY = "another process is measuring it"
+INTERRUPTED = "interrupted"
 COMPILERS = 2
 
 
@@ -71,7 +73,9 @@ class Tuner:
     """Looks up what was tuned, and tunes what was not.
 
     options: of each kernel's search.  offline: by price and compiler only.  on_kernel: is told of a kernel (its name and
-    its operations) before it is searched; on_progress: of each of its trials; on_outcome: when it is done.
+    its operations) before it is searched; on_progress: of each of its trials; on_outcome: when it is done; on_wait: for
+    what it waits before it can measure.
+    devices: that kernels are timed on, by one process at a time; without any, nobody is asked.
     storage: makes Optuna's storage, where trials of searches that measure are to be seen in its dashboard as well.
     again: search kernels further that have a decision.
     strict: raise where a kernel cannot be searched for want of a worker.
@@ -86,10 +90,13 @@ class Tuner:
     on_kernel: Callable[[str, str], None] = lambda name, operations: None
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_outcome: Callable[[Outcome], None] = lambda outcome: None
+    on_wait: Callable[[str], None] = lambda why: log.warning("tuning waits: %s", why)
+    devices: tuple[TimedDevice, ...] = ()
     outcomes: list[Outcome] = field(default_factory=list)
     storage: Callable[[], Any] | None = None
     _seen: set[Subject] = field(default_factory=set)
     _pool: Pool | None = None
+    _device: TimedDevice | None = None
     _interrupted: bool = False
 
     @staticmethod
@@ -103,7 +110,14 @@ class Tuner:
 
     def configure(self, tunable: Tunable) -> Configured:
         if self._to_be_tuned(tunable.subject):
-            self.tune(tunable)
+            try:
+                with self._claimed():
+                    if self._to_be_tuned(tunable.subject):  # not by another process, while this one waited
+                        self.tune(tunable)
+            except KeyboardInterrupt:  # while it waited; a search ends with what it has
+                self._interrupted = True
+                name, operations, subject = tunable.name, tunable.operations, tunable.subject
+                self.outcomes.append(Outcome(name, operations, subject, None, reason=INTERRUPTED))
         return self.tuned.configure(tunable)
 
     def current(self, about: Mapping[str, Any]) -> bool:
@@ -170,8 +184,7 @@ class Tuner:
                 cache.record(key, sample)
 
         with _Candidates(tunable, self.folder) as candidates:
-            measured = not self.offline and self.options.sampler != COST
-            timing = _Timing(self, tunable, candidates) if measured else None
+            timing = _Timing(self, tunable, candidates) if self._measures else None
             if timing is not None:
                 timing.begin(space.default)
             result = search(
@@ -229,10 +242,30 @@ class Tuner:
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Holds a device for a kernel: the one of the last kernel, if it is free."""
+        if not self._measures or not self.devices:
+            yield
+            return
+        ordered = sorted(self.devices, key=lambda d: d != self._device)
+        folder = private_folder(self.folder.parent / "devices")
+        with claim(folder, [d.name for d in ordered], on_wait=self.on_wait) as name:
+            device = next(d for d in ordered if d.name == name)
+            if device != self._device:
+                self.close()  # the worker sees the other one
+                self._device = device
+            yield
+
+    @property
+    def _measures(self) -> bool:
+        return not self.offline and self.options.sampler != COST
+
     def ask(self, request: Mapping[str, Any], deadline_s: float) -> Mapping[str, Any] | Failure:
         if self._pool is None:
             memory = self.tuned.machine.memory_bytes * 3 // 4 if self.tuned.machine.target.kind == "cpu" else None
-            self._pool = Pool(worker_command(), 1, memory_bytes=memory or None)
+            variables = self._device.variables if self._device is not None else ()
+            self._pool = Pool(worker_command(variables), 1, memory_bytes=memory or None)
         outcome = self._pool.submit(request, deadline_s).result()
         return outcome.failure or outcome.value
 
@@ -256,11 +289,9 @@ def settled(result: Result) -> Result:
     return replace(result, winner=default.configuration, sample=default, verdict=why)
 
 
-def worker_command() -> list[str]:
-    """Starts a worker that finds the same modules as this process."""
-    name = f"{__package__}.tuning_worker"
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {name} import main; sys.exit(main())"
-    return [sys.executable, "-c", code]
+def worker_command(variables: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Starts a worker.  variables: that its environment has besides."""
+    return python_worker(f"{__package__}.tuning_worker", dict(variables))
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The sampler `tpe`: Optuna's tree-structured Parzen estimator, started from what the cost model holds for best.
 
-Only this file, `samplers.py` when it is asked for `tpe`, `studies.py` and `importance.py` import optuna.  The study is in memory and
-holds the proposals; what came of them is also kept in a storage where one is handed in (`studies.py`).
+Only this file, `samplers.py` when it is asked for `tpe`, `studies.py` and `importance.py` import optuna.  The study is in
+memory and holds the proposals; what came of them is also kept in a storage where one is handed in (`studies.py`).
 
 Parameters go in as the number of their value in increasing order, so that near values are near.  A parameter of several
 walks is one parameter as long as its values are the same.  Proposals that are inadmissible or known already end as

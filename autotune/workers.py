@@ -41,6 +41,18 @@ GLANCE_S = 0.1  # how often a silent worker is looked after: a child of it may h
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
+def python_worker(module: str, variables: Mapping[str, str | None] | None = None) -> list[str]:
+    """The command that runs `main()` of a module, in a process that finds the same modules as this one.
+
+    variables: environment variables that differ there; None: that are not set there.
+    """
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; sys.exit(main())"
+    changes = variables or {}
+    without = [word for name, value in changes.items() if value is None for word in ("-u", name)]
+    given = [f"{name}={value}" for name, value in changes.items() if value is not None]
+    return [*(["env", *without, *given] if changes else []), sys.executable, "-c", code]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a request.  state: "done", or one of records.FAILURES.  value: the answer of a handler.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,20 +18,24 @@ from data.tuned_program import SHAPES, attend
 import fusecade
 from fusecade import api, driver
 from fusecade.assembly import tuning as tuning_module
+from fusecade.assembly.devices import Machine, TimedDevice
 from fusecade.assembly.tunable import Tunable, bucket
 from fusecade.assembly.tuned import Tuned
 from fusecade.assembly.tuning import Tuner, options_of, settled
 from fusecade.assembly.tuning_worker import Case, against
 from fusecade.autotune.cache import Decision
+from fusecade.autotune.claims import claim
 from fusecade.autotune.records import MEASURED, Configuration, Sample
 from fusecade.autotune.search import Result
 from fusecade.autotune.timing import Verdict
+from fusecade.autotune.workers import Pool
 from fusecade.codegen.artifact import KernelArtifact
 from fusecade.driver import Environment, Options, machine_of, plan_graph
 from fusecade.errors import InvalidArgument
 from fusecade.frontend.capture import capture
 from fusecade.ir.target import get_target
 from fusecade.passes.configured import TuningSpace
+from fusecade.runtime.files import private_folder
 
 CPU, SM90 = get_target("cpu"), get_target("sm_90")
 META = [torch.empty(s, device="meta") for s in SHAPES]
@@ -197,7 +204,7 @@ class TestTune:
             "    return kernel\n"
             "w.load = broken; sys.exit(w.main())"
         )
-        monkeypatch.setattr(tuning_module, "worker_command", lambda: [sys.executable, "-c", code])
+        monkeypatch.setattr(tuning_module, "worker_command", lambda variables: [sys.executable, "-c", code])
         (outcome,) = api.tune(attend, *META, target="cpu", sampler="random", trials=3, seconds=20).outcomes
         assert outcome.result is not None
         states = [s.state for s in outcome.result.samples]
@@ -274,6 +281,74 @@ class TestTune:
         assert compiled(tune="quick").parameters.startswith("tuned here")
         monkeypatch.setattr(tuning_module, "search", None)  # the second time nothing is searched
         assert compiled(tune="quick").parameters.startswith("tuned here")
+
+
+class TestDevices:
+    """Of which each is timed on by one process at a time."""
+
+    def test_a_free_one_is_taken_and_the_worker_sees_it_alone(self, folder: Path):
+        tuner = Tuner.of(folder / "tuning", None, machine_of(CPU), options_of(), folder)
+        tuner.devices = (TimedDevice("gpu-a", (("SEEN", "0"),)), TimedDevice("gpu-b", (("SEEN", "1"),)))
+        locks = private_folder(folder / "devices")
+        try:
+            with claim(locks, ["gpu-a"]), tuner._claimed():
+                assert tuner._device == tuner.devices[1]
+                echo = "import sys, os; from fusecade.autotune.worker_side import serve; "
+                echo += "sys.exit(serve(lambda request: {'seen': os.environ['SEEN']}))"
+                worker = [*tuning_module.worker_command(tuner.devices[1].variables)[:-1], echo]
+                with Pool(worker, 1) as pool:
+                    assert pool.submit({}, 60.0).result().value == {"seen": "1"}
+            with tuner._claimed():  # it stays with the one that it has a worker for
+                assert tuner._device == tuner.devices[1]
+            with claim(locks, ["gpu-b"]), tuner._claimed():
+                assert tuner._device == tuner.devices[0]
+        finally:
+            tuner.close()
+
+    def test_what_is_not_timed_waits_for_nobody(self, folder: Path):
+        tuner = Tuner.of(folder / "tuning", None, machine_of(CPU), options_of(), folder, offline=True)
+        tuner.devices = (TimedDevice("cpu"),)
+        with claim(private_folder(folder / "devices"), ["cpu"]), tuner._claimed():
+            assert tuner._device is None
+
+    def test_what_another_process_found_meanwhile_is_not_searched_again(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        said: list[str] = []
+        with ExitStack() as other:
+            other.enter_context(claim(private_folder(folder / "devices"), ["cpu"]))
+
+            def wait(why: str) -> None:
+                said.append(why)
+                decide(folder)
+                other.close()
+
+            monkeypatch.setattr(tuning_module, "search", None)
+            tuning = api.tune(attend, *META, target="cpu", on_wait=wait)
+        assert said == [f"cpu is in use by process {os.getpid()}"] and tuning.outcomes == ()
+        assert tuning.report.kernels[0].parameters == "tuned here, 12 % faster"
+
+    def test_gpus_of_one_kind_count_as_they_are_visible(self, monkeypatch: pytest.MonkeyPatch):
+        kinds = [("H100", 132, 80), ("A100", 108, 80), ("H100", 132, 80)]
+        found = [
+            SimpleNamespace(name=name, multi_processor_count=sms, total_memory=gib << 30, uuid=f"u{n}")
+            for n, (name, sms, gib) in enumerate(kinds)
+        ]
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
+        monkeypatch.setattr(torch.cuda, "get_device_properties", found.__getitem__)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6,GPU-7f")
+        machine = Machine(SM90, True, 132, 80 << 30)
+        assert driver.timed_devices(machine) == (
+            TimedDevice("gpu-u0", (("CUDA_VISIBLE_DEVICES", "4"),)),
+            TimedDevice("gpu-u2", (("CUDA_VISIBLE_DEVICES", "GPU-7f"),)),
+        )
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        assert [dict(d.variables)["CUDA_VISIBLE_DEVICES"] for d in driver.timed_devices(machine)] == ["0", "2"]
+        del found[1:]
+        assert driver.timed_devices(machine) == (TimedDevice("gpu-u0"),)  # as the process sees it
+        assert driver.timed_devices(Machine(SM90, False, 132, 0)) == ()
+        assert driver.timed_devices(machine_of(CPU)) == (TimedDevice("cpu"),)
 
 
 class TestCheck:
