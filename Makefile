@@ -17,7 +17,7 @@ demo: $(VENV)/.demo ## embed real sentences with MiniLM, eager and compiled, and
 test: $(VENV)/.test ## run the tests (ARGS="-k softmax" goes to pytest)
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-slow: $(VENV)/.test ## run the slow tests, with hypothesis at its long profile
+test-slow: $(VENV)/.test $(VENV)/.cluster ## run the slow tests, with hypothesis at its long profile
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m slow $(ARGS)
 
 test-gpu: $(VENV)/.test ## run the tests that need a CUDA device

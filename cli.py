@@ -129,7 +129,9 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
 def _add_function(verb: argparse.ArgumentParser) -> None:
     from .commands.program import dtype_name
 
-    verb.add_argument("program", metavar="MODULE:FUNCTION", help="or path/to/file.py:function")
+    verb.add_argument(
+        "program", metavar="MODULE:FUNCTION", help="or path/to/file.py:function; of tune also a list.toml of them"
+    )
     verb.add_argument("--shape", action="append", default=[], metavar="[DTYPE:]SIZES",
                       help="of a tensor, in order: 8,4096,64; a dynamic size has a name: n=4096,64")  # fmt: skip
     verb.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from data.tuned_program import SHAPES
 
 from fusecade import cli
 from fusecade.commands import exits
-from fusecade.commands import tune as command
+from fusecade.commands import tune_views as views
+from fusecade.commands.jobs import Job
+from fusecade.commands.tune_cluster import _placed
+from fusecade.errors import InvalidArgument
 
 PROGRAM = f"{Path(__file__).parent.parent / 'data' / 'tuned_program.py'}:attend"
 SHAPE = [word for shape in SHAPES for word in ("--shape", ",".join(map(str, shape)))]
@@ -93,6 +97,47 @@ def test_a_program_without_kernels(capsys, tmp_path: Path):
     assert status == exits.FINE and "there is no kernel to tune" in out
 
 
+def test_several_sets_of_shapes_of_which_one_is_wrong(capsys, tmp_path: Path):
+    cases = ["2,512,64 2,512,64 2,512,64", "2,512,64 2,64,512 2,512,64"]
+    given = [word for case in cases for word in ("--case", case)]
+    status, out, _ = run(capsys, "tune", PROGRAM, *given, "--target", "cpu", "--offline", "--trials", "2", "--json")
+    data = json.loads(out)
+    assert status == exits.INCOMPLETE
+    assert [row["shapes"] for row in data["kernels"]] == [["2,512,64"] * 3]
+    (failed,) = data["failed"]
+    assert failed["shapes"][1] == "2,64,512" and failed["program"] == PROGRAM and failed["reason"]
+    file = tmp_path / "programs.toml"
+    file.write_text(f'[[program]]\nfunction = "{PROGRAM}"\ncases = ["{cases[0]}", "3,512,64 3,512,64 3,512,64"]\n')
+    page = tmp_path / "a.html"
+    status, out, _ = run(
+        capsys, "tune", str(file), "--target", "cpu", "--offline", "--trials", "2", "--plot", str(page)
+    )
+    assert status == exits.FINE and f"{PROGRAM} 3,512,64 3,512,64 3,512,64 f32" in out and "predicted offline" in out
+    assert page.read_text().count("<h2 id=") == 2
+
+
+class TestCluster:
+    given = ("tune", PROGRAM, *SHAPE, "--target", "cpu", "--cluster", "local")
+
+    def test_without_ray(self, capsys, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setitem(sys.modules, "ray", None)
+        status, out, err = run(capsys, *self.given)
+        assert (status, out) == (exits.USAGE, "")
+        assert "Ray is needed for --cluster" in err and "pip install 'fusecade[cluster]'" in err
+
+    def test_offline_needs_none(self, capsys):
+        status, _, err = run(capsys, *self.given, "--offline")
+        assert status == exits.USAGE and "leave out --cluster" in err
+
+    def test_programs_as_the_machines_find_them(self, tmp_path: Path):
+        file = tmp_path / "models" / "net.py"
+        assert _placed(Job(f"{file}:f"), tmp_path).program == "models/net.py:f"
+        assert _placed(Job(f"{file}:f"), None).program == f"{file}:f"
+        assert _placed(Job("package.module:f"), tmp_path).program == "package.module:f"
+        with pytest.raises(InvalidArgument, match="is not in"):
+            _placed(Job(f"{file}:f"), tmp_path / "other")
+
+
 def test_a_run_that_is_interrupted_keeps_what_it_has(capsys, monkeypatch: pytest.MonkeyPatch):
     from fusecade.assembly import tuning
 
@@ -106,6 +151,6 @@ def test_a_run_that_is_interrupted_keeps_what_it_has(capsys, monkeypatch: pytest
 
 def test_gains_and_times():
     row = {"kind": "measured", "is_default": False, "interval": [0.5, 0.8], "ratio": 0.625, "verdict": ""}
-    assert command._gain(row) == "1.60× (1.25 to 2.00)"
-    assert command._gain(row | {"is_default": True}) == "none"
-    assert (command._time(12.34), command._time(1500.0), command._time(None)) == ("12.3 µs", "1.50 ms", "-")
+    assert views._gain(row) == "1.60× (1.25 to 2.00)"
+    assert views._gain(row | {"is_default": True}) == "none"
+    assert (views.time(12.34), views.time(1500.0), views.time(None)) == ("12.3 µs", "1.50 ms", "-")
