@@ -115,7 +115,9 @@ class CompiledFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tensors = self._guards.check(args, kwargs)
-        return self._give(self._built.run([*self._parameters, *tensors]), tensors)
+        results = self._built.run([*self._parameters, *tensors])
+        # Those of other strides were copied: what changes is what was given.
+        return self._give(results, self._guards.given(args, kwargs) if self._captured.mutated else tensors)
 
     def launch_for_testing(self, *args: Any, **kwargs: Any) -> Callable[[], Any]:
         """A closure that runs every kernel of the program once: what `fusecade.testing.count_io` counts."""

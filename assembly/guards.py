@@ -43,6 +43,11 @@ class Guards:
         ]
         self._relations = _relations(captured)
 
+    def given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """The tensors among arguments that `check` has accepted, as they are."""
+        leaves, _ = self._flatten(args, kwargs)
+        return [leaves[position].detach() for position, _, _ in self._tensors]
+
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """The tensors among the arguments, in the strides that were compiled for.  Raises UnsupportedProgram."""
         leaves, fits = self._flatten(args, kwargs)

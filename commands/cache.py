@@ -20,7 +20,6 @@ from ..autotune.cache.sqlite_file import FILE, InMemory
 from ..autotune.history import histories_of
 from ..environment import Environment
 from ..errors import InvalidArgument, UserError
-from ..tuning_page import write_page
 from . import cache_views as views
 from . import exits
 
@@ -112,6 +111,8 @@ def _stats(cache: TuningCache, chosen: Namespace, show: Any) -> int:
 
 
 def _plot(cache: TuningCache, chosen: Namespace, show: Any) -> int:
+    from ..tuning_page import write_page  # with the report's drawings, which the other verbs need not wait for
+
     histories = histories_of(only(read_all(cache).contents, _filter(chosen)))
     if not histories:
         show("nothing is known of any kernel that was asked for", {"kernels": 0, "file": None})

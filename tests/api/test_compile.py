@@ -137,6 +137,18 @@ def test_arguments_that_the_function_changes_are_changed():
     torch.testing.assert_close(mine, theirs)
 
 
+def test_of_other_strides_too():
+    def fn(x, y):
+        x.add_(y)
+        return x @ y
+
+    kernel = fusecade.compile(fn, (torch.zeros(8, 8), torch.zeros(8, 8)), target="cpu")
+    x, y = torch.randn(8, 8).T, torch.randn(8, 8)
+    wanted = x + y
+    torch.testing.assert_close(kernel(x, y), wanted @ y)
+    assert torch.equal(x, wanted)
+
+
 class TestDynamic:
     NAMES: ClassVar = {0: {1: "n"}, 1: {1: "m"}, 2: {1: "m"}}
 
