@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Sequence
-from functools import cache, reduce
+from functools import lru_cache, reduce
 from keyword import iskeyword
 from typing import Any
 
@@ -33,7 +33,7 @@ _FUNCTIONS = {"min": _min, "max": _max, "cdiv": _cdiv}
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)  # True is no size, though it equals 1
 def function_of(value: Nested, names: tuple[str, ...]) -> Callable[[Sequence[Any]], Any]:
     """A function from the sizes, in the order of `names`, to `value` with its expressions evaluated.
 
