@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from ..errors import SourceLine, UnsupportedProgram
 from ..frontend.capture import Captured, signature_of
 from ..frontend.importer import source_line
+from ..runtime.argument_order import ArgumentOrder
 
 LEAST = 2  # a dynamic size is traced as one that is neither 0 nor 1
 AGAIN = "compile again for this argument"
@@ -32,7 +33,9 @@ class Guards:
         ]
         self._size_names = captured.size_names
         args, kwargs = captured.in_spec.children()
-        self._order = _Order(fn, args.num_children, list(kwargs.context)) if fn is not None else None
+        self._order = (
+            ArgumentOrder(signature_of(fn), args.num_children, list(kwargs.context)) if fn is not None else None
+        )
         self._plain = kwargs.num_leaves == 0 and all(child.is_leaf() for child in args.children())
         # Most arguments have fixed sizes, and come as they came: looked at first, and fast.
         self._usual = [
@@ -133,33 +136,6 @@ class Guards:
         if x.stride() == strides:
             return x
         return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
-
-
-class _Order:
-    """The way in which the arguments were given: so many by position, then these by keyword."""
-
-    def __init__(self, fn: Callable[..., Any], positional: int, keywords: Sequence[str]) -> None:
-        self._signature, self._positional, self._keywords = signature_of(fn), positional, keywords
-        # The same call with, in the place of each argument, its position or keyword.
-        self._places = self._bound(range(positional), {name: name for name in keywords})
-
-    def of(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """A call that spells its arguments another way, in this way; None for a call with other arguments."""
-        given = self._bound(args, kwargs)
-        if given is None or self._places is None or given.keys() != self._places.keys():
-            return None
-        values = {place: given[key] for key, place in self._places.items()}
-        return tuple(values[n] for n in range(self._positional)), {name: values[name] for name in self._keywords}
-
-    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any] | None:
-        """The arguments, by position where the function takes them by position, by keyword otherwise."""
-        if self._signature is None:
-            return None
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError:
-            return None
-        return {**dict(enumerate(bound.args)), **bound.kwargs}
 
 
 def _first_use(node: Any) -> SourceLine | None:

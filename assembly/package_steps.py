@@ -10,7 +10,7 @@ from torch import fx
 
 from ..codegen.artifact import KernelArtifact
 from ..driver import Call, Plan
-from ..errors import UnsupportedProgram
+from ..errors import InternalCompilerError, UnsupportedProgram
 from ..frontend.capture import Captured
 from ..frontend.importer import source_line
 from ..frontend.sizes import Opaque
@@ -31,7 +31,7 @@ class Stand:
         self.__module__ = __name__
 
     def __call__(self, *_: Any) -> None:
-        raise NotImplementedError("a graph that is only read")
+        raise InternalCompilerError("a graph that is only to be read was run", stage="export")
 
 
 class Steps:

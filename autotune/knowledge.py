@@ -141,13 +141,17 @@ class Knowledge:
     @property
     def noise(self) -> float:
         """By which part two medians may differ for no reason; the median over the samples.  0 where none has a spread."""
-        parts = [notch(s.spread_us, s.rounds) / s.us for s in self.measured if s.us and s.rounds and s.spread_us]
-        return median(parts) if parts else 0.0
+        return self._told_apart(1)
 
     @property
     def resolution(self) -> float:
         """By which part two times have to differ for the last comparison, which has more rounds, to tell."""
-        parts = [notch(s.spread_us, max(s.rounds, LAST_ROUNDS)) / s.us for s in self.measured if s.us and s.spread_us]
+        return self._told_apart(LAST_ROUNDS)
+
+    def _told_apart(self, rounds: int) -> float:
+        """The same for medians of at least so many rounds."""
+        known = (s for s in self.measured if s.us and s.rounds and s.spread_us)
+        parts = [notch(s.spread_us or 0.0, max(s.rounds, rounds)) / (s.us or 1.0) for s in known]
         return median(parts) if parts else 0.0
 
     def default_resources(self) -> Resources | None:

@@ -10,13 +10,14 @@ that nobody compiles further.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from ..errors import FallbackWarning, InternalCompilerError, InvalidArgument, SourceLine
 from .loaded import LoadedKernel, device_of
+from .own_memory import own_memory
 
 Fallback = Callable[..., Sequence[torch.Tensor]]
 
@@ -105,21 +106,12 @@ class Entry:
         assert self.fallback is not None
         with torch.no_grad():
             results = self.fallback(*inputs, *sizes)
-        return self.kernel.fit_outputs(list(_apart(results, inputs)), sizes[: self._sizes])
+        return self.kernel.fit_outputs(list(own_memory(results, inputs)), sizes[: self._sizes])
 
 
 def _any_empty(tensors: Sequence[torch.Tensor]) -> bool:
     """Over nothing, what a sum is divided by is zero too: PyTorch's own operators know what comes out of that."""
     return any(not t.numel() for t in tensors)
-
-
-def _apart(results: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """An operator returns memory of its own, also where a part of the program returned a view."""
-    taken = {t.untyped_storage().data_ptr() for t in inputs}
-    for result in results:
-        owned = result.clone() if result.untyped_storage().data_ptr() in taken else result
-        taken.add(owned.untyped_storage().data_ptr())
-        yield owned
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ Threads of our own beside that team are in its way, and it in theirs: after each
 milliseconds, waiting for the next one.  On the team there is nobody to wait for.  Within it torch's operations use one
 thread each, because OpenMP says that they are in a parallel region.
 
-Measured on two cores, right after an operation of torch: kernels of 6 to 25 ms take 0.84 to 0.95 of the time that they
+Measured on two cores, right after an operation of torch: kernels of 6 to 25 ms take 0.84 to 0.96 of the time that they
 take on threads of their own.
 """
 

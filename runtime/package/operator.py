@@ -7,12 +7,12 @@ It is pure, and known to fake tensors: `torch.compile` takes a call of a loaded 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...errors import InvalidArgument
+from ..own_memory import own_memory
 from .signature import TensorLeaf
 
 if TYPE_CHECKING:
@@ -40,16 +40,7 @@ def _call(key: str, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     function = _find(key)
     checked = function._checks.check_tensors(tensors)
     found = function.run(checked.tensors, checked.sizes, checked.device)
-    return list(_apart(found, tensors))
-
-
-def _apart(results: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """An operator returns memory of its own, also where the function returns a view."""
-    taken = {t.untyped_storage().data_ptr() for t in inputs}
-    for result in results:
-        owned = result.clone() if result.untyped_storage().data_ptr() in taken else result
-        taken.add(owned.untyped_storage().data_ptr())
-        yield owned
+    return list(own_memory(found, tensors))
 
 
 def _fake(key: str, tensors: list[torch.Tensor]) -> list[Any]:

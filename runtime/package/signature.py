@@ -16,6 +16,7 @@ import torch
 
 from ...codegen.artifact import Layout
 from ...errors import InvalidPackage, UnsupportedProgram
+from ..argument_order import ArgumentOrder
 from .fields import LARGEST, Fields
 from .values import DEVICES, decode_constant, dtype_of, expression
 
@@ -249,10 +250,8 @@ class Checks:
     def __init__(self, signature: Signature) -> None:
         self.signature, self.name = signature, signature.name
         args, kwargs = (part for part in signature.arguments["tuple"])
-        self._args, self._kwargs = args, kwargs
         self._plain = not kwargs["dict"] and all(part == LEAF for part in args["tuple"])
         self._leaves = len(signature.leaves)
-        self._keywords = [key for key, _ in kwargs["dict"]]
         self._constants = [(n, x) for n, x in enumerate(signature.leaves) if isinstance(x, ConstantLeaf)]
         self._tensors = [
             _Tensor(n, x, signature.sizes) for n, x in enumerate(signature.leaves) if isinstance(x, TensorLeaf)
@@ -262,7 +261,7 @@ class Checks:
             (text, COMPARISONS[sign], expression((left, right), signature.sizes, text))
             for text, sign, left, right in signature.relations
         ]
-        self._python = signature.python()
+        self._order = ArgumentOrder(signature.python(), len(args["tuple"]), [key for key, _ in kwargs["dict"]])
         # Of a function that takes nothing but tensors of fixed sizes: (dtype, shape, strides) of each.
         usual = self._plain and not signature.sizes and not any(t.on_cpu for t in self._tensors)
         self.usual = [(t.dtype, *t.fixed) for t in self._tensors if t.fixed] if usual and not self._constants else []
@@ -362,7 +361,7 @@ class Checks:
         leaves: list[Any] = []
         if flatten(self.signature.arguments, (tuple(args), dict(kwargs)), leaves):
             return leaves
-        again = self._in_order(args, kwargs)
+        again = self._order.of(args, kwargs)
         leaves = []
         if again is not None and flatten(self.signature.arguments, again, leaves):
             return leaves
@@ -371,27 +370,6 @@ class Checks:
             f"{self.name} was compiled for the arguments ({paths}), and is called with others, or in another arrangement",
             next_step="pass as many arguments, with the same keywords, as in `fusecade.export`, or export again",
         )
-
-    def _in_order(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """A call that gives by keyword what was given by position, or the other way round, as it was compiled."""
-        positional = len(self._args["tuple"])
-        given = self._bound(args, kwargs)
-        places = self._bound(range(positional), {name: name for name in self._keywords})
-        if given is None or places is None or given.keys() != places.keys():
-            return None
-        values = {place: given[key] for key, place in places.items()}
-        return tuple(values[n] for n in range(positional)), {name: values[name] for name in self._keywords}
-
-    def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int | str, Any] | None:
-        if self._python is None:
-            return None
-        try:
-            bound = self._python.bind(*args, **kwargs)
-        except TypeError:
-            return None
-        return {**dict(enumerate(bound.args)), **bound.kwargs}
 
     def _refusal(self, t: _Tensor, what: str, next_step: str) -> UnsupportedProgram:
         return UnsupportedProgram(f"argument {t.leaf.path} of {self.name} {what}", next_step=next_step)

@@ -11,6 +11,7 @@ import pytest
 from data.tuning import key
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from fusecade.autotune.cache import Contents, Decision, open_cache
 from fusecade.autotune.history import History, histories_of, history_of
@@ -48,7 +49,6 @@ def a_search() -> History:
 class TestRanks:
     @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=5, max_size=30))
     def test_as_scipy_has_it(self, pairs: list[tuple[int, int]]):
-        stats = pytest.importorskip("scipy.stats")
         one, other = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
         found = rank_correlation(one, other)
         if len(set(one)) == 1 or len(set(other)) == 1:

@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fusecade[cluster]'")
 
-from fusecade import __version__, cli
+from data.command_line import run
+
+from fusecade import __version__
 from fusecade.autotune.cache import open_cache
 from fusecade.autotune.cache.codec import read_key
 from fusecade.commands import exits
@@ -32,12 +34,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("FUSECADE_CACHE_URL", raising=False)
     return tmp_path / "cache"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = cli.main(arguments)
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def test_programs_on_this_machine_and_those_that_die(capsys, tmp_path: Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from data.command_line import run
 
 from fusecade import cli
 from fusecade.commands import doctor, exits
@@ -48,15 +49,6 @@ def program(tmp_path: Path) -> str:
     path = tmp_path / "program_of_the_test.py"
     path.write_text(PROGRAM)
     return str(path)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    try:
-        status = cli.main([*map(str, arguments)])
-    except SystemExit as stopped:
-        status = int(stopped.code or 0)
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 class TestExplain:

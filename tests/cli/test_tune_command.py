@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from data.command_line import run
 from data.tuned_program import SHAPES
 
-from fusecade import cli
 from fusecade.commands import exits
 from fusecade.commands import tune_views as views
 from fusecade.commands.jobs import Job
@@ -25,15 +25,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("FUSECADE_CACHE_URL", raising=False)
     return tmp_path / "cache"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        status = cli.main(arguments)
-    except SystemExit as stopped:
-        status = int(stopped.code or 0)
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def test_measure_then_explain_then_go_on(capsys, tmp_path: Path):

@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from data.command_line import run
 
 import fusecade
 from fusecade import cli
@@ -21,15 +22,6 @@ PROGRAM = dedent("""
     def attend(q, k, v):
         return torch.softmax(q @ k.transpose(-1, -2) / 8, dim=-1) @ v
 """)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    try:
-        status = cli.main([*map(str, arguments)])
-    except SystemExit as stopped:
-        status = int(stopped.code or 0)
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 @pytest.fixture

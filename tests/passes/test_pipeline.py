@@ -41,13 +41,13 @@ def some(names: list[str], first: int) -> list:
 @pytest.mark.parametrize("name", CASES)
 def test_every_stage_computes_the_same(name: str, target: str):
     case = CASES[name]
-    seen = check(case.fn, case.tensors, target, walks=2 if target == "sm_90" else 1, seed=len(name))
+    seen = check(case.fn, case.tensors, target, walks=4 if target == "sm_90" else 1, seed=len(name))
     assert all(isinstance(s, Scheduled) for s in seen.scheduled), seen.scheduled
     if case.kernels is not None:
         assert len(seen.kernels) == case.kernels, seen.refusals
 
 
-@pytest.mark.slow  # two walks are seen in CI
+@pytest.mark.slow  # four walks are seen in CI: the extreme ones
 @pytest.mark.parametrize("name", CASES)
 def test_walks_of_any_kind_compute_the_same(name: str):
     check(CASES[name].fn, CASES[name].tensors, walks=6, seed=len(name))
@@ -66,7 +66,7 @@ def test_in_half_precision(name: str):
     check(case.fn, [t.half() if t.dtype.is_floating_point else t for t in case.tensors], walks=1, eager=False)
 
 
-@pytest.mark.parametrize("name", some(ROWWISE, 2))
+@pytest.mark.parametrize("name", ROWWISE)
 def test_nan_and_infinities_come_out_as_in_eager(name: str):
     """The first element of the first two floating inputs is not finite."""
     poisoned = []
