@@ -60,6 +60,7 @@ TUNING = ("off", "quick", "full")
 FUSING = ("by_cost", "always")
 SKIPPING = ("by_cost", "bounds", "always", "never")
 SWITCH = ("off", "on")
+SAVING = ("by_cost", "torch")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Options:
     predicted to cost next to nothing, "always" where there is something to ask, "never"; "bounds" has a kernel ahead find the
     first and the last index that data leaves open, and the loop walk no further ("by_cost" too, where that costs little).
     lazy: "on" moves the running maximum of an online form only when it is exceeded by a factor of 256.
+    save: what the forward keeps for its backward: "by_cost", or as PyTorch's own partitioner chooses, "torch".
     parameters: launch parameters of all kernels, by name, in place of what the cost model or the default says.
     """
 
@@ -82,6 +84,7 @@ class Options:
     print_after_all: bool = False
     skip: str = "by_cost"
     lazy: str = "off"
+    save: str = "by_cost"
     parameters: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,6 +98,8 @@ class Options:
             raise InvalidArgument.choice("skip", self.skip, SKIPPING)
         if self.lazy not in SWITCH:
             raise InvalidArgument.choice("lazy", self.lazy, SWITCH)
+        if self.save not in SAVING:
+            raise InvalidArgument.choice("save", self.save, SAVING)
         checked(self.parameters)
 
     @property

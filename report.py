@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .assembly.saved import Saved
     from .codegen.artifact import KernelArtifact
     from .driver import Plan
     from .runtime.triton_compile import Compiled, CompileFailure
@@ -96,6 +97,7 @@ class Report:
     rewrites: (rule, kernel, certificate).  fallbacks: (part, reason) of what failed and runs eagerly.
     hbm_bytes: of all kernel calls; hbm_bytes_unfused: of the same work, an operation at a time.
     peak_intermediate_bytes: the arena that values between kernels need; intermediate_bytes_bound: no arena is smaller;
+    saved: of a forward, what it keeps for its backward.
     arena_bytes: what each heuristic of the planner came to.  calls: of each kernel call, in order, the kernel's name and the
     graph's nodes that it computes.
     """
@@ -113,6 +115,12 @@ class Report:
     arena_bytes: Mapping[str, int] = field(default_factory=dict)
     program: str = field(default="", repr=False)
     calls: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    saved: tuple[Saved, ...] = ()
+
+    @property
+    def saved_bytes(self) -> int:
+        """What waits for the backward, besides inputs and results, which are there anyway."""
+        return sum(value.bytes for value in self.saved)
 
     @property
     def predicted_us(self) -> float:
@@ -157,8 +165,9 @@ def report_of(
     plan: Plan,
     fallbacks: Sequence[tuple[str, str]] = (),
     compiled: Mapping[str, Compiled | CompileFailure] | None = None,
+    saved: Sequence[Saved] = (),
 ) -> Report:
-    """The report of a plan.  compiled: binaries by the fingerprint of their kernel."""
+    """The report of a plan.  compiled: binaries by the fingerprint of their kernel.  saved: of a forward."""
     calls: dict[str, int] = {}
     artifacts: dict[str, KernelArtifact] = {}
     for artifact in (kernel for call in plan.calls for kernel in call.artifact.kernels):
@@ -182,6 +191,7 @@ def report_of(
         arena_bytes=plan.memory.tried if plan.memory is not None else {},
         program=plan.program_text,
         calls=tuple((c.artifact.kernels[0].name, tuple(dict.fromkeys(c.nodes))) for c in plan.calls),
+        saved=tuple(saved),
     )
 
 

@@ -43,6 +43,8 @@ def tables(report: Report) -> Iterator[Table | str]:
         (f"{k.name}, rank {r}", why) for k in report.kernels for r, w in k.pass_reasons.items() for why in w
     ]:
         yield _pairs("why a rank is passed over more than once", "where", "reason", reasons)
+    if report.saved:
+        yield _saved(report)
     if report.fallbacks:
         yield _pairs("failed, and runs eagerly", "part", "reason", list(report.fallbacks))
     if report.externs:
@@ -108,6 +110,15 @@ def _binaries(report: Report) -> Table:
         table.add_row(
             k.name, _known(k.registers), _known(k.spills), amount(k.shared_bytes), cores, k.not_compiled or ""
         )
+    return table
+
+
+def _saved(report: Report) -> Table:
+    table = _table(
+        f"saved for the backward: {amount(report.saved_bytes)}", "value", "shape", "memory", "why", right=range(2, 3)
+    )
+    for x in sorted(report.saved, key=lambda x: -x.bytes):
+        table.add_row(x.name, f"{x.dtype} [{', '.join(x.shape)}]", amount(x.bytes), x.reason)
     return table
 
 

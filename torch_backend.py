@@ -19,10 +19,12 @@ from torch import fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 
-from .assembly.build import Built, build, make_plan
+from .assembly.build import Built, build, make_plan, plan_quietly
 from .assembly.devices import check_device, devices_of, hints_of
+from .assembly.partition import Partitioner
 from .assembly.remainder import modes
-from .driver import Environment, Options, check_parameters, pick_target, tuned_for
+from .assembly.saved import Saved
+from .driver import Environment, Options, Plan, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
 from .frontend.decompositions import by_definition, decompositions
 from .report import Report, report_of
@@ -40,7 +42,7 @@ def backend(
 ) -> Callable[..., Any]:
     """Compile what Dynamo captured.
 
-    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`, `parameters`,
+    options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`, `save`, `parameters`,
     `strict`.  mode: passed on to Inductor.
     Raises InvalidArgument for an option that there is not.
     """
@@ -53,6 +55,12 @@ def backend(
     check_parameters(chosen, target)
     check_device(target, devices, environment.interpret)
     tuning = tuned_for(environment, target, chosen.tune)
+    saved: list[Saved] = []
+
+    def plan_forward(graph: fx.GraphModule) -> Plan | None:
+        # Only looked at, so that nothing is tuned for it.
+        looked_up = tuned_for(environment, target)
+        return plan_quietly(graph, target, chosen, environment.cache_dir, hints_of(graph), looked_up)
 
     def compile_graph(role: str) -> Callable[[fx.GraphModule, Sequence[Any]], Any]:
         def compiler(graph: fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -63,6 +71,8 @@ def backend(
                 plan, inputs, chosen, folder, mode=mode, fallbacks=fallbacks,
                 backward=role == "backward", inference=role == "inference",
             )  # fmt: skip
+            if role == "forward":
+                built.saved = tuple(saved)
             compiled.append(built)
             return built.run
 
@@ -75,13 +85,17 @@ def backend(
             bw_compiler=compile_graph("backward"),
             inference_compiler=compile_graph("inference"),
             decompositions=decompositions(),
-            partition_fn=min_cut_rematerialization_partition,
+            partition_fn=(
+                Partitioner(target, plan_forward, saved.extend)
+                if chosen.save == "by_cost"
+                else min_cut_rematerialization_partition
+            ),
         )(gm, example_inputs)
 
 
 def reports() -> list[Report]:
     """What `torch.compile` made of each graph in this process, the last ones last."""
-    return [report_of(built.plan, built.fallbacks) for built in compiled]
+    return [report_of(built.plan, built.fallbacks, saved=built.saved) for built in compiled]
 
 
 def read_options(given: Mapping[str, Any]) -> Options:

@@ -29,6 +29,7 @@ from ..runtime.operator import Entry, register
 from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
 from .remainder import Boxed, compile_with_inductor, computes, run_eagerly
+from .saved import Saved
 from .splice import Placed, splice
 
 log = logging.getLogger("fusecade")
@@ -40,6 +41,7 @@ class Built:
 
     run: takes the graph's inputs as one list (and empties it), returns its outputs.
     fallbacks: (part, reason) of what was to be compiled and runs eagerly; it can grow when the graph first runs.
+    saved: what the graph, a forward, keeps for its backward.
     """
 
     run: Boxed
@@ -47,6 +49,7 @@ class Built:
     graph: fx.GraphModule
     remainder: str
     fallbacks: list[tuple[str, str]] = field(default_factory=list)
+    saved: tuple[Saved, ...] = ()
 
 
 def make_plan(
@@ -82,6 +85,20 @@ def make_plan(
         node = next((n for n in gm.graph.nodes if str(n.target) == operator), None)
         raise UnsupportedProgram(f"{operator} is not compiled: {reason}", source=source_line(node) if node else None)
     return plan
+
+
+def plan_quietly(
+    gm: fx.GraphModule, target: Target, options: Options, folder: Path, hints: dict[str, int], tuning: Tuning
+) -> Plan | None:
+    """The plan for a graph that is only looked at; None where none can be made."""
+    try:
+        with _disable_current_modes():
+            return cached_plan(gm, target, options, usable_folder(folder), None, hints, tuning)
+    except Exception:
+        log.debug("planning failed", exc_info=True)
+        return None
+    finally:
+        tuning.close()
 
 
 def build(
@@ -202,4 +219,4 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-__all__ = ["Built", "build", "make_plan"]
+__all__ = ["Built", "build", "make_plan", "plan_quietly"]

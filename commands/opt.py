@@ -36,6 +36,7 @@ from ..passes.hoist_monotone import HoistMonotone
 from ..passes.inline_maps import InlineMaps
 from ..passes.needed_reads import NeededReads
 from ..passes.nest_reductions import NestReductions
+from ..passes.known_sums import KnownSums
 from ..passes.one_hot import OneHot
 from ..passes.pass_classes import KernelPass, ProgramPass
 from ..passes.plan_memory import plan_memory
@@ -123,7 +124,7 @@ class PlanMemory(ProgramPass):
 PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
-        Canonicalise, OneHot, Reassociate, SplitSegments, NeededReads, NestReductions, CountPasses, Fuse,
+        Canonicalise, OneHot, KnownSums, Reassociate, SplitSegments, NeededReads, NestReductions, CountPasses, Fuse,
         ReleaseScales, InlineMaps, DeferFactors, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
         DataBoundsPass, Schedule, PlanMemory,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from xdsl.dialects.builtin import Float32Type
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from ..ir import scalar, symbols
@@ -210,6 +211,7 @@ class _Realiser:
         known: dict[SSAValue, Any] = {}
         for n, argument in enumerate(op.body.block.args):
             x, own = self._ranked(op, n)
+            x = self._widened(x, op.results[0])
             x = self._permute(x, sorted(range(len(own)), key=lambda k: names.index(own[k])))
             known[argument] = self._view(x, [op.extents[r] if r in own else ONE for r in names])
         result = self._scalar(op.yields[0], op, names, known)
@@ -224,6 +226,13 @@ class _Realiser:
         elif op.combiner_names[0] != "map":
             raise Unrealisable(f"the combiner {op.combiner_names[0]}")
         return result
+
+    def _widened(self, x: fx.Node, result: SSAValue) -> fx.Node:
+        """`x` in full precision where the result is: arithmetic on 16 bits would round it."""
+        full = isinstance(result.type.element_type, Float32Type)  # type: ignore[attr-defined]
+        if full and x.meta["val"].dtype in (torch.float16, torch.bfloat16):
+            return self._call(aten._to_copy.default, x, dtype=torch.float32)
+        return x
 
     def _scalar(self, value: SSAValue, op: EinsumOp, names: Sequence[str], known: dict[SSAValue, Any]) -> Any:
         if value not in known:

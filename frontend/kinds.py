@@ -1,0 +1,59 @@
+"""What sort of work an ATen operator is: what it would take to do it a second time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from . import contractions, creation, indexing, norms, pointwise, reductions, scatters, views
+from .edit import operator
+
+VIEW, SOURCE, MAP, REDUCTION, CONTRACTION, OPAQUE = "view", "source", "map", "reduction", "contraction", "opaque"
+
+aten = torch.ops.aten
+_MOVES = {aten.cat, aten.flip, aten.constant_pad_nd, aten.repeat, aten.roll, aten.clone, aten.contiguous, aten.unfold}
+_TRIANGLES = {aten.tril, aten.triu}  # in the table of what needs no data, and they read some
+
+KINDS: dict[Any, str] = {
+    **dict.fromkeys(creation.TABLE, SOURCE),
+    **dict.fromkeys(indexing.TABLE, MAP),
+    **dict.fromkeys(pointwise.TABLE, MAP),
+    **dict.fromkeys(views.TABLE, VIEW),
+    **dict.fromkeys(_MOVES | _TRIANGLES, MAP),
+    **dict.fromkeys(reductions.TABLE, REDUCTION),
+    **dict.fromkeys(norms.TABLE, REDUCTION),
+    **dict.fromkeys(scatters.TABLE, OPAQUE),
+    **dict.fromkeys(contractions.TABLE, CONTRACTION),
+    aten.scatter: MAP,
+}
+
+
+def kind_of(node: fx.Node) -> str:
+    """VIEW moves nothing, SOURCE reads nothing, OPAQUE is not to be done twice: random, with effects, or not known.
+
+    A REDUCTION reads whole rows for each element of its result, also where that is as large as its operand (a softmax).
+    """
+    if node.op in ("placeholder", "get_attr") or node.target is operator.getitem:
+        return VIEW
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return OPAQUE
+    if torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable:
+        return OPAQUE
+    return KINDS.get(target.overloadpacket, OPAQUE)
+
+
+def contracted(node: fx.Node) -> int | None:
+    """Over how many products each element of a contraction sums; None where that is not seen."""
+    if kind_of(node) != CONTRACTION:
+        return None
+    tensors = [a for a in node.args if isinstance(a, fx.Node) and isinstance(a.meta.get("val"), torch.Tensor)]
+    shapes = [a.meta["val"].shape for a in tensors]
+    name = node.target.overloadpacket  # type: ignore[union-attr]
+    if name in (aten.mm, aten.bmm, aten.mv, aten.dot, aten.matmul, aten.linear) and shapes:
+        return shapes[0][-1]
+    if name in (aten.addmm, aten.baddbmm, aten.addmv) and len(shapes) > 1:
+        return shapes[1][-1]
+    return None
