@@ -67,6 +67,11 @@ class Joint:
         return {n for n in self.graph.nodes if n not in self.after and n.op != "output"}
 
     @cached_property
+    def late(self) -> set[fx.Node]:
+        """What only the backward reads, and could be known before."""
+        return self.before - self.forward
+
+    @cached_property
     def held(self) -> set[fx.Node]:
         """The results of the forward, and what they are views of."""
         found: set[fx.Node] = set()

@@ -68,7 +68,7 @@ class Partitioner:
         if unwritten(Joint(gm, outputs), plan, opened).wide:
             gm = rewritten(gm)
         joint = Joint(gm, outputs)
-        saving = cheapest(joint, Prices(self.target, unwritten(joint, plan, opened), joint.held))
+        saving = cheapest(joint, Prices(self.target, unwritten(joint, plan, opened), joint.held, joint.late))
         for node in saving.kept:
             _mark(node, CheckpointPolicy.MUST_SAVE)
         for node in saving.again:

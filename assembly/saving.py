@@ -54,11 +54,15 @@ class Saving:
 
 @dataclass(frozen=True)
 class Prices:
-    """Nanoseconds on a target, by its bandwidth and rates."""
+    """Nanoseconds on a target, by its bandwidth and rates.
+
+    held: what is in memory anyway, results of the forward and what they look at.  late: what only the backward reads.
+    """
 
     target: Target
     unwritten: Unwritten
-    held: Collection[fx.Node] = ()  # in memory anyway: results of the forward, and what aliases them
+    held: Collection[fx.Node] = ()
+    late: Collection[fx.Node] = ()
 
     def keep(self, node: fx.Node) -> float:
         """To write a value if nothing else does, to hold it, and to read it."""
@@ -71,8 +75,9 @@ class Prices:
             return math.inf  # what it looks at is kept
         times = 1.0
         if node not in self.held:
-            times += HOLD_WIDE if node in self.unwritten.wide else HOLD
-            times += node in self.unwritten.inner
+            late = node in self.late  # to keep it, the forward would have to compute it first
+            times += HOLD_WIDE if late or node in self.unwritten.wide else HOLD
+            times += late or node in self.unwritten.inner
         return 1.0 + times * self._moved(self.bytes(node))
 
     def again(self, node: fx.Node) -> float:

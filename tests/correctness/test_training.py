@@ -46,7 +46,7 @@ def kernels() -> int:
 
 # --- the programs -------------------------------------------------------------------------------------------------
 
-N, D, WORDS = 320, 16, 640
+N, D, WORDS = 160, 16, 320
 
 
 def attend(q, k, v):
@@ -93,7 +93,7 @@ def heads(*shape: int) -> list[Tensor]:
 
 
 def key_mask() -> Tensor:
-    return torch.zeros(2, 1, 1, N).masked_fill(torch.arange(N) > 200, -math.inf)
+    return torch.zeros(2, 1, 1, N).masked_fill(torch.arange(N) > 100, -math.inf)
 
 
 def targets() -> Tensor:
@@ -146,6 +146,9 @@ class TestGradients:
         found = gradients(compiled(fn), inputs)
         assert_right(fn, inputs, found, 1e-6)
         assert kernels() >= 1 or name in ("layer norm", "rms norm", "mlp")
+        for value in forward().saved if name in LARGEST else ():
+            if value.bytes:
+                assert math.prod(map(int, value.shape)) <= LARGEST[name], value
 
     @pytest.mark.parametrize("name", ["attention", "cross entropy", "sparse head"])
     def test_in_bfloat16(self, name: str):
@@ -153,14 +156,6 @@ class TestGradients:
         inputs = [x.bfloat16() if x.is_floating_point() else x for x in make()]
         found = gradients(compiled(fn), inputs)
         assert_right(fn, inputs, found, 2e-3)
-
-    @pytest.mark.parametrize("name", LARGEST)
-    def test_nothing_large_is_saved(self, name: str):
-        fn, make = PROGRAMS[name]
-        gradients(compiled(fn), make())
-        for value in forward().saved:
-            if value.bytes:
-                assert math.prod(map(int, value.shape)) <= LARGEST[name], value
 
     def test_gradcheck(self):
         inputs = [torch.randn(1, 2, 24, 4, dtype=torch.float64).requires_grad_() for _ in range(3)]
@@ -219,7 +214,7 @@ class Tied(nn.Module):
         super().__init__()
         self.through = through
         self.words = nn.Embedding(WORDS, D)
-        self.blocks = nn.ModuleList([_Block() for _ in range(2)])
+        self.blocks = nn.ModuleList([_Block() for _ in range(1)])
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.words(ids)
@@ -279,13 +274,14 @@ class TestSteps:
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return run(ids)
 
-        run = compiled(model)
-        losses = [loss_of(run), loss_of(other)]
+        exact = copy.deepcopy(model)
+        losses = [loss_of(compiled(model)), loss_of(other), exact(ids)]
         for loss in losses:
             loss.backward()
         assert losses[0].item() == pytest.approx(losses[1].item(), rel=2e-2)
-        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
-            assert (mine.grad - theirs.grad).norm() <= 0.05 * theirs.grad.norm() + 1e-6
+        for mine, theirs, right in zip(model.parameters(), other.parameters(), exact.parameters(), strict=True):
+            usual = (theirs.grad - right.grad).norm()
+            assert (mine.grad - right.grad).norm() <= 2 * usual + 1e-3 * right.grad.norm()
 
     def test_without_gradients_after_training(self):
         model, ids = Tied(), torch.randint(WORDS, (1, 64))
@@ -348,7 +344,7 @@ def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(
-        GPT2Config(n_layer=2, n_embd=64, n_head=2, vocab_size=500, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0,
+        GPT2Config(n_layer=1, n_embd=64, n_head=2, vocab_size=500, n_positions=256, resid_pdrop=0.0, embd_pdrop=0.0,
                    attn_pdrop=0.0, use_cache=False)
     )  # fmt: skip
 
@@ -357,7 +353,7 @@ def llama() -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
-        LlamaConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=128, num_attention_heads=4,
+        LlamaConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=128, num_attention_heads=4,
                     num_key_value_heads=2, vocab_size=500, use_cache=False)
     )  # fmt: skip
 
@@ -366,7 +362,7 @@ def bert() -> nn.Module:
     from transformers import BertConfig, BertForMaskedLM
 
     return BertForMaskedLM(
-        BertConfig(num_hidden_layers=2, hidden_size=64, intermediate_size=128, num_attention_heads=2, vocab_size=500,
+        BertConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=128, num_attention_heads=2, vocab_size=500,
                    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     )  # fmt: skip
 
@@ -377,7 +373,7 @@ def bert() -> nn.Module:
 def test_ten_steps_of_a_model(make: Callable[[], nn.Module], kind: str):
     model = make().train()
     model.set_attn_implementation(kind)
-    other, ids = copy.deepcopy(model), torch.randint(500, (2, 128))
+    other, ids = copy.deepcopy(model), torch.randint(500, (2, 192))
 
     def losses(model: nn.Module, run: Callable) -> list[float]:
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
