@@ -20,7 +20,9 @@ log = logging.getLogger("fusecade")
 def rewritten(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of `gm` after the passes `one-hot` and `known-sums`; `gm` itself where there is nothing for them."""
     try:
-        with _disable_current_modes():  # PyTorch calls us while it traces; what we compute on the way is no part of that
+        with (
+            _disable_current_modes()
+        ):  # PyTorch calls us while it traces; what we compute on the way is no part of that
             imported = import_graph(gm)
             program, places = trial_of(imported)
             canonicalise_program(program)

@@ -77,7 +77,9 @@ class Partitioner:
 
 
 def _mark(node: fx.Node, policy: CheckpointPolicy) -> None:
-    if node.op == "call_function" and not isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+    if node.op == "call_function" and not isinstance(
+        node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool
+    ):
         node.meta.setdefault("recompute", policy)
 
 
@@ -117,6 +119,11 @@ def unwritten(joint: Joint, plan: Plan, opened: dict[str, list[str]]) -> Unwritt
         moved = sum(map(prices.bytes, [*dict.fromkeys(call.inputs), *call.outputs]))
         inner.update(members)
         wide.update(n for n in members if prices.bytes(n) > moved)
+    if plan.edit is not None and wide:  # what the plan computes in another way is not written either
+        there = {n.name for n in plan.gm.graph.nodes} | {part for parts in opened.values() for part in parts}
+        gone = [n for n in joint.forward if n.op == "call_function" and n.name not in there]
+        inner.update(gone)
+        wide.update(n for n in gone if prices.bytes(n) >= min(map(prices.bytes, wide)))
     return Unwritten(frozenset(inner), frozenset(wide))
 
 

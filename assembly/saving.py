@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..frontend.kinds import CONTRACTION, MAP, OPAQUE, REDUCTION, SOURCE, VIEW, contracted, kind_of
+from ..frontend.kinds import CONTRACTION, MAP, OPAQUE, REDUCTION, SOURCE, VIEW, contracted, is_matched, kind_of
 from ..ir.target import Target
 from .joint import Joint, nested
 from .min_cut import Network
@@ -73,6 +73,8 @@ class Prices:
             return 1.0
         if kind_of(node) == VIEW and node.op == "call_function" and not nested(node):
             return math.inf  # what it looks at is kept
+        if is_matched(node):
+            return math.inf
         times = 1.0
         if node not in self.held:
             late = node in self.late  # to keep it, the forward would have to compute it first

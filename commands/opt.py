@@ -34,9 +34,9 @@ from ..passes.exp2_units import Exp2Units
 from ..passes.fuse import contiguous, fuse_program
 from ..passes.hoist_monotone import HoistMonotone
 from ..passes.inline_maps import InlineMaps
+from ..passes.known_sums import KnownSums
 from ..passes.needed_reads import NeededReads
 from ..passes.nest_reductions import NestReductions
-from ..passes.known_sums import KnownSums
 from ..passes.one_hot import OneHot
 from ..passes.pass_classes import KernelPass, ProgramPass
 from ..passes.plan_memory import plan_memory

@@ -29,6 +29,9 @@ KINDS: dict[Any, str] = {
     aten.scatter: MAP,
 }
 
+_EXTREMES = {aten.amax, aten.amin, aten.max, aten.min}
+_EQUALITIES = {aten.eq.Tensor, aten.ne.Tensor}
+
 
 def kind_of(node: fx.Node) -> str:
     """VIEW moves nothing, SOURCE reads nothing, OPAQUE is not to be done twice: random, with effects, or not known.
@@ -42,7 +45,36 @@ def kind_of(node: fx.Node) -> str:
         return OPAQUE
     if torch.Tag.nondeterministic_seeded in target.tags or target._schema.is_mutable:
         return OPAQUE
-    return KINDS.get(target.overloadpacket, OPAQUE)
+    kind = KINDS.get(target.overloadpacket, OPAQUE)
+    return OPAQUE if kind == REDUCTION and _chooses(node) else kind
+
+
+def _chooses(node: fx.Node) -> bool:
+    """Whether it says where in a row something is: of values that are rounded in another way, that may be elsewhere."""
+    value = node.meta.get("val")
+    results = value if isinstance(value, tuple | list) else [value]
+    return any(isinstance(v, torch.Tensor) and v.dtype == torch.int64 for v in results) and any(
+        isinstance(x := n.meta.get("val"), torch.Tensor) and x.is_floating_point() for n in node.all_input_nodes
+    )
+
+
+def is_matched(node: fx.Node) -> bool:
+    """Whether it is an extreme, and something is compared for equality with it: with what it was taken of, as a rule.
+
+    Both have to come from one computation.
+    """
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or target.overloadpacket not in _EXTREMES:
+        return False
+    pending, seen = [node], set[fx.Node]()
+    while pending:
+        for user in pending.pop().users:
+            if user.target in _EQUALITIES:
+                return True
+            if kind_of(user) == VIEW and user.op == "call_function" and user not in seen:
+                seen.add(user)
+                pending.append(user)
+    return False
 
 
 def contracted(node: fx.Node) -> int | None:

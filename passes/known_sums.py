@@ -68,7 +68,9 @@ class Product:
 def known_sums(program: ProgramOp) -> list[Rewrite]:
     """Rewrite in place."""
     block = program.body.block
-    sums = [op for op in block.ops if isinstance(op, EinsumOp) and op.combiner_names == ("sum",) and len(op.reduced) == 1]
+    sums = [
+        op for op in block.ops if isinstance(op, EinsumOp) and op.combiner_names == ("sum",) and len(op.reduced) == 1
+    ]
     products = {op: _written_out(op) for op in sums}
     position = {op: n for n, op in enumerate(block.ops)}
     rewrites: list[Rewrite] = []
@@ -123,7 +125,11 @@ def _simpler(e: Expr, extents: Mapping[str, Expr]) -> Expr:
     e = sympy.expand(e)
 
     def below(r: Expr, n: Expr) -> bool:
-        return isinstance(r, sympy.Symbol) and r.name in extents and sympy.expand(extents[r.name] - n).is_nonpositive is True
+        return (
+            isinstance(r, sympy.Symbol)
+            and r.name in extents
+            and sympy.expand(extents[r.name] - n).is_nonpositive is True
+        )
 
     def quotient(x: Expr) -> Expr:
         n, d = sympy.fraction(sympy.together(x))

@@ -76,6 +76,10 @@ def sparse_head(h, e):
     return torch.log1p(torch.relu(h @ e.T)).max(1).values
 
 
+def shared_head(h, e):
+    return torch.log1p(torch.relu(h @ e.T)).amax(1)  # where several are the largest, they share the gradient
+
+
 def layer_norm(x, w, b):
     return F.layer_norm(x, x.shape[-1:], w, b)
 
@@ -107,13 +111,14 @@ PROGRAMS: dict[str, tuple[Callable, Callable[[], Sequence[Tensor]]]] = {
     "grouped": (grouped, lambda: [torch.randn(2, 4, N, D), torch.randn(2, 2, N, D), torch.randn(2, 2, N, D)]),
     "cross entropy": (cross_entropy, lambda: [torch.randn(N, D), torch.randn(WORDS, D), targets()]),
     "sparse head": (sparse_head, lambda: [torch.randn(2, N, D), torch.randn(WORDS, D)]),
+    "shared head": (shared_head, lambda: [torch.randn(2, N, D), torch.randn(WORDS, D)]),
     "layer norm": (layer_norm, lambda: [torch.randn(N, 64), torch.randn(64), torch.randn(64)]),
     "rms norm": (rms_norm, lambda: [torch.randn(N, 64), torch.randn(64)]),
     "mlp": (mlp, lambda: [torch.randn(N, 32), torch.randn(64, 32), torch.randn(64), torch.randn(64, 32)]),
 }
 LARGEST = {  # elements of a value that waits for the backward: of rows and operands, never the product of two long ranks
     "attention": 4 * N * D, "causal": 4 * N * D, "masked": 4 * N * D, "grouped": 8 * N * D, "cross entropy": N,
-    "sparse head": 2 * WORDS, "layer norm": N, "rms norm": N,
+    "sparse head": 2 * WORDS, "shared head": 2 * WORDS, "layer norm": N, "rms norm": N,
 }  # fmt: skip
 
 
@@ -139,6 +144,14 @@ def assert_right(fn: Callable, inputs: Sequence[Tensor], found: Sequence[Tensor]
 
 
 class TestGradients:
+    def test_of_every_length(self):
+        run = torch.compile(attend, backend="fusecade", dynamic=True, options={"fuse": "always", "remainder": "eager"})
+        for length in (96, 150, 41):
+            inputs = heads(1, 2, length, D)
+            assert_right(attend, inputs, gradients(run, inputs), 1e-6)
+        assert len(torch_backend.compiled) == 2
+        assert all(x.bytes < 150 * 150 * 4 for x in forward().saved)
+
     @pytest.mark.parametrize("name", PROGRAMS)
     def test_against_float64(self, name: str):
         fn, make = PROGRAMS[name]
