@@ -86,7 +86,7 @@ def backend(
             inference_compiler=compile_graph("inference"),
             decompositions=decompositions(),
             partition_fn=(
-                Partitioner(target, plan_forward, saved.extend)
+                Partitioner(target, plan_forward, saved.extend, chosen.strict)
                 if chosen.save == "by_cost"
                 else min_cut_rematerialization_partition
             ),

@@ -11,6 +11,7 @@ saved are the small results that this takes, the maximum and the sum of each row
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.utils.checkpoint import CheckpointPolicy
 
 from ..driver import Plan
+from ..errors import FallbackWarning
 from ..frontend.statistics import hides_rows, written_out
 from ..ir.target import Target
 from .joint import Joint
@@ -37,11 +39,15 @@ PlanForward = Callable[[fx.GraphModule], Plan | None]
 
 @dataclass(frozen=True)
 class Partitioner:
-    """plan: the kernels of a forward by itself; None where there is none to go by.  note: is told what is saved."""
+    """plan: the kernels of a forward by itself; None where there is none to go by.  note: is told what is saved.
+
+    strict: raise what goes wrong; else PyTorch decides instead, with a warning.
+    """
 
     target: Target
     plan: PlanForward
     note: Callable[[list[Saved]], object] = lambda saved: None
+    strict: bool = False
 
     def __call__(self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **rest: Any) -> Parts:
         rows: dict[str, str] = {}
@@ -49,6 +55,11 @@ class Partitioner:
             joint, rows = self._decide(joint, num_fwd_outputs)
         except NoCut:
             log.debug("PyTorch's own rules decide what is saved")
+        except Exception as error:
+            if self.strict:
+                raise
+            warnings.warn(FallbackWarning("what the forward saves", f"{type(error).__name__}: {error}"), stacklevel=2)
+            log.debug("no partition by price", exc_info=True)
         parts = min_cut_rematerialization_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **rest)
         self.note(saved_by(parts[0], num_fwd_outputs, Prices(self.target, Unwritten()), rows))
         return parts

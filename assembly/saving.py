@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..frontend.kinds import CONTRACTION, MAP, OPAQUE, REDUCTION, SOURCE, VIEW, contracted, is_matched, kind_of
+from ..frontend.kinds import CONTRACTION, MAP, OPAQUE, REDUCTION, SOURCE, VIEW, contracted, is_matched, kind_of, matches
 from ..ir.target import Target
 from .joint import Joint, nested
 from .min_cut import Network
@@ -26,6 +26,7 @@ from .min_cut import Network
 HOLD = 2.0  # a byte that waits for the backward costs as much as moving it so many times more
 HOLD_WIDE = 64.0  # the same where a kernel would have to write more for the backward than all else that it moves
 GUESS = 4096  # of a size that only data tells
+NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float)
 IN, OUT, SOURCE_SIDE, SINK_SIDE = "in", "out", "source", "sink"
 
 
@@ -84,11 +85,11 @@ class Prices:
 
     def again(self, node: fx.Node) -> float:
         """To compute a value where it is read, from its operands."""
-        if node.op == "placeholder":
+        if node.op == "placeholder" or (matches(node) and node not in self.late):
             return math.inf
         kind = kind_of(node)
         if kind == OPAQUE:
-            return 1.0 if isinstance(node.meta.get("val"), torch.SymInt | int) else math.inf
+            return 1.0 if isinstance(node.meta.get("val"), NUMBERS) else math.inf
         if kind in (VIEW, SOURCE):
             return 0.0
         if kind == MAP:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import fx
 
 from . import contractions, creation, indexing, norms, pointwise, reductions, scatters, views
-from .edit import operator
 
 VIEW, SOURCE, MAP, REDUCTION, CONTRACTION, OPAQUE = "view", "source", "map", "reduction", "contraction", "opaque"
 
@@ -56,6 +56,12 @@ def _chooses(node: fx.Node) -> bool:
     return any(isinstance(v, torch.Tensor) and v.dtype == torch.int64 for v in results) and any(
         isinstance(x := n.meta.get("val"), torch.Tensor) and x.is_floating_point() for n in node.all_input_nodes
     )
+
+
+def matches(node: fx.Node) -> bool:
+    """Whether it compares numbers for equality, which does not survive another rounding of one of them."""
+    values = [n.meta.get("val") for n in node.all_input_nodes]
+    return node.target in _EQUALITIES and any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in values)
 
 
 def is_matched(node: fx.Node) -> bool:

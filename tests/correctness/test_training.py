@@ -143,7 +143,11 @@ def assert_right(fn: Callable, inputs: Sequence[Tensor], found: Sequence[Tensor]
         assert (mine.double() - exact).abs().max() <= allowed
 
 
+SLOW = ("causal", "masked", "grouped", "shared head")
+
+
 class TestGradients:
+    @pytest.mark.slow
     def test_of_every_length(self):
         run = torch.compile(attend, backend="fusecade", dynamic=True, options={"fuse": "always", "remainder": "eager"})
         for length in (96, 150, 41):
@@ -152,7 +156,7 @@ class TestGradients:
         assert len(torch_backend.compiled) == 2
         assert all(x.bytes < 150 * 150 * 4 for x in forward().saved)
 
-    @pytest.mark.parametrize("name", PROGRAMS)
+    @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in PROGRAMS])
     def test_against_float64(self, name: str):
         fn, make = PROGRAMS[name]
         inputs = make()
@@ -163,6 +167,7 @@ class TestGradients:
             if value.bytes:
                 assert math.prod(map(int, value.shape)) <= LARGEST[name], value
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["attention", "cross entropy", "sparse head"])
     def test_in_bfloat16(self, name: str):
         fn, make = PROGRAMS[name]
@@ -206,6 +211,7 @@ def test_dropout_is_drawn_once():
     torch.testing.assert_close(x.grad, (y / x).detach())
 
 
+@pytest.mark.slow
 def test_dropout_in_attention_is_drawn_once():
     def fn(q, k, v):
         return F.dropout(torch.softmax(q @ k.transpose(-1, -2), -1), 0.5) @ v
@@ -264,7 +270,9 @@ def steps(model: nn.Module, run: Callable, ids: Tensor, count: int = 3, compile_
 
 
 class TestSteps:
-    @pytest.mark.parametrize("through", [None, again], ids=["plain", "checkpoint"])
+    @pytest.mark.parametrize(
+        "through", [None, pytest.param(again, marks=pytest.mark.slow)], ids=["plain", "checkpoint"]
+    )
     def test_losses_follow_eager(self, through: Callable | None):
         model = Tied(through) if through else Tied()
         other, ids = copy.deepcopy(model), torch.randint(WORDS, (2, N))
@@ -273,12 +281,14 @@ class TestSteps:
         assert mine[-1] < mine[0]
         assert kernels() >= 2
 
+    @pytest.mark.slow
     def test_a_compiled_optimiser(self):
         model = Tied()
         other, ids = copy.deepcopy(model), torch.randint(WORDS, (1, 64))
         mine = steps(model, compiled(model, fuse="by_cost"), ids, compile_optimiser=True)
         assert mine == pytest.approx(steps(other, other, ids), rel=1e-4)
 
+    @pytest.mark.slow
     def test_autocast(self):
         model = Tied()
         other, ids = copy.deepcopy(model), torch.randint(WORDS, (1, N))
@@ -296,6 +306,7 @@ class TestSteps:
             usual = (theirs.grad - right.grad).norm()
             assert (mine.grad - right.grad).norm() <= 2 * usual + 1e-3 * right.grad.norm()
 
+    @pytest.mark.slow
     def test_without_gradients_after_training(self):
         model, ids = Tied(), torch.randint(WORDS, (1, 64))
         run = compiled(model, fuse="by_cost")
@@ -304,6 +315,7 @@ class TestSteps:
             torch.testing.assert_close(run(ids), model(ids))
 
 
+@pytest.mark.slow
 def test_a_result_that_is_used_twice():
     def fn(q, k, v):
         y = attend(q, k, v)
@@ -318,6 +330,7 @@ def test_a_result_that_is_used_twice():
     torch.testing.assert_close(mine, torch.autograd.grad(loss(fn, inputs), inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_update_in_place_between_steps():
     linear = nn.Linear(D, D)
     run = compiled(lambda x: attend(linear(x), x, x))
