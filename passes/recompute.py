@@ -8,8 +8,10 @@ After:   y = cascade.kernel { x; m; p; y };  z = cascade.kernel { x; m; p; z }
 
 Why legal: operations are pure.  But a product that is computed again may be rounded in another way, and p may compare x with
 its extreme m: what is equal in one kernel need not be so across two.  So everything between the product and the last
-reduction is computed again with it, and what meets comes from one computation.  Why cheaper: x and p are neither written nor
-read.  Fusion decides by the price of these kernels, against x in memory and the best clusters around it.
+reduction is computed again with it, and what meets comes from one computation.  Another product as large that the maps read
+beside the first (two products in the gradient of one row's weights) is computed again in the same kernels.  Why cheaper: x
+and p are neither written nor read.  Fusion decides by the price of these kernels, against x in memory and the best clusters
+around it.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class _Product:
     def __init__(self, op: EinsumOp, candidates: Candidates, elements: Callable[[SSAValue], int], large: int):
         self.op, self.candidates, self.elements, self.large = op, candidates, elements, large
         self.kept: dict[SSAValue, tuple[int | None, ...]] = {op.results[0]: tuple(range(len(op.out_ranks())))}
+        self.others: dict[SSAValue, bool] = {}  # large values that do not depend on the product: see `_beside`
 
     def cones(self) -> tuple[Cone, ...]:
         wide = self._wide()
@@ -66,6 +69,9 @@ class _Product:
             ends.setdefault(self._kept(op.results[0]), []).append(op)
         parts = {kept: frozenset(self._upwards(last)) for kept, last in ends.items()}
         if len(parts) < 2 or not all(map(self._stands_alone, parts.values())):
+            return ()
+        every = frozenset().union(*parts.values())
+        if any(u.operation not in every for o in every for r in o.results if self._beside(r) for u in r.uses):
             return ()
         outputs: dict[frozenset[int | None], list[SSAValue]] = {kept: [] for kept in parts}
         for value in self.candidates.outputs(frozenset().union(*parts.values())):
@@ -121,9 +127,34 @@ class _Product:
             op = pending.pop()
             if isinstance(op, EinsumOp) and op not in found:
                 found.add(op)
-                owners = {v.owner for v in op.inputs if v in self.kept or not getattr(v.owner, "inputs", True)}
+                owners = {
+                    v.owner
+                    for v in op.inputs
+                    if v in self.kept or not getattr(v.owner, "inputs", True) or self._beside(v)
+                }
                 pending.extend(o for o in owners if isinstance(o, Operation))
         return found
+
+    def _beside(self, value: SSAValue) -> bool:
+        """Whether a large value that does not depend on the product comes from another such product, through maps."""
+        if value in self.kept or self.elements(value) < self.large:
+            return False
+        if value not in self.others:
+            op = value.owner
+            found = isinstance(op, EinsumOp) and len(op.results) == 1 and op.parent_block() is self.op.parent_block()
+            if found and op.is_map:  # pyright: ignore
+                found = any(map(self._beside, op.inputs)) and all(  # pyright: ignore
+                    self._beside(v)
+                    for v in op.inputs
+                    if self.elements(v) >= self.large  # pyright: ignore
+                )
+            elif found:
+                found = self.candidates.is_contraction(op) and all(  # pyright: ignore
+                    MUCH_LARGER * self.elements(v) <= self.elements(value)
+                    for v in op.inputs  # pyright: ignore
+                )
+            self.others[value] = found
+        return self.others[value]
 
     def _stands_alone(self, ops: frozenset[EinsumOp]) -> bool:
         """Whether a cone reads nothing large, and nothing that something else makes of the product."""

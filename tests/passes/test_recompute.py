@@ -65,6 +65,32 @@ def test_statistics_that_are_read_elsewhere_leave_one_cone():
     assert {v.type.dims[0] for v in kept.outputs} == {40}  # the cone that keeps the rank of the maxima # type: ignore
 
 
+def row_weights(q: Tensor, k: Tensor, v: Tensor, g: Tensor, m: Tensor, t: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of exp(q kᵀ - m) / t times v, where m, t and the sums d of the rows are known."""
+    p = torch.exp(q @ k.T - m) / t
+    s = p * (g @ v.T - d)
+    return s @ k, s.T @ q, p.T @ g
+
+
+def rows_and_columns() -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v, g = (torch.randn(n, 4, generator=draw) for n in (40, 48, 48, 40))
+    m = (q @ k.T).amax(1, keepdim=True)
+    t = torch.exp(q @ k.T - m).sum(1, keepdim=True)
+    return [q, k, v, g, m, t, torch.randn(40, 1, generator=draw)]
+
+
+def test_two_products_that_meet_are_computed_again_together():
+    for one, other in found(row_weights, rows_and_columns()):
+        assert sorted((len(one.outputs), len(other.outputs))) == [1, 2]
+        assert sum(o.combiner_names == ("sum",) for o in one.ops & other.ops) == 2  # the products
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_gradients_of_row_weights_keep_their_values(target: str):
+    check(row_weights, rows_and_columns(), target)
+
+
 KEPT: dict[str, tuple[Callable, list[Tensor]]] = {
     "one way to reduce it": (lambda h, e, a, c: torch.softmax(h @ e.T, 1) @ a, drawn(24, 40, 4)),
     "it is a result": (lambda h, e, a, c: (h @ e.T, *ties(h, e, a, c)), drawn(24, 40, 4)),
