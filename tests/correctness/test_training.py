@@ -270,9 +270,8 @@ def steps(model: nn.Module, run: Callable, ids: Tensor, count: int = 3, compile_
 
 
 class TestSteps:
-    @pytest.mark.parametrize(
-        "through", [None, pytest.param(again, marks=pytest.mark.slow)], ids=["plain", "checkpoint"]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("through", [None, again], ids=["plain", "checkpoint"])
     def test_losses_follow_eager(self, through: Callable | None):
         model = Tied(through) if through else Tied()
         other, ids = copy.deepcopy(model), torch.randint(WORDS, (2, N))
@@ -343,6 +342,7 @@ def test_an_update_in_place_between_steps():
             linear.weight.mul_(0.5)
 
 
+@pytest.mark.slow
 def test_a_mutated_buffer():
     class Counting(nn.Module):
         def __init__(self) -> None:
