@@ -24,6 +24,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from ..driver import Plan
 from ..errors import FallbackWarning
+from ..frontend.kinds import CONTRACTION, kind_of
 from ..frontend.statistics import hides_rows, written_out
 from ..ir.target import Target
 from .joint import Joint
@@ -75,6 +76,11 @@ class Partitioner:
         plan = self.plan(joint.alone()) if joint.after else None
         if plan is None:
             return gm, {}
+        if self.target.kind == "cpu" and any(map(_rounded, unwritten(joint, plan, {}).wide)):
+            return (
+                gm,
+                {},
+            )  # products there are library calls: rounded, they do not fit numbers of rows of unrounded ones
         opened = _written_out(joint, _inner_names(plan))
         if unwritten(Joint(gm, outputs), plan, opened).wide:
             gm = rewritten(gm)
@@ -85,6 +91,11 @@ class Partitioner:
         for node in saving.again:
             _mark(node, CheckpointPolicy.MUST_RECOMPUTE)
         return gm, {name: whole for whole, names in opened.items() for name in names}
+
+
+def _rounded(node: fx.Node) -> bool:
+    """A product that is 16 bits wide in memory."""
+    return kind_of(node) == CONTRACTION and node.meta["val"].dtype in (torch.float16, torch.bfloat16)
 
 
 def _mark(node: fx.Node, policy: CheckpointPolicy) -> None:
