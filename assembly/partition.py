@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -51,9 +51,10 @@ class Partitioner:
     strict: bool = False
 
     def __call__(self, joint: fx.GraphModule, inputs: Any, *, num_fwd_outputs: int, **rest: Any) -> Parts:
-        rows: dict[str, str] = {}
+        decided = Decided(joint)
+        untouched = _copy(joint)
         try:
-            joint, rows = self._decide(joint, num_fwd_outputs)
+            decided = self._decide(joint, num_fwd_outputs)
         except NoCut:
             log.debug("PyTorch's own rules decide what is saved")
         except Exception as error:
@@ -61,36 +62,65 @@ class Partitioner:
                 raise
             warnings.warn(FallbackWarning("what the forward saves", f"{type(error).__name__}: {error}"), stacklevel=2)
             log.debug("no partition by price", exc_info=True)
-        parts = min_cut_rematerialization_partition(joint, inputs, num_fwd_outputs=num_fwd_outputs, **rest)
-        self.note(saved_by(parts[0], num_fwd_outputs, Prices(self.target, Unwritten()), rows))
+        parts = min_cut_rematerialization_partition(decided.joint, inputs, num_fwd_outputs=num_fwd_outputs, **rest)
+        if decided.rounded and not decided.rounded <= self._within(parts[1]):
+            log.debug("PyTorch's own rules decide what is saved: no kernel of the backward holds %s", decided.rounded)
+            decided = Decided(untouched)
+            parts = min_cut_rematerialization_partition(untouched, inputs, num_fwd_outputs=num_fwd_outputs, **rest)
+        self.note(saved_by(parts[0], num_fwd_outputs, Prices(self.target, Unwritten()), decided.rows))
         return parts
 
-    def _decide(self, gm: fx.GraphModule, outputs: int) -> tuple[fx.GraphModule, dict[str, str]]:
-        """The graph, each value of the forward that the backward wants marked: to be saved, or to be computed again.
-
-        Also the values of rows that were made for it, each with the name of what follows from them.  Raises NoCut.
-        """
+    def _decide(self, gm: fx.GraphModule, outputs: int) -> Decided:
+        """Each value of the forward that the backward wants is marked: to be saved, or to be computed again.  Raises NoCut."""
         gm.graph.eliminate_dead_code()
         gm.graph = fx_graph_cse(gm.graph)
         joint = Joint(gm, outputs)
         plan = self.plan(joint.alone()) if joint.after else None
         if plan is None:
-            return gm, {}
+            return Decided(gm)
         if self.target.kind == "cpu" and any(map(_rounded, unwritten(joint, plan, {}).wide)):
-            return (
-                gm,
-                {},
-            )  # products there are library calls: rounded, they do not fit numbers of rows of unrounded ones
+            return Decided(gm)  # products there are library calls, which round their results
         opened = _written_out(joint, _inner_names(plan))
         if unwritten(Joint(gm, outputs), plan, opened).wide:
             gm = rewritten(gm)
         joint = Joint(gm, outputs)
-        saving = cheapest(joint, Prices(self.target, unwritten(joint, plan, opened), joint.held, joint.late))
+        hidden = unwritten(joint, plan, opened)
+        saving = cheapest(joint, Prices(self.target, hidden, joint.held, joint.late))
         for node in saving.kept:
             _mark(node, CheckpointPolicy.MUST_SAVE)
         for node in saving.again:
             _mark(node, CheckpointPolicy.MUST_RECOMPUTE)
-        return gm, {name: whole for whole, names in opened.items() for name in names}
+        return Decided(
+            gm,
+            {name: whole for whole, names in opened.items() for name in names},
+            frozenset(n.name for n in saving.again if n in hidden.wide and _rounded(n)),
+        )
+
+    def _within(self, backward: fx.GraphModule) -> set[str]:
+        """The nodes of a backward graph that its kernels compute and do not write."""
+        plan = self.plan(backward)
+        return _inner_names(plan) if plan is not None else set()
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A joint graph with its marks.
+
+    rows: the values of rows that were made for it, each with the name of what follows from them.  rounded: products that the
+    backward computes again and that are 16 bits wide in memory.  What is known of their rows was taken from products that
+    were never rounded, and fits only those.
+    """
+
+    joint: fx.GraphModule
+    rows: Mapping[str, str] = field(default_factory=dict)
+    rounded: frozenset[str] = frozenset()
+
+
+def _copy(gm: fx.GraphModule) -> fx.GraphModule:
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(gm.graph, {}))
+    graph.output_node().meta.update(gm.graph.output_node().meta)
+    return fx.GraphModule(gm, graph)
 
 
 def _rounded(node: fx.Node) -> bool:
