@@ -19,7 +19,7 @@ from ..ir import symbols, tile
 from ..ir.attributes import is_float
 from .text import NotPrintable, hint, literal, programs, summary, tiles_of
 from .torch_accesses import Accesses
-from .torch_functions import CLAMPS, COMMUTES, HELPERS, MAPS, OF_NOTHING, REDUCTIONS, TAKES_NUMBER
+from .torch_functions import CLAMPS, COMMUTES, HELPERS, MAPS, OF_NOTHING, OF_TILES, REDUCTIONS, TAKES_NUMBER
 from .torch_layouts import Layout, Scope, Slot, Value, align, dtype, held, rounds_anyway
 
 
@@ -155,6 +155,9 @@ class _Printer(Accesses):
         elif numbers and not (numbers == [1] and function in TAKES_NUMBER):
             texts = [self.tensor(o) if n in numbers else texts[n] for n, o in enumerate(operands)]
         rounded = "" if held(kind.element_type) == dtype(kind.element_type) else f".to({dtype(kind.element_type)})"
+        if function in OF_TILES and len(kind.names) > 1:
+            row = OF_TILES[function]
+            self.helpers.add(row.partition("(")[0])
         self.define(op, scope, row.format(*texts, out=out, rounded=rounded), slot, layout)
         return None
 

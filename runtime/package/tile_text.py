@@ -30,7 +30,7 @@ _DTYPES = "float16 bfloat16 float32 float64 bool int8 int16 int32 int64 uint8"
 _TORCH = (
     "abs add addmm all amax amin any arange argmax argmin as_tensor baddbmm bitwise_and bitwise_or bitwise_xor bmm ceil "
     "clamp cos div empty eq erf exp exp2 expm1 floor fmod ge gt le log log1p log2 lt maximum minimum mm mul ne neg "
-    "no_grad ones pow prod round rsqrt sin sqrt sub sum tanh tensor trunc where zeros"
+    "no_grad ones pow prod round rsqrt sin sqrt sub sum tanh tensor threshold_ trunc where zeros"
 )
 _TORCH_METHODS = (
     "add_ as_strided clamp copy_ dim dtype expand fill_ flip index_select is_contiguous narrow new_zeros numel permute "
