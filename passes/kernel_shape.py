@@ -180,8 +180,12 @@ class KernelShape:
     # --- tables --------------------------------------------------------------------------------------------------
 
     def table(self, roles: Mapping[str, str]) -> tile.TileRanks:
-        """Ranks in the order in which tiles have them: for each contraction the rows, then the columns."""
+        """Ranks in the order in which tiles have them: what is multiplied apart, then for each contraction rows and columns."""
         order: dict[str, None] = dict.fromkeys(r for r in self.out if roles[r] == "unit" or self._batch(r))
+        for (
+            d
+        ) in self.dots:  # one product for each of them, and a sum over them behind it: heads of an output projection
+            order.update(dict.fromkeys(r for r in self.extents if r in d.batch))
         rank_at = {r: n for n, r in enumerate(dict.fromkeys([*self.out, *self.extents]))}
         last = dict.fromkeys((r for r in roles if roles[r] == "unit" and not self.cpu), len(rank_at))
         for d in self.dots:  # units are no part of a tile: they do not make a side the rows of a matrix unit
