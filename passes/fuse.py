@@ -140,14 +140,18 @@ class _Fuser:
     def run(self) -> Fused:
         clusters = self.candidates.all()
         gain = {c: g for c in clusters if (g := self._gain(c)) is not None}
-        # In the order of what is kept from being written, but behind what crosses it and saves much more time, and behind
-        # its products alone where those save more than all of it does.
+        # In the order of what is kept from being written, but behind what crosses it and saves much more time, behind its
+        # products alone where those save more than all of it does, and behind a part that is quicker with the rest apart.
         much = {c: g + (MUCH_MORE - 1) * abs(g) for c, g in gain.items()}
         later = {
             c
             for c, g in gain.items()
             if not self.always  # who asks for kernels asks for those that keep the most from being written
-            and any((h > much[c] and _cross(c, d)) or (h > g and self._leaves_scale(c, d)) for d, h in gain.items())
+            and any(
+                (h > much[c] and _cross(c, d))
+                or (h > g and (self._leaves_scale(c, d) or self._better_apart(c, g, d, h)))
+                for d, h in gain.items()
+            )
         }
         for parts in cones(self.candidates, self.likely.elements):
             if not any(c.ops & self.taken for c in parts):
@@ -202,6 +206,19 @@ class _Fuser:
     def _leaves_scale(self, cluster: frozenset[EinsumOp], part: frozenset[EinsumOp]) -> bool:
         """Whether a part of a cluster is all but the kernel of its scale, so that their gains compare."""
         return part < cluster and cluster == part.union(self._scale(part))
+
+    def _better_apart(self, cluster: frozenset[EinsumOp], gain: float, part: frozenset[EinsumOp], saved: float) -> bool:
+        """Whether the kernel for a part of a cluster, and the rest as it is, are much quicker than the cluster's kernel.
+
+        gain, saved: of the cluster and of the part.
+        """
+        if not part < cluster:
+            return False
+        rest = cluster - part
+        whole, alone, others = (
+            self.unfused.apart(self._in_order(ops), self.candidates.outputs(ops))[0] for ops in (cluster, part, rest)
+        )
+        return MUCH_MORE * (alone - saved + others) < whole - gain
 
     def _scale(self, ops: Iterable[EinsumOp]) -> list[EinsumOp]:
         """What computes the row factors of the contractions among `ops`, where that is left to a kernel of its own."""
