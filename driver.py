@@ -37,7 +37,9 @@ from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import count_kernel
+from .passes.finite_masks import finite_masks
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
+from .passes.known_indices import known_indices
 from .passes.needed_reads import needed_reads
 from .passes.plan_memory import MemoryPlan, Uses, plan_memory
 from .passes.repair import repair_kernel
@@ -306,8 +308,14 @@ class _Pipeline:
         values = dict.fromkeys(v.value for v in self.imported.views.values())
         self.held = {v for v in values if self._aliases(v)}
 
+        known_indices(program)
+        self._show("known-indices")
+
         canonicalise_program(program)
         self._show("canonicalise")
+
+        self.plan.rewrites.extend(("finite-masks", what, identity) for what, identity in finite_masks(program))
+        self._show("finite-masks")
 
         split = split_segments(program)
         self.plan.rewrites.extend(("split-segments", what, identity) for what, identity in split)

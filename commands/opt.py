@@ -31,9 +31,11 @@ from ..passes.data_bounds import DataBoundsPass
 from ..passes.defer_factors import DeferFactors
 from ..passes.derive_online import DeriveOnline
 from ..passes.exp2_units import Exp2Units
+from ..passes.finite_masks import FiniteMasks
 from ..passes.fuse import contiguous, fuse_program
 from ..passes.hoist_monotone import HoistMonotone
 from ..passes.inline_maps import InlineMaps
+from ..passes.known_indices import KnownIndices
 from ..passes.known_sums import KnownSums
 from ..passes.needed_reads import NeededReads
 from ..passes.nest_reductions import NestReductions
@@ -124,9 +126,9 @@ class PlanMemory(ProgramPass):
 PASSES: dict[str, type[ModulePass]] = {
     row.name: row
     for row in (
-        Canonicalise, OneHot, KnownSums, Reassociate, SplitSegments, NeededReads, NestReductions, CountPasses, Fuse,
-        ReleaseScales, InlineMaps, DeferFactors, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales, Repair, SplitReduction,
-        DataBoundsPass, Schedule, PlanMemory,
+        KnownIndices, Canonicalise, FiniteMasks, OneHot, KnownSums, Reassociate, SplitSegments, NeededReads, NestReductions,
+        CountPasses, Fuse, ReleaseScales, InlineMaps, DeferFactors, DeriveOnline, HoistMonotone, Exp2Units, AbsorbScales,
+        Repair, SplitReduction, DataBoundsPass, Schedule, PlanMemory,
     )
 }  # fmt: skip
 

@@ -17,17 +17,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sympy
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from ..ir import scalar, symbols
 from ..ir.attributes import AccessMap
 from ..ir.cascade import EinsumOp, IndexOp, KernelOp, ProgramOp
 from .bounds import interval
 from .canonicalise import simplify_region
-from .index_predicates import FALSE, TRUE, AtLeast, Every, Predicate, Some, at_least, every, some, to_text
-from .neutral import Facts, Neutral
+from .index_predicates import FALSE, TRUE, AtLeast, Predicate, every, some, to_text
+from .neutral import Neutral
 from .outline import label
 from .pass_classes import ProgramPass
+from .program_facts import ProgramFacts, renamed
 from .quotients import rounded, without_quotients
 from .replace_einsum import replace_einsum
 
@@ -49,7 +50,7 @@ def needed_reads(program: ProgramOp) -> list[tuple[str, str]]:
     block = program.body.block
     if not any(rounded(e) for op in block.ops if isinstance(op, EinsumOp) for a in op.accesses.data for e in a.data):
         return []
-    neutral = _Facts(program)
+    neutral = ProgramFacts(program)
     tensors: Needed = {}
     done: list[tuple[str, str]] = []
     for op in reversed(list(block.ops)):
@@ -59,7 +60,7 @@ def needed_reads(program: ProgramOp) -> list[tuple[str, str]]:
             continue
         ranks = op.out_ranks(0)
         table = {_place(n): symbols.symbol(r) for n, r in enumerate(ranks)}
-        scalars: Needed = {op.yields[0]: _renamed(tensors.get(op.results[0], FALSE), table)}
+        scalars: Needed = {op.yields[0]: renamed(tensors.get(op.results[0], FALSE), table)}
         for inner in reversed(list(op.body.block.ops)):
             _spread(inner, neutral, scalars)
         inputs = []
@@ -72,7 +73,7 @@ def needed_reads(program: ProgramOp) -> list[tuple[str, str]]:
             bare = access.bare()
             if bare is not None and len(set(bare)) == len(bare) and set(ranks) <= set(bare):
                 back = {symbols.symbol(r): _place(n) for n, r in enumerate(bare)}
-                tensors[value] = some(tensors.get(value, FALSE), _renamed(where, back))
+                tensors[value] = some(tensors.get(value, FALSE), renamed(where, back))
             else:
                 tensors[value] = TRUE
         if [a for _, a in inputs] != list(op.accesses.data):
@@ -110,35 +111,6 @@ def _never(p: AtLeast, extents: Mapping[str, sympy.Expr]) -> bool:
 # --- where something matters --------------------------------------------------------------------------------------
 
 
-class _Facts(Neutral):
-    """What is known of the scalars of a program, whose operations have ranks of their own: what is known of a map is
-    renamed where it is read."""
-
-    def __init__(self, program: ProgramOp):
-        super().__init__(program)
-        self.extents = {}
-
-    def _argument(self, value: SSAValue) -> Facts:
-        inner, table = self._behind(value)
-        return {} if inner is None else {c: _renamed(p, table) for c, p in self.facts(inner).items()}
-
-    def index(self, value: SSAValue) -> sympy.Expr | None:
-        if not isinstance(value, BlockArgument):
-            return super().index(value)
-        inner, table = self._behind(value)
-        found = None if inner is None else self.index(inner)
-        return None if found is None else symbols.substitute(found, table)
-
-    def _behind(self, value: SSAValue) -> tuple[SSAValue | None, dict[sympy.Symbol, sympy.Expr]]:
-        """The scalar that a map computes for an argument, and what its ranks are where the argument is read."""
-        tensor, access = self.arguments[value]
-        op = tensor.owner
-        if not (isinstance(op, EinsumOp) and op.is_map):
-            return None, {}
-        ranks = op.out_ranks(tensor.index)  # pyright: ignore
-        return op.yields[tensor.index], {symbols.symbol(r): e for r, e in zip(ranks, access.data, strict=True)}  # pyright: ignore
-
-
 def _spread(op: Operation, neutral: Neutral, needed: Needed) -> None:
     """Note where the operands of a scalar operation matter, given where its result does."""
     if len(op.results) != 1 or op.results[0] not in needed:
@@ -155,16 +127,6 @@ def _spread(op: Operation, neutral: Neutral, needed: Needed) -> None:
 def _place(n: int) -> sympy.Symbol:
     """What stands for the n-th dimension of a value, whatever an operation calls it."""
     return symbols.symbol(f"_{n}")
-
-
-def _renamed(p: Predicate, table: Mapping[sympy.Symbol, sympy.Expr]) -> Predicate:
-    match p:
-        case AtLeast(e):
-            return at_least(symbols.substitute(e, table))
-        case Every(parts):
-            return every(*(_renamed(q, table) for q in parts))
-        case Some(parts):
-            return some(*(_renamed(q, table) for q in parts))
 
 
 __all__ = ["NeededReads", "fold_decided", "needed_reads"]

@@ -57,6 +57,26 @@ def attention_causal(q, k, v):
     return torch.softmax(s.masked_fill(~keep, -math.inf), -1) @ v
 
 
+def added(keep):
+    """A mask as language models write it: the least finite number is added where a key is not seen."""
+
+    def attend(q, k, v):
+        i, j = torch.arange(q.shape[-2])[:, None], torch.arange(k.shape[-2])
+        bias = torch.where(keep(i, j), 0.0, MINIMUM)
+        return torch.softmax(q @ k.transpose(-1, -2) * 0.5 + bias, -1) @ v
+
+    return attend
+
+
+def of_positions(q, k, v):
+    """Sequences are told apart by where positions do not go up by one, which is nowhere."""
+    position = torch.arange(q.shape[-2]) + 3
+    before = torch.cat([position[:1] - 1, position])
+    sequence = (before[1:] - before[:-1] != 1).cumsum(0)
+    keep = (sequence[:, None] == sequence) & (position <= position[:, None])
+    return torch.softmax(q @ k.transpose(-1, -2) + torch.where(keep, 0.0, MINIMUM), -1) @ v
+
+
 def shifted(x):
     """x [b, n, 2 n - 1] at i and j - i + n - 1."""
     b, n, m = x.shape
@@ -280,6 +300,11 @@ CASES: dict[str, Case] = {
     "attention_of_earlier": Case(masked(lambda i, j: j < i), [LONG] * 3),
     "attention_of_earlier_and_probabilities": Case(earlier_and_probabilities, [LONG] * 3, None),
     "attention_of_later": Case(masked(lambda i, j: j >= i + 1), [LONG] * 3),
+    "attention_causal_minimum": Case(added(lambda i, j: j <= i), [LONG] * 3),
+    "attention_window_minimum": Case(added(lambda i, j: (j <= i) & (i - j < 3)), [LONG] * 3),
+    "attention_of_earlier_minimum": Case(added(lambda i, j: j < i), [LONG] * 3),
+    "attention_few_keys_minimum": Case(added(lambda i, j: j >= i - 2), [LONG, K, V]),
+    "attention_of_positions": Case(of_positions, [LONG] * 3),
     "attention_causal_finite": Case(masked(lambda i, j: j < i, -1e9), [LONG] * 3),
     "attention_causal_biased": Case(attention_shifted_bias, [LONG, LONG, LONG, _r(2, 1, 9)]),
     "linear_attention_causal": Case(masked(lambda i, j: j <= i, 0.0, lambda s: s), [LONG] * 3, None),

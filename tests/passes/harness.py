@@ -1,10 +1,10 @@
 """Every stage of the pipeline against the one before it, in float64.
 
 `check(fn, tensors)` imports `fn` and compares what the interpreter makes of: the function itself, the program as
-imported, canonicalised, with its segments apart, with kernels in place, with the kernels repaired, and the kernels
-lowered to tiles: under the scheduler's walk and under walks of our own (every role that a rank may have, small ragged
-tiles).  Tile kernels run with tiles cut at their extents, as torch sees them, and with fixed blocks whose lanes beyond
-the extent hold what a GPU would hold there (`run_lanes`).
+imported, with known indices where they are read, canonicalised, with masks of -inf, with its segments apart, with kernels
+in place, with the kernels repaired, and the kernels lowered to tiles: under the scheduler's walk and under walks of our own
+(every role that a rank may have, small ragged tiles).  Tile kernels run with tiles cut at their extents, as torch sees them,
+and with fixed blocks whose lanes beyond the extent hold what a GPU would hold there (`run_lanes`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ from fusecade.passes.bands import band_ranks
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.closed_tiles import ALL, MASKS, NEVER
 from fusecade.passes.emit_tiles import emit_tiles
+from fusecade.passes.finite_masks import finite_masks
 from fusecade.passes.fuse import contiguous, fuse_program
+from fusecade.passes.known_indices import known_indices
 from fusecade.passes.needed_reads import needed_reads
 from fusecade.passes.repair import repair_kernel
 from fusecade.passes.schedule import schedule_kernel
@@ -151,9 +153,15 @@ def check(
         for x, results in zip(given, expected, strict=True):
             outs, _ = pytree.tree_flatten(source(*[_doubled(t) for t in x]))
             agree(results, outs, "as imported")
+    if known_indices(program):
+        verify(program)
+        compare(lambda x: run_program(program, x, sizes), "known indices")
     canonicalise_program(program)
     verify(program)
     compare(lambda x: run_program(program, x, sizes), "canonicalised")
+    if finite_masks(program):
+        verify(program)
+        compare(lambda x: run_program(program, x, sizes), "masks with -inf")
     if split_segments(program):
         verify(program)
         compare(lambda x: run_program(program, x, sizes), "segments apart")
