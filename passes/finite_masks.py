@@ -8,8 +8,9 @@ Before:  x = s + (k <= i ? 0 : -3.4e38);   m = max_k x;   e = exp(x - m)
 After:   x = k <= i ? s : -inf;            m = max_k x;   e = exp(x - m)
 
 Why legal: m is at least the element at which P holds, which is no such number, so that exp(x - m) is 0 elsewhere, before as
-after.  As in every rewrite, what is loaded counts as finite, here as above -1e30.  Why cheaper: steps in which P holds nowhere
-are not taken (`index_predicates.py`); of -3.4e38 + s nothing is known, as it might be a whole row.
+after; a maximum that is loaded was taken in such a forward.  As in every rewrite, what is loaded counts as finite, here as
+above -1e30.  Why cheaper: steps in which P holds nowhere are not taken (`index_predicates.py`); of -3.4e38 + s nothing is
+known, as it might be a whole row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from xdsl.dialects.builtin import BFloat16Type, Float32Type, Float64Type, i1, i6
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from ..ir import scalar, symbols
-from ..ir.attributes import is_float
+from ..ir.attributes import AccessMap, is_float
 from ..ir.cascade import EinsumOp, IndexOp, ProgramOp, YieldOp
 from .canonicalise import simplify_region
 from .index_predicates import TRUE, AtLeast, Every, Predicate, Some, every, to_text
@@ -101,17 +102,18 @@ def _only_indices(p: Predicate) -> bool:
 
 
 def _row(value: SSAValue) -> int | None:
-    """The dimension along which the maximum is taken, if all else that reads the value is exp of a difference from it."""
+    """The dimension along which the maximum is taken, if all else that reads the value is exp of a difference from it.
+
+    The maximum may have been taken before, and be loaded.
+    """
     readers = list(_readers(value))
     maxima = [op for op, _ in readers if isinstance(op, EinsumOp) and op.combiner_names == ("max",)]
-    dims = {d for op in maxima for d in [_reduced_dimension(op)]}
-    if len(dims) != 1 or None in dims:
-        return None
-    (dim,) = dims
-    for op, n in readers:
-        if op not in maxima and not (isinstance(op, EinsumOp) and _in_exponentials(op, n, maxima, dim)):
-            return None
-    return dim
+    dims = {_reduced_dimension(op) for op in maxima} or set(range(len(value.type.dims)))  # pyright: ignore
+    others = [(op, n) for op, n in readers if op not in maxima]
+    for dim in dims if len(dims) == 1 or not maxima else ():
+        if all(isinstance(op, EinsumOp) and _in_exponentials(op, n, maxima, dim) for op, n in others):
+            return dim
+    return None
 
 
 def _readers(value: SSAValue) -> Iterator[tuple[Operation, int]]:
@@ -140,22 +142,41 @@ def _reduced_dimension(op: EinsumOp) -> int | None:
 
 
 def _in_exponentials(op: EinsumOp, n: int, maxima: list[EinsumOp], dim: int | None) -> bool:
-    """Whether an operand of a map is read only in exp(x - m), with m the maximum of its own row."""
+    """Whether an operand of a map is read only in exp(x - m), with m the maximum of its own row, or loaded."""
     bare = op.accesses.data[n].bare()
     if not op.is_map or bare is None or dim is None:
         return False
     row = (*bare[:dim], *bare[dim + 1 :])
     gauges = {
         arg for arg, (value, access) in zip(op.body.block.args, op.operand_accesses, strict=True)
-        if value.owner in maxima and access.bare() == row
+        if (value.owner in maxima or (isinstance(value, BlockArgument) and not maxima)) and _without_ones(access) == row
     }  # fmt: skip
     for use in op.body.block.args[n].uses:
         difference = use.operation
         if scalar.name_of(difference) != "sub" or use.index != 0 or difference.operands[1] not in gauges:
             return False
-        if not all(scalar.name_of(u.operation) in ("exp", "exp2") for u in difference.results[0].uses):
+        if not all(_is_exponential(u.operation, op) for u in difference.results[0].uses):
             return False
     return True
+
+
+def _is_exponential(inner: Operation, op: EinsumOp) -> bool:
+    """Whether a scalar goes into an exponential: here, or where the map's result is read, and nothing else is."""
+    if scalar.name_of(inner) in ("exp", "exp2"):
+        return True
+    if not isinstance(inner, YieldOp) or len(op.results) != 1:
+        return False
+    for reader, n in _readers(op.results[0]):
+        if not (isinstance(reader, EinsumOp) and reader.is_map):
+            return False
+        if not all(scalar.name_of(u.operation) in ("exp", "exp2") for u in reader.body.block.args[n].uses):
+            return False
+    return True
+
+
+def _without_ones(access: AccessMap) -> tuple[str, ...] | None:
+    """The ranks of an access, dimensions of one element left out."""
+    return AccessMap.of([e for e in access.data if e != 0]).bare()
 
 
 def _somewhere(p: Predicate, rank: str, op: EinsumOp) -> bool:

@@ -100,6 +100,17 @@ def test_rows_with_an_open_element(name: str, add: bool):
     assert len(closed(masked(OPEN[name], add=add), torch.randn(7, 7))) == 1
 
 
+def test_a_maximum_that_was_saved():
+    def run(s: Tensor, peak: Tensor, total: Tensor) -> Tensor:
+        i, j = torch.arange(s.shape[0])[:, None], torch.arange(s.shape[1])
+        return torch.exp(s + torch.where(j <= i, 0.0, MINIMUM) - peak) / total
+
+    x = torch.randn(7, 7)
+    peak = x.masked_fill(~torch.ones(7, 7).tril().bool(), MINIMUM).amax(1, keepdim=True)
+    assert len(closed(run, x, peak, torch.rand(7, 1) + 1)) == 1
+    assert closed(lambda x, given: run(x, given, x), x, torch.randn(7, 7)) == []  # the maximum of no row
+
+
 @pytest.mark.parametrize("name", CLOSED)
 def test_rows_without_one_keep_their_mask(name: str):
     assert closed(masked(CLOSED[name]), torch.randn(7, 7)) == []
