@@ -139,7 +139,8 @@ class _Fuser:
 
     def run(self) -> Fused:
         clusters = self.candidates.all()
-        gain = {c: g for c in clusters if (g := self._gain(c)) is not None}
+        found = {c: form for c in clusters if (form := self._gain(c)) is not None}
+        gain = {c: g for c, (g, _) in found.items()}
         # In the order of what is kept from being written, but behind what crosses it and saves much more time, behind its
         # products alone where those save more than all of it does, and behind a part that is quicker with the rest apart.
         much = {c: g + (MUCH_MORE - 1) * abs(g) for c, g in gain.items()}
@@ -149,7 +150,7 @@ class _Fuser:
             if not self.always  # who asks for kernels asks for those that keep the most from being written
             and any(
                 (h > much[c] and _cross(c, d))
-                or (h > g and (self._leaves_scale(c, d) or self._better_apart(c, g, d, h)))
+                or (h > g and (self._leaves_scale(c, d) or self._better_apart(found[c], found[d])))
                 for d, h in gain.items()
             )
         }
@@ -184,14 +185,14 @@ class _Fuser:
 
     # --- deciding ------------------------------------------------------------------------------------------------
 
-    def _gain(self, cluster: frozenset[EinsumOp]) -> float | None:
-        """Predicted microseconds that the kernel for a cluster would save; None when there is none."""
+    def _gain(self, cluster: frozenset[EinsumOp]) -> tuple[float, frozenset[EinsumOp]] | None:
+        """Predicted microseconds that the kernel for a cluster would save, and what is in it; None when there is none."""
         for ops, outputs in self._forms(cluster):
             verdict = self._judge(ops, outputs)
             if not isinstance(verdict, Refused):
                 kernel, trial = verdict
                 kernel.erase()
-                return trial.gain_us
+                return trial.gain_us, frozenset(ops)
         return None
 
     def _forms(self, cluster: frozenset[EinsumOp]) -> Iterator[tuple[list[EinsumOp], list[SSAValue]]]:
@@ -207,18 +208,16 @@ class _Fuser:
         """Whether a part of a cluster is all but the kernel of its scale, so that their gains compare."""
         return part < cluster and cluster == part.union(self._scale(part))
 
-    def _better_apart(self, cluster: frozenset[EinsumOp], gain: float, part: frozenset[EinsumOp], saved: float) -> bool:
-        """Whether the kernel for a part of a cluster, and the rest as it is, are much quicker than the cluster's kernel.
-
-        gain, saved: of the cluster and of the part.
-        """
-        if not part < cluster:
+    def _better_apart(self, whole: tuple[float, frozenset[EinsumOp]], part: tuple[float, frozenset[EinsumOp]]) -> bool:
+        """Whether the kernel for a part, and the rest as it is, are much quicker than a kernel for all.  Both with gains."""
+        (gain, cluster), (saved, inner) = whole, part
+        if not inner < cluster:
             return False
-        rest = cluster - part
-        whole, alone, others = (
-            self.unfused.apart(self._in_order(ops), self.candidates.outputs(ops))[0] for ops in (cluster, part, rest)
+        both, alone, rest = (
+            self.unfused.apart(self._in_order(ops), self.candidates.outputs(ops))[0]
+            for ops in (cluster, inner, cluster - inner)
         )
-        return MUCH_MORE * (alone - saved + others) < whole - gain
+        return MUCH_MORE * (alone - saved + rest) < both - gain
 
     def _scale(self, ops: Iterable[EinsumOp]) -> list[EinsumOp]:
         """What computes the row factors of the contractions among `ops`, where that is left to a kernel of its own."""
