@@ -17,7 +17,7 @@ from .assembly.devices import devices_of
 from .assembly.package import EXTRAS, Part, binaries_for, largest, pack
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
-from .frontend.capture import capture
+from .frontend.capture import callable_of, capture
 from .ir.target import get_target
 from .report import Report, report_of
 from .runtime.files import usable_folder, write_whole
@@ -59,6 +59,7 @@ def export(
     Raises UnsupportedProgram for a function that a package cannot hold, with the line that stands in the way.
     """
     path = Path(path)
+    fn, args, kwargs = callable_of(fn, args, kwargs)
     if not targets:
         raise InvalidArgument("a package needs a target", next_step="name one: targets=['cpu']")
     for name in keep:

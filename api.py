@@ -23,7 +23,7 @@ from .assembly.plan_cache import cached_plan
 from .assembly.tunable import Subject
 from .autotune.cache import study_storage
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for, tuner_for
-from .frontend.capture import Captured, capture
+from .frontend.capture import Captured, callable_of, capture
 from .report import Report, report_of
 from .runtime.files import usable_folder
 
@@ -51,6 +51,7 @@ def compile(
 ) -> CompiledFunction:
     """`fn` compiled for arguments like these; what comes back is called like `fn`, forward only.
 
+    fn: a function, a module, or a program of `torch.export`, which brings its own example arguments.
     target: "cpu", "sm_90", ...; by default that of the tensors.  dynamic: {argument: {dimension: size name}}, the
     argument by its position or name; other sizes are fixed.  tune: "off" uses what was tuned before, "quick" and "full" also
     measure kernels that were not (`docs/tuning.md`).  fuse: "by_cost" leaves apart what is predicted to be faster
@@ -68,6 +69,7 @@ def compile(
     options = Options(
         target or "auto", remainder, tune, fuse, strict, skip=skip, lazy=lazy, parameters=parameters or {}
     )
+    fn, args, kwargs = callable_of(fn, args, kwargs)
     captured = capture(fn, args, kwargs, dynamic)
     devices = devices_of(captured.example)
     chosen = pick_target(options.target, devices)
@@ -81,10 +83,12 @@ def compile(
     folder = usable_folder(environment.cache_dir)
     tuning = tuned_for(environment, chosen, options.tune)
     hints = named_hints(captured)
-    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
+    scripts = environment.reproductions
+    plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning, scripts)
     built = build(
-        plan, captured.example, options, folder, inference=True, fallbacks=fallbacks, size_names=captured.size_names
-    )
+        plan, captured.example, options, folder, inference=True, fallbacks=fallbacks, size_names=captured.size_names,
+        scripts=scripts,
+    )  # fmt: skip
     return CompiledFunction(fn, captured, built)
 
 
@@ -158,6 +162,7 @@ def explain(
     """
     environment = Environment.read()
     options = Options(target=target, remainder="eager", fuse=fuse, skip=skip, lazy=lazy, parameters=parameters or {})
+    fn, args, kwargs = callable_of(fn, args, kwargs)
     captured = capture(fn, args, kwargs, dynamic)
     chosen = pick_target(target, devices_of(captured.example))
     check_parameters(options, chosen)
@@ -225,6 +230,7 @@ def tune(
     chosen = pick_target("sm_90" if offline and target is None else options.target)
     check_parameters(options, chosen)
     searched = options_of(mode, sampler="cost" if offline else sampler, trials=trials, seconds=seconds, seed=seed)
+    fn, args, kwargs = callable_of(fn, args, kwargs)
     captured = capture(fn, args, kwargs, dynamic)
     folder = usable_folder(environment.cache_dir)
     tuner = tuner_for(environment, chosen, searched, offline=offline)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .assembly.reproduce import reproduce
 from .errors import InvalidArgument, UserError
 from .runtime.interpreted import quick_reductions
 

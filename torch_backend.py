@@ -66,10 +66,13 @@ def backend(
         def compiler(graph: fx.GraphModule, inputs: Sequence[Any]) -> Any:
             fallbacks: list[tuple[str, str]] = []
             folder = environment.cache_dir
-            plan = make_plan(graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning)
+            scripts = environment.reproductions
+            plan = make_plan(
+                graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning, scripts=scripts
+            )
             built = build(
                 plan, inputs, chosen, folder, mode=mode, fallbacks=fallbacks,
-                backward=role == "backward", inference=role == "inference",
+                backward=role == "backward", inference=role == "inference", scripts=scripts,
             )  # fmt: skip
             if role == "forward":
                 built.saved = tuple(saved)

@@ -20,17 +20,21 @@ from ..codegen.artifact import Layout
 from ..driver import Call, Options, Plan
 from ..errors import FallbackWarning, FusecadeError, InternalCompilerError, UnsupportedProgram
 from ..frontend.importer import source_line
+from ..frontend.one_at_a_time import compiling
 from ..frontend.sizes import Opaque, size
 from ..ir import symbols
 from ..ir.target import Target
 from ..runtime.files import usable_folder
 from ..runtime.loaded import load
 from ..runtime.operator import Entry, register
+from .log_lines import log_built
 from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
 from .remainder import Boxed, compile_with_inductor, computes, run_eagerly
+from .reproduction import options_for, write_reproduction
 from .saved import Saved
 from .splice import Placed, splice
+from .titles import title_of
 
 log = logging.getLogger("fusecade")
 
@@ -41,7 +45,7 @@ class Built:
 
     run: takes the graph's inputs as one list (and empties it), returns its outputs.
     fallbacks: (part, reason) of what was to be compiled and runs eagerly; it can grow when the graph first runs.
-    saved: what the graph, a forward, keeps for its backward.
+    saved: what the graph, a forward, keeps for its backward.  entries: the kernels that it calls.
     """
 
     run: Boxed
@@ -50,6 +54,7 @@ class Built:
     remainder: str
     fallbacks: list[tuple[str, str]] = field(default_factory=list)
     saved: tuple[Saved, ...] = ()
+    entries: tuple[Entry, ...] = ()
 
 
 def make_plan(
@@ -61,20 +66,26 @@ def make_plan(
     size_names: dict[str, str] | None = None,
     hints: dict[str, int] | None = None,
     tuning: Tuning | None = None,
+    scripts: Path | None = None,
 ) -> Plan:
-    """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead."""
+    """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead.
+
+    scripts: the folder for a script that shows what failed.
+    """
     try:
         with (
-            _disable_current_modes()
+            compiling(),
+            _disable_current_modes(),
         ):  # PyTorch calls us while it traces; what we compute on the way is no part of that
             kept = usable_folder(folder) if folder else None
             plan = cached_plan(gm, target, options, kept, size_names, hints, tuning)
     except Exception as error:
+        reason = _reason(error)
+        step = _shown_by(scripts, "graph", reason, gm, options_for(options, target.name))
         if options.strict:
             raise _as_ours(error) from error
-        reason = _reason(error)
         fallbacks.append(("graph", reason))
-        warnings.warn(FallbackWarning("a graph", reason, getattr(error, "source", None)), stacklevel=4)
+        warnings.warn(FallbackWarning("a graph", reason, getattr(error, "source", None), step), stacklevel=4)
         log.debug("planning failed", exc_info=True)
         return Plan(gm, target)
     finally:
@@ -112,13 +123,34 @@ def build(
     mode: str | None = None,
     fallbacks: list[tuple[str, str]] | None = None,
     size_names: Mapping[str, str] | None = None,
+    scripts: Path | None = None,
 ) -> Built:
-    """Load the plan's kernels, splice them in, compile what is left as `options.remainder` says."""
+    """Load the plan's kernels, splice them in, compile what is left as `options.remainder` says.
+
+    scripts: the folder for scripts that show which kernels failed.
+    """
     fallbacks = [] if fallbacks is None else fallbacks
     folder = usable_folder(folder)
-    with _disable_current_modes():
-        found = [_place(plan, call, folder, options.strict, fallbacks, size_names or {}) for call in plan.calls]
-    placed = [one for one in found if one is not None]
+    loading = _Loading(plan, folder, options, fallbacks, size_names or {}, scripts)
+    with compiling():
+        with _disable_current_modes():
+            placed = [one for call in plan.calls if (one := loading.place(call)) is not None]
+        built = _assemble(plan, placed, example_inputs, options, backward, inference, mode, fallbacks)
+    built.entries = tuple(one.entry for one in placed)
+    log_built(built, "backward" if backward else "inference" if inference else "forward")
+    return built
+
+
+def _assemble(
+    plan: Plan,
+    placed: Sequence[Placed],
+    example_inputs: Sequence[Any],
+    options: Options,
+    backward: bool,
+    inference: bool,
+    mode: str | None,
+    fallbacks: list[tuple[str, str]],
+) -> Built:
     try:
         if options.remainder == "inductor":
             graph = splice(plan.gm, placed)
@@ -138,36 +170,68 @@ def build(
     return Built(run_eagerly(graph), plan, graph, "eager", fallbacks)
 
 
-def _place(
-    plan: Plan, call: Call, folder: Path, strict: bool, fallbacks: list[tuple[str, str]], size_names: Mapping[str, str]
-) -> Placed | None:
-    """The call with its kernel loaded; None, and a warning, where it does not load."""
-    source = source_line(call.outputs[-1])
-    try:
-        given = [
-            _layout(node, layout, size_names) for node, layout in zip(call.inputs, call.artifact.inputs, strict=True)
-        ]
-        kernel = load(call.artifact, folder / "kernels", given)
-    except (InternalCompilerError, Opaque) as error:
-        if strict:
-            raise _as_ours(error) from error
-        fallbacks.append((call.artifact.name, _reason(error)))
-        warnings.warn(FallbackWarning(f"kernel {call.artifact.name}", _reason(error), source), stacklevel=5)
-        return None
-    region = region_of(plan.gm, call.inputs, call.outputs, len(call.artifact.sizes))
-    entry = Entry(
-        _key(call, region, strict, given),
-        kernel,
-        _Lazily(region) if region is not None else None,
-        call.outputs[0].meta["val"].device,
-        strict,
-        source,
-        on_failure=partial(_note, fallbacks, call.artifact.name),
-    )
-    entry = register(entry)
-    if entry.failed is not None:
-        fallbacks.append((call.artifact.name, entry.failed))
-    return Placed(call, entry, region)
+@dataclass(frozen=True)
+class _Loading:
+    """What all kernels of a plan have in common when they are loaded."""
+
+    plan: Plan
+    folder: Path
+    options: Options
+    fallbacks: list[tuple[str, str]]
+    size_names: Mapping[str, str]
+    scripts: Path | None
+
+    def place(self, call: Call) -> Placed | None:
+        """The call with its kernel loaded; None, and a warning, where it does not load."""
+        source, name, strict = source_line(call.outputs[-1]), call.artifact.name, self.options.strict
+        region = region_of(self.plan.gm, call.inputs, call.outputs, len(call.artifact.sizes))
+        try:
+            given = [
+                _layout(node, layout, self.size_names)
+                for node, layout in zip(call.inputs, call.artifact.inputs, strict=True)
+            ]
+            kernel = load(call.artifact, self.folder / "kernels", given)
+        except (InternalCompilerError, Opaque) as error:
+            step = self._shown_by(name, region, _reason(error))
+            if strict:
+                raise _as_ours(error) from error
+            self.fallbacks.append((name, _reason(error)))
+            warnings.warn(FallbackWarning(f"kernel {name}", _reason(error), source, step), stacklevel=5)
+            return None
+        entry = Entry(
+            _key(call, region, strict, given),
+            kernel,
+            _Lazily(region) if region is not None else None,
+            call.outputs[0].meta["val"].device,
+            strict,
+            source,
+            on_failure=partial(self._note, name, region),
+            title=title_of(call),
+        )
+        entry = register(entry)
+        if entry.failed is not None:
+            self.fallbacks.append((name, entry.failed))
+        return Placed(call, entry, region)
+
+    def _note(
+        self,
+        name: str,
+        region: Region | None,
+        reason: str,
+        inputs: Sequence[torch.Tensor] | None,
+        sizes: Sequence[int],
+    ) -> str | None:
+        """A kernel failed when it ran on these tensors, or refused what it was given (None).  Gives the next step."""
+        if not self.options.strict:
+            self.fallbacks.append((name, reason))
+        return self._shown_by(name, region, reason, [*inputs, *sizes]) if inputs is not None else None
+
+    def _shown_by(self, name: str, region: Region | None, why: str, values: Sequence[Any] | None = None) -> str | None:
+        if region is None:
+            return None
+        options = {**options_for(self.options, self.plan.target.name), "fuse": "always"}
+        with _disable_current_modes():
+            return _shown_by(self.scripts, f"kernel_{name}", why, region.module(), options, values)
 
 
 def _layout(node: fx.Node, read: Layout, size_names: Mapping[str, str]) -> Layout:
@@ -179,8 +243,18 @@ def _layout(node: fx.Node, read: Layout, size_names: Mapping[str, str]) -> Layou
     return Layout(tuple(shape), tuple(strides), read.dtype)
 
 
-def _note(fallbacks: list[tuple[str, str]], name: str, reason: str) -> None:
-    fallbacks.append((name, reason))
+def _shown_by(
+    scripts: Path | None,
+    what: str,
+    why: str,
+    gm: fx.GraphModule,
+    options: dict[str, Any],
+    values: Sequence[Any] | None = None,
+) -> str | None:
+    """Writes a script, where a folder is given, and says what to do with it."""
+    if scripts is None or (path := write_reproduction(scripts, what, why, gm, options, values)) is None:
+        return None
+    return f"`python {path}` shows it again; please report it with that file"
 
 
 def _key(call: Call, region: Region | None, strict: bool, given: Sequence[Layout]) -> str:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
@@ -30,6 +32,8 @@ from ..runtime.cache import Store, read_artifact
 from ..runtime.loaded import DTYPES
 from ..runtime.triton_compile import triton_version
 from .tunable import Configured, Tunable
+
+log = logging.getLogger("fusecade")
 
 SOURCES = ("codegen", "frontend", "ir", "passes", "driver.py")  # what decides which kernels are generated
 SMALL = 1  # tensors that a graph holds: the value of a number may become part of a kernel
@@ -58,10 +62,13 @@ def cached_plan(
         try:
             plan = decode(body, gm, target)
             if tuning is None or all(tuning.current(about) for about in _tuned(plan)):
+                log.info("a plan from the cache: %s", store.path(key))
                 return plan
         except ValueError as error:
             store.reject(key, f"does not fit ({error})")
+    began = time.perf_counter()
     plan = plan_graph(gm, target, options, size_names, hints, configure)
+    log.info("planned in %.2f s, kept as %s", time.perf_counter() - began, store.path(key))
     store.write(key, encode(plan))
     return plan
 

@@ -52,10 +52,15 @@ def region_of(
         else:
             return None
     copied = fx.Graph()
-    copies = {node: copied.placeholder(f"{node.name}_{n}") for n, node in enumerate(tensors)}  # an input may come twice
+    copies = {}
+    for n, node in enumerate(tensors):  # an input may come twice
+        copies[node] = copied.placeholder(f"{node.name}_{n}")
+        copies[node].meta["val"] = node.meta["val"]
     for n in range(sizes):
         copied.placeholder(f"kernel_size_{n}")
-    copies |= {node: copied.placeholder(node.name) for node in extra_sizes}
+    for node in extra_sizes:
+        copies[node] = copied.placeholder(node.name)
+        copies[node].meta["val"] = node.meta["val"]
     for node in gm.graph.nodes:
         if node in needed:
             copies[node] = copied.node_copy(node, copies.__getitem__)

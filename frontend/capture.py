@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import InvalidArgument, SourceLine, UnsupportedProgram
 from .decompositions import Definitions, by_definition, decompositions
+from .one_at_a_time import compiling
 
 _OF_VALUES = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
 _TORCH: Any = torch  # functionalization is reached through functions that torch does not declare
@@ -140,7 +141,7 @@ def capture(
 
     try:
         with (
-            mode, torch.no_grad(), by_definition(), _compiling(), _quiet(), preserve_node_meta(), Definitions(), _Lines()
+            compiling(), mode, torch.no_grad(), by_definition(), _compiling(), _quiet(), preserve_node_meta(), Definitions(), _Lines()
         ):  # fmt: skip
             gm = make_fx(
                 functional, decomposition_table=decompositions(), tracing_mode="real", _allow_non_fake_inputs=True
@@ -271,6 +272,15 @@ def _without_aliases(parameters: dict[str, torch.Tensor]) -> dict[str, torch.Ten
             seen.add(id(p))
             found[name] = p
     return found
+
+
+def callable_of(fn: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> tuple[Any, Any, Any]:
+    """What to trace, and with which arguments: of a program of `torch.export` its module, and its own if none are given."""
+    if not isinstance(fn, torch.export.ExportedProgram):
+        return fn, args, kwargs
+    if not args and not kwargs and fn.example_inputs is not None:
+        args, kwargs = fn.example_inputs
+    return fn.module(), args, kwargs
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:

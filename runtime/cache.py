@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..codegen.artifact import KernelArtifact, Layout
-from ..errors import CacheWarning
+from ..errors import CacheWarning, UserError
 from .expressions import function_of
-from .files import private_folder, write_whole
+from .files import private_folder, write_kept
 from .loaded import DTYPES
 
 FORMAT = 1  # raise it when the contents of an entry change meaning
@@ -37,7 +37,7 @@ class Store:
 
     def read(self, key: str) -> dict[str, Any] | None:
         """The body of an entry, or None where there is none to rely on."""
-        path = self._path(key)
+        path = self.path(key)
         try:
             text = path.read_bytes()
         except FileNotFoundError:
@@ -61,21 +61,22 @@ class Store:
         """Keep an entry.  A folder that cannot be written to costs time, not results."""
         entry = {"format": FORMAT, "key": key, "sha256": _digest(body), "body": body}
         try:
-            write_whole(self._path(key), json.dumps(entry, sort_keys=True).encode())
-        except OSError as error:
-            self._report(f"the cache folder {self.folder} cannot be written to ({error.strerror})")
+            write_kept(self.path(key), json.dumps(entry, sort_keys=True).encode())
+        except (OSError, UserError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.message
+            self._report(f"the cache folder {self.folder} cannot be written to ({why})")
 
     def reject(self, key: str, why: str) -> None:
         """An entry turned out to be of no use: say so once, and have it made anew."""
         self.misses += 1
-        self._report(f"the cache entry {self._path(key)} {why}, and is made anew")
+        self._report(f"the cache entry {self.path(key)} {why}, and is made anew")
 
     def _report(self, what: str) -> None:
         if not self._reported:
             self._reported = True
             warnings.warn(CacheWarning(what, self.folder), stacklevel=3)
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
 
 

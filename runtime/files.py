@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import CacheWarning, UserError
 
 PARTS = ("plans", "kernels")  # of the cache folder; what lies in them can be made anew
+ATTEMPTS = 5  # to write into a folder that others delete meanwhile
 
 
 @cache
@@ -48,6 +49,20 @@ def private_folder(folder: Path) -> Path:
             next_step=f"`chmod 700 {folder}` if it is yours, or set FUSECADE_CACHE_DIR to another folder",
         )
     return folder
+
+
+def write_kept(path: Path, blob: bytes) -> None:
+    """`write_whole` into a private folder, which somebody may delete at any time: then it is made again.
+
+    Raises OSError or UserError where it cannot be written.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            private_folder(path.parent)
+            return write_whole(path, blob)
+        except FileNotFoundError:
+            if attempt + 1 == ATTEMPTS:
+                raise
 
 
 def write_whole(path: Path, blob: bytes) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import linecache
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..codegen.artifact import KernelArtifact, Layout
-from ..errors import InternalCompilerError, InvalidArgument
+from ..errors import CacheWarning, InternalCompilerError, InvalidArgument, UserError
 from . import cpu, triton_launch
 from .expressions import function_of
-from .files import private_folder, write_whole
+from .files import write_kept
 
 DTYPES: dict[str, torch.dtype] = {
     "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
@@ -51,12 +53,31 @@ def load(artifact: KernelArtifact, folder: Path, given: Sequence[Layout] | None 
 
 
 def write_source(artifact: KernelArtifact, folder: Path) -> Path:
-    """The file that holds the kernel's source: all of it or nothing, whoever else writes it at the same time."""
-    path = private_folder(folder) / f"{file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
+    """The file that holds the kernel's source: all of it or nothing, whoever else writes or deletes it at the same time.
+
+    Where it cannot be written there is one warning: what runs is the artifact's text.
+    """
+    path = folder / f"{file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
     text = artifact.source.encode()
-    if not (path.is_file() and path.read_bytes() == text):
-        write_whole(path, text)
+    try:
+        if _contents(path) != text:
+            write_kept(path, text)
+    except (OSError, UserError) as error:
+        _warn_unwritten(folder, error.strerror if isinstance(error, OSError) else error.message)
     return path
+
+
+def _contents(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+@cache
+def _warn_unwritten(folder: Path, why: str | None) -> None:
+    what = f"the sources of kernels cannot be written to {folder} ({why})"
+    warnings.warn(CacheWarning(what, folder), stacklevel=5)
 
 
 def file_name(name: str) -> str:

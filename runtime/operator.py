@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import profiler
 
 from ..errors import FallbackWarning, InternalCompilerError, InvalidArgument, SourceLine
 from .loaded import LoadedKernel, device_of
 from .own_memory import own_memory
 
 Fallback = Callable[..., Sequence[torch.Tensor]]
+# Told what failed, on which tensors and sizes; None for these where the call was refused.  Gives what to do next, or None.
+Failure = Callable[[str, Sequence[torch.Tensor] | None, Sequence[int]], str | None]
 
 
 class Entry:
@@ -27,6 +30,7 @@ class Entry:
 
     fallback: what the kernel replaced, as a function of all inputs, then all sizes; None where that cannot be said.
     It may take more of both than the kernel, which takes the first ones.
+    title: what profilers show.
     """
 
     def __init__(
@@ -37,10 +41,12 @@ class Entry:
         device: torch.device,
         strict: bool = False,
         source: SourceLine | None = None,
-        on_failure: Callable[[str], None] = lambda _: None,
+        on_failure: Failure = lambda *_: None,
+        title: str = "",
     ) -> None:
         self.key, self.kernel, self.fallback, self.device = key, kernel, fallback, device
         self.strict, self.source, self.on_failure = strict, source, on_failure
+        self.title = f"fusecade::{title or kernel.artifact.name}"
         self.failed: str | None = None
         self._refused: set[str] = set()
         self._inputs, self._sizes = len(kernel.artifact.inputs), len(kernel.artifact.sizes)
@@ -49,6 +55,12 @@ class Entry:
         self.__module__ = __name__
 
     def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        if profiler._is_profiler_enabled:
+            with profiler.record_function(self.title):
+                return self._run(inputs, sizes)
+        return self._run(inputs, sizes)
+
+    def _run(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         if self.failed is None and not (self.fallback is not None and _any_empty(inputs[: self._inputs])):
             try:
                 return self.kernel.run(inputs[: self._inputs], sizes[: self._sizes], self.device)
@@ -59,7 +71,7 @@ class Entry:
                 if refusal is not None:
                     self._refuse(refusal)
                 else:
-                    self._fail(error)
+                    self._fail(error, inputs, sizes)
         return self._run_fallback(inputs, sizes)
 
     def empty(self, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> list[torch.Tensor]:
@@ -88,19 +100,20 @@ class Entry:
             raise error
         if error.message not in self._refused:
             self._refused.add(error.message)
-            self.on_failure(error.message)
+            self.on_failure(error.message, None, ())
             name = self.kernel.artifact.name
-            warnings.warn(FallbackWarning(f"kernel {name}", error.message, self.source, error.next_step), stacklevel=4)
+            warnings.warn(FallbackWarning(f"kernel {name}", error.message, self.source, error.next_step), stacklevel=5)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
         name, what = self.kernel.artifact.name, f"{type(error).__name__}: {_first_line(error)}"
+        failed = f"its kernel failed: {what}"
+        step = self.on_failure(failed, inputs, sizes)
         if self.strict or self.fallback is None:
             raise InternalCompilerError(
                 f"kernel {name} for {self.kernel.artifact.target} failed: {what}", stage="emit", dump=self.kernel.path
             ) from error
-        self.failed = f"its kernel failed: {what}"
-        self.on_failure(self.failed)
-        warnings.warn(FallbackWarning(f"kernel {name}", f"it failed: {what}", self.source), stacklevel=4)
+        self.failed = failed
+        warnings.warn(FallbackWarning(f"kernel {name}", f"it failed: {what}", self.source, step), stacklevel=5)
 
     def _run_fallback(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
         assert self.fallback is not None

@@ -27,12 +27,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import InternalCompilerError, InvalidArgument, MissingTool, UserError
+from ..errors import CacheWarning, InternalCompilerError, InvalidArgument, MissingTool, UserError
+from .files import write_kept
 
 Constant = int | float | bool | str | None
 
@@ -405,7 +407,14 @@ class DiskCache:
         return Compiled(**body, **texts, binary=blobs["binary"], from_cache=True)
 
     def write(self, compiled: Compiled) -> None:
-        """Artefacts first, the manifest that names them last."""
+        """Artefacts first, the manifest that names them last.  A folder that cannot be written to costs time, not results."""
+        try:
+            self._write(compiled)
+        except OSError as error:
+            what = f"the cache folder {self.folder} cannot be written to ({error.strerror})"
+            warnings.warn(CacheWarning(what, self.folder), stacklevel=3)
+
+    def _write(self, compiled: Compiled) -> None:
         binary, assembly = SUFFIXES[compiled.kind]
         files = {}
         for name, suffix in (("binary", binary), ("assembly", assembly), ("ttir", "ttir"), ("ttgir", "ttgir")):
@@ -420,15 +429,8 @@ class DiskCache:
         self._put(f"{compiled.cache_key}.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
 
     def _put(self, file_name: str, blob: bytes) -> None:
-        """All of the file or none of it, whoever else is writing."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(blob)
-            os.replace(temporary, self.folder / file_name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """All of the file or none of it, whoever else is writing or deleting."""
+        write_kept(self.folder / file_name, blob)
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
