@@ -14,7 +14,7 @@ Triton decides when it is imported whether kernels are interpreted: set TRITON_I
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import gcd
@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .assembly.reproduce import reproduce
 from .errors import InvalidArgument, UserError
 from .runtime.interpreted import quick_reductions
 
@@ -389,3 +388,12 @@ def _spans(name: str, arg: object) -> Iterator[_Span]:
     tensor: Any = getattr(arg, "base", arg)
     if hasattr(tensor, "data_ptr") and tensor.numel():
         yield _Span(name, tensor)
+
+
+def reproduce(
+    graph: Any, inputs: Sequence[Any], options: Mapping[str, Any], *, dynamic: bool = False, smaller: bool = False
+) -> None:
+    """What the scripts call that `FUSECADE_REPRO_DIR` asks for: `assembly/reproduce.py`."""
+    from .assembly.reproduce import reproduce
+
+    reproduce(graph, inputs, options, dynamic=dynamic, smaller=smaller)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from operator import attrgetter
@@ -137,6 +138,9 @@ def build(
             placed = [one for call in plan.calls if (one := loading.place(call)) is not None]
         built = _assemble(plan, placed, example_inputs, options, backward, inference, mode, fallbacks)
     built.entries = tuple(one.entry for one in placed)
+    # Other compilers know kernels by their keys only; what runs holds them, for it may outlive `built`.
+    with suppress(AttributeError):
+        built.run.fusecade_entries = built.entries  # type: ignore[attr-defined]
     log_built(built, "backward" if backward else "inference" if inference else "forward")
     return built
 

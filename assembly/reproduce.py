@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import fx
 
 from ..driver import Options
 from ..errors import FallbackWarning
+from ..runtime import operator
 from .reproduction import options_for, write_reproduction
 
 SEED = 0
@@ -64,7 +66,8 @@ def _check(graph: torch.nn.Module, values: Sequence[Any], options: dict[str, Any
     with torch.no_grad():
         wanted = graph(*values)
         torch._dynamo.reset()
-        with warnings.catch_warnings():
+        # A kernel that failed before is not tried again in this process, unless nothing is known of it.
+        with warnings.catch_warnings(), patch.dict(operator._TABLE, clear=True):
             warnings.simplefilter("error", FallbackWarning)
             found = torch.compile(graph, backend="fusecade", dynamic=dynamic, options=options)(*values)
     # A kernel sums in another order; what is wrong in earnest is farther away.

@@ -10,11 +10,13 @@ that nobody compiles further.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch.autograd import profiler
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import FallbackWarning, InternalCompilerError, InvalidArgument, SourceLine
 from .loaded import LoadedKernel, device_of
@@ -61,6 +63,8 @@ class Entry:
         return self._run(inputs, sizes)
 
     def _run(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[torch.Tensor]:
+        if any(type(t) not in _PLAIN for t in inputs):
+            inputs = _plain(inputs)
         if self.failed is None and not (self.fallback is not None and _any_empty(inputs[: self._inputs])):
             try:
                 return self.kernel.run(inputs[: self._inputs], sizes[: self._sizes], self.device)
@@ -122,6 +126,15 @@ class Entry:
         return self.kernel.fit_outputs(list(own_memory(results, inputs)), sizes[: self._sizes])
 
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _plain(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Classes of users that hold their elements themselves: modes that PyTorch runs us in may not know them."""
+    with _disable_current_modes(), torch._C.DisableTorchFunctionSubclass():
+        return [t if type(t) in _PLAIN else t.as_subclass(torch.Tensor) for t in tensors]
+
+
 def _any_empty(tensors: Sequence[torch.Tensor]) -> bool:
     """Over nothing, what a sum is divided by is zero too: PyTorch's own operators know what comes out of that."""
     return any(not t.numel() for t in tensors)
@@ -131,7 +144,8 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
-_TABLE: dict[str, Entry] = {}
+# What a graph that was compiled calls stays as long as that graph does.
+_TABLE: MutableMapping[str, Entry] = WeakValueDictionary()
 
 
 def register(entry: Entry) -> Entry:

@@ -98,12 +98,20 @@ def test_the_warning_says_what_to_do():
     ]
 
 
-def test_a_folder_that_is_gone_costs_a_warning(tmp_path: Path):
+def test_a_folder_that_is_gone_is_made_again(tmp_path: Path):
     store = Store(tmp_path / "plans")
     store.folder.rmdir()
+    assert store.read("key") is None
+    store.write("key", BODY)
+    assert store.read("key") == BODY
+
+
+def test_a_file_where_the_folder_was_costs_a_warning(tmp_path: Path):
+    store = Store(tmp_path / "plans")
+    store.folder.rmdir()
+    store.folder.touch()
     with pytest.warns(CacheWarning, match="cannot be written to"):
         store.write("key", BODY)
-    assert store.read("key") is None
 
 
 def test_writers_at_the_same_time_leave_whole_entries(tmp_path: Path):

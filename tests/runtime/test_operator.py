@@ -65,7 +65,7 @@ class TestFailure:
         notes: list[str] = []
         one = entry(
             tmp_path, "falls back", torch_kernel(FAILS), fallback=lambda x, n, m: (x.sum(1),),
-            source=SourceLine("model.py", 3, "y = x.sum(1)"), on_failure=notes.append,
+            source=SourceLine("model.py", 3, "y = x.sum(1)"), on_failure=lambda reason, *_: notes.append(reason),
         )  # fmt: skip
         x = torch.randn(6, 3)
         with pytest.warns(FallbackWarning, match="no such tile") as caught:
