@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import errors, testing
     from .aot import export
+    from .aot_inductor import aot_inductor, load_aot_inductor
     from .api import CompiledFunction, compile, explain
     from .errors import (
         FallbackWarning,
@@ -47,6 +48,7 @@ _WHERE = {
         "errors",
     ),
     "export": "aot",
+    **dict.fromkeys(("aot_inductor", "load_aot_inductor"), "aot_inductor"),
     **dict.fromkeys(("LoadedFunction", "load"), "runtime.package.load"),
     "reports": "torch_backend",
     "errors": "",
@@ -65,11 +67,13 @@ __all__ = [
     "Report",
     "UnsupportedProgram",
     "UserError",
+    "aot_inductor",
     "compile",
     "errors",
     "explain",
     "export",
     "load",
+    "load_aot_inductor",
     "reports",
     "testing",
 ]

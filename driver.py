@@ -76,6 +76,7 @@ class Options:
     lazy: "on" moves the running maximum of an online form only when it is exceeded by a factor of 256.
     save: what the forward keeps for its backward: "by_cost", or as PyTorch's own partitioner chooses, "torch".
     parameters: launch parameters of all kernels, by name, in place of what the cost model or the default says.
+    mode, inductor: a mode of `torch.compile` and settings by name, for Inductor, which compiles the rest.
     """
 
     target: str = "auto"
@@ -88,6 +89,8 @@ class Options:
     lazy: str = "off"
     save: str = "by_cost"
     parameters: Mapping[str, int] = field(default_factory=dict)
+    mode: str = "default"
+    inductor: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.remainder not in REMAINDERS:

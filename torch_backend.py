@@ -22,7 +22,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from .assembly.build import Built, build, make_plan, plan_quietly
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.partition import Partitioner
-from .assembly.remainder import modes
+from .assembly.remainder import Session, settings_of
 from .assembly.saved import Saved
 from .driver import Environment, Options, Plan, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
@@ -43,12 +43,12 @@ def backend(
     """Compile what Dynamo captured.
 
     options: `target` (default: where the tensors are), `remainder`, `tune`, `fuse`, `skip`, `lazy`, `save`, `parameters`,
-    `strict`.  mode: passed on to Inductor.
+    `strict`, and for Inductor `mode` and `inductor`, its settings by name.  mode: the same; `torch.compile` takes either
+    a mode or options.
     Raises InvalidArgument for an option that there is not.
     """
     chosen = read_options(options or {})
-    if mode not in (None, "default") and mode not in modes():
-        raise InvalidArgument.choice("mode", mode, ["default", *modes()])
+    session = Session(settings_of(mode or chosen.mode, chosen.inductor))
     environment = Environment.read()
     devices = devices_of([*example_inputs, *gm.parameters(), *gm.buffers()])
     target = pick_target(chosen.target, devices)
@@ -71,7 +71,7 @@ def backend(
                 graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning, scripts=scripts
             )
             built = build(
-                plan, inputs, chosen, folder, mode=mode, fallbacks=fallbacks,
+                plan, inputs, chosen, folder, session=session, fallbacks=fallbacks,
                 backward=role == "backward", inference=role == "inference", scripts=scripts,
             )  # fmt: skip
             if role == "forward":

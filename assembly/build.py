@@ -31,7 +31,7 @@ from ..runtime.operator import Entry, register
 from .log_lines import log_built
 from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
-from .remainder import Boxed, compile_with_inductor, computes, run_eagerly
+from .remainder import Boxed, Session, compile_with_inductor, computes, run_eagerly
 from .reproduction import options_for, write_reproduction
 from .saved import Saved
 from .splice import Placed, splice
@@ -121,28 +121,39 @@ def build(
     *,
     backward: bool = False,
     inference: bool = False,
-    mode: str | None = None,
+    session: Session | None = None,
     fallbacks: list[tuple[str, str]] | None = None,
     size_names: Mapping[str, str] | None = None,
     scripts: Path | None = None,
 ) -> Built:
     """Load the plan's kernels, splice them in, compile what is left as `options.remainder` says.
 
-    scripts: the folder for scripts that show which kernels failed.
+    session: shared with the other graphs of this compilation.  scripts: the folder for scripts that show which kernels failed.
     """
     fallbacks = [] if fallbacks is None else fallbacks
-    folder = usable_folder(folder)
-    loading = _Loading(plan, folder, options, fallbacks, size_names or {}, scripts)
     with compiling():
-        with _disable_current_modes():
-            placed = [one for call in plan.calls if (one := loading.place(call)) is not None]
-        built = _assemble(plan, placed, example_inputs, options, backward, inference, mode, fallbacks)
+        placed = place_kernels(plan, options, folder, fallbacks, size_names, scripts)
+        built = _assemble(plan, placed, example_inputs, options, backward, inference, session, fallbacks)
     built.entries = tuple(one.entry for one in placed)
     # Other compilers know kernels by their keys only; what runs holds them, for it may outlive `built`.
     with suppress(AttributeError):
         built.run.fusecade_entries = built.entries  # type: ignore[attr-defined]
     log_built(built, "backward" if backward else "inference" if inference else "forward")
     return built
+
+
+def place_kernels(
+    plan: Plan,
+    options: Options,
+    folder: Path,
+    fallbacks: list[tuple[str, str]],
+    size_names: Mapping[str, str] | None = None,
+    scripts: Path | None = None,
+) -> list[Placed]:
+    """The plan's calls with their kernels loaded, without those that do not load; arguments as in `build`."""
+    loading = _Loading(plan, usable_folder(folder), options, fallbacks, size_names or {}, scripts)
+    with _disable_current_modes():
+        return [one for call in plan.calls if (one := loading.place(call)) is not None]
 
 
 def _assemble(
@@ -152,15 +163,16 @@ def _assemble(
     options: Options,
     backward: bool,
     inference: bool,
-    mode: str | None,
+    session: Session | None,
     fallbacks: list[tuple[str, str]],
 ) -> Built:
+    session = session or Session()
     try:
         if options.remainder == "inductor":
             graph = splice(plan.gm, placed)
-            if computes(graph):
+            if session.records or computes(graph):
                 compiled = compile_with_inductor(
-                    graph, example_inputs, backward=backward, inference=inference, mode=mode, fallbacks=fallbacks
+                    graph, example_inputs, backward=backward, inference=inference, session=session, fallbacks=fallbacks
                 )
                 if compiled is not None:
                     return Built(compiled, plan, graph, "inductor", fallbacks)
@@ -297,4 +309,4 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-__all__ = ["Built", "build", "make_plan", "plan_quietly"]
+__all__ = ["Built", "build", "make_plan", "place_kernels", "plan_quietly"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +16,7 @@ from torch import fx
 from torch._guards import TracingContext, detect_fake_mode
 from torch.fx.traceback import preserve_node_meta
 
-from ..errors import FallbackWarning
+from ..errors import FallbackWarning, InvalidArgument
 from ..runtime.operator import OPERATOR
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
@@ -57,7 +58,7 @@ def compile_with_inductor(
     *,
     backward: bool = False,
     inference: bool = False,
-    mode: str | None = None,
+    session: Session,
     fallbacks: list[tuple[str, str]],
 ) -> Boxed | None:
     """The graph compiled by Inductor, which takes our operator as it stands; None where it cannot.
@@ -76,10 +77,10 @@ def compile_with_inductor(
         assert isinstance(results, tuple | list)
         # Every output keeps the strides that were traced: AOTAutograd, and the user, rely on them.
         output.meta["user_visible_output_idxs"] = [n for n, x in enumerate(results) if isinstance(x, fx.Node)]
-        with _mode(mode):
+        with session.settings_on():
             return compile_fx.compile_fx_inner(
                 gm, list(example_inputs), is_backward=backward, is_inference=inference,
-                static_input_idxs=_static_inputs() if not backward else (),
+                static_input_idxs=_saved_inputs(gm) if backward else _static_inputs(), **session.arguments(backward),
             )  # type: ignore[return-value]  # fmt: skip
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -110,19 +111,68 @@ def inductor_problem() -> str | None:
     return None
 
 
-def modes() -> list[str]:
-    """The values of `mode` that Inductor knows."""
-    from torch._inductor import list_mode_options
+def settings_of(mode: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Inductor's settings: those of a mode, and those that are given by name.  Raises InvalidArgument for unknown ones."""
+    if mode in (None, "default") and not given:
+        return {}
+    from torch._inductor import list_mode_options, list_options
 
-    return list(list_mode_options())
+    modes = list_mode_options()
+    if mode is not None and mode not in modes:
+        raise InvalidArgument.choice("mode", mode, modes)
+    known = list_options() if given else []
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise InvalidArgument(
+                f"{name!r} is not a setting of Inductor",
+                next_step=f"use {near[0]!r} instead" if near else "`torch._inductor.list_options()` lists them",
+            )
+    return {**modes[mode or "default"], **given}
 
 
-def _mode(mode: str | None) -> AbstractContextManager[Any]:
-    if mode in (None, "default"):
-        return nullcontext()
-    from torch._inductor import config, list_mode_options
+class Session:
+    """What the graphs of one compilation, a forward and its backward, share in Inductor.
 
-    return config.patch(list_mode_options(mode))
+    settings: Inductor's, by name.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        self.settings = dict(settings or {})
+        self._shared: dict[str, Any] = {}
+
+    def settings_on(self) -> AbstractContextManager[Any]:
+        if not self.settings:
+            return nullcontext()
+        from torch._inductor import config
+
+        return config.patch(self.settings)
+
+    @property
+    def records(self) -> bool:
+        """Whether calls are recorded as CUDA graphs: then a graph of kernels alone gains from Inductor too."""
+        from torch._inductor import config
+
+        return bool(self.settings.get("triton.cudagraphs", config.triton.cudagraphs))
+
+    def arguments(self, backward: bool) -> dict[str, Any]:
+        """Of `compile_fx_inner`: the backward goes into the same CUDA graphs, on the device of its forward."""
+        if not self.records:
+            return {}
+        from torch._inductor.compile_fx import _graph_counter
+        from torch._inductor.cudagraph_utils import BoxedDeviceIndex
+        from torch._inductor.utils import BoxedBool
+
+        if not self._shared:
+            self._shared = {
+                "cudagraphs": BoxedBool(True),
+                "graph_id": next(_graph_counter),
+                "boxed_forward_device_index": BoxedDeviceIndex(None),
+            }
+        if backward and self._shared["boxed_forward_device_index"].value is None:
+            # The forward is none of Inductor's, or not recorded: neither is this.
+            return {**self._shared, "cudagraphs": BoxedBool(False)}
+        return self._shared
 
 
 def _decompose(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> fx.GraphModule:
@@ -154,6 +204,13 @@ class _Reshaping(fx.Interpreter):
         if target is torch.ops.aten.view.default:
             return torch.reshape(*args, **kwargs)
         return super().call_function(target, args, kwargs)
+
+
+def _saved_inputs(gm: fx.GraphModule) -> Sequence[int]:
+    """Of a backward: all but incoming gradients lies where the forward put it."""
+    from torch._inductor.utils import count_tangents
+
+    return tuple(range(count_tangents(gm)))
 
 
 def _static_inputs() -> Sequence[int]:

@@ -27,7 +27,7 @@ log = logging.getLogger("fusecade")
 
 LARGEST = 64  # elements of a constant that is written out; of a larger one, only the layout is
 # What a script does not take over: it shows what failed with everything else switched off.
-LEFT_OUT = ("target", "remainder", "strict", "print_after_all", "tune", "save")
+LEFT_OUT = ("target", "remainder", "strict", "print_after_all", "tune", "save", "mode", "inductor")
 
 TEMPLATE = '''"""Written by Fusecade {version} with PyTorch {torch}: {what} failed.
 

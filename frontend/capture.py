@@ -141,7 +141,8 @@ def capture(
 
     try:
         with (
-            compiling(), mode, torch.no_grad(), by_definition(), _compiling(), _quiet(), preserve_node_meta(), Definitions(), _Lines()
+            compiling(), mode, torch.no_grad(), by_definition(), _compiling(), _quiet(), preserve_node_meta(),
+            Definitions(), _Lines(),
         ):  # fmt: skip
             gm = make_fx(
                 functional, decomposition_table=decompositions(), tracing_mode="real", _allow_non_fake_inputs=True

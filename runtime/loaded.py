@@ -140,7 +140,7 @@ class LoadedKernel:
         self, artifact: KernelArtifact, launch: Launch, path: Path, given: Sequence[Layout] | None = None
     ) -> None:
         self.artifact, self.launch, self.path = artifact, launch, path
-        given = artifact.inputs if given is None else given
+        self.given = given = artifact.inputs if given is None else given
         self._inputs = [_Input(g, x, artifact.sizes) for g, x in zip(given, artifact.inputs, strict=True)]
         self._outputs = [Sized(x, artifact.sizes) for x in artifact.outputs]
 

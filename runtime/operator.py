@@ -158,12 +158,13 @@ def _find(key: str) -> Entry:
         return _TABLE[key]
     except KeyError:
         raise InternalCompilerError(
-            f"a compiled graph calls kernel {key[:20]}, which this process has not loaded"
+            f"a compiled graph calls kernel {key[:20]}, which this process has not loaded; packages of AOTInductor are "
+            "loaded with `fusecade.load_aot_inductor`"
         ) from None
 
 
-def _call(kernel: str, inputs: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
-    return _find(kernel)(inputs, sizes)
+def _call(kernel: str, inputs: list[torch.Tensor], sizes: list[int] | None) -> list[torch.Tensor]:
+    return _find(kernel)(inputs, sizes or ())  # AOTInductor gives None for an empty list
 
 
 def _fake_call(kernel: str, inputs: list[torch.Tensor], sizes: list[Any]) -> list[torch.Tensor]:

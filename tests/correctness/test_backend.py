@@ -273,7 +273,7 @@ class TestOptions:
         assert isinstance(error, InvalidArgument)
         assert str(error) == (
             "an option of the backend is 'remainderr', which is not one of: target, remainder, tune, fuse, strict, "
-            "print_after_all, skip, lazy, parameters\nnext: use 'remainder' instead"
+            "print_after_all, skip, lazy, save, parameters, mode, inductor\nnext: use 'remainder' instead"
         )
 
     @pytest.mark.parametrize(

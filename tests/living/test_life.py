@@ -163,7 +163,10 @@ class TestParameters:
     @pytest.mark.parametrize("remainder", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
     @pytest.mark.parametrize(
         "kind",
-        ["AdamW", *(pytest.param(n, marks=pytest.mark.slow) for n in ("SGD", "RMSprop", "Adagrad", "NAdam", "Adadelta"))],
+        [
+            "AdamW",
+            *(pytest.param(n, marks=pytest.mark.slow) for n in ("SGD", "RMSprop", "Adagrad", "NAdam", "Adadelta")),
+        ],
     )
     def test_an_optimiser_compiled(self, kind: str, remainder: str):
         model = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 8))
@@ -314,5 +317,3 @@ def test_a_subclass_of_tensors_falls_back_where_it_must():
     found = compiled(attend)(*inputs)
     assert type(found) is Tagged
     close(found.as_subclass(torch.Tensor), attend(*(x.as_subclass(torch.Tensor) for x in inputs)))
-
-

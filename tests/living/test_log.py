@@ -48,9 +48,10 @@ def test_a_plan_from_the_cache_says_the_same(folder: Path, caplog: pytest.LogCap
     assert any(line.startswith("planned in ") for line in fresh)
     assert any(line.startswith("a plan from the cache: ") for line in again)
     start = "a graph (inference)"
-    assert fresh[next(n for n, x in enumerate(fresh) if x.startswith(start)) :] == again[
-        next(n for n, x in enumerate(again) if x.startswith(start)) :
-    ]
+    assert (
+        fresh[next(n for n, x in enumerate(fresh) if x.startswith(start)) :]
+        == again[next(n for n, x in enumerate(again) if x.startswith(start)) :]
+    )
     assert any("rewritten by derive-online" in line for line in again)
 
 
@@ -63,9 +64,7 @@ def test_refusals_are_said(caplog: pytest.LogCaptureFixture):
 @pytest.mark.slow
 def test_torch_logs_knows_the_name():
     program = (
-        "import torch, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from programs import *\n"
-        "compiled(attend)(*qkv(4, 64, 64))"
+        "import torch, sys; sys.path.insert(0, sys.argv[1])\nfrom programs import *\ncompiled(attend)(*qkv(4, 64, 64))"
     )
     here = os.path.dirname(__file__)
     for setting, words in (("fusecade", "a graph (inference)"), ("+fusecade", "rewritten by derive-online")):
