@@ -21,6 +21,7 @@ from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.exported import decomposed, with_graph
 from .assembly.remainder import inductor_problem, settings_of
 from .assembly.splice import splice
+from .assembly.titles import title_of
 from .codegen.artifact import KernelArtifact, Layout
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for
 from .errors import InvalidPackage, MissingTool
@@ -89,6 +90,7 @@ def aot_inductor(
             "artifact": replace(one.call.artifact, facts={}).to_json(),
             "given": [asdict(layout) for layout in one.entry.kernel.given],
             "device": one.entry.device.type,
+            "title": title_of(one.call),
         }
         for one in placed
     }
@@ -123,7 +125,7 @@ def _entry(key: str, about: Mapping[str, Any], folder: Path) -> Entry:
     artifact: KernelArtifact = read_artifact(about["artifact"])
     given = [Layout(tuple(x["shape"]), tuple(x["strides"]), x["dtype"]) for x in about["given"]]
     kernel = load(artifact, folder / "kernels", given)
-    return register(Entry(key, kernel, None, torch.device(about["device"]), strict=True))
+    return register(Entry(key, kernel, None, torch.device(about["device"]), strict=True, title=str(about["title"])))
 
 
 __all__ = ["aot_inductor", "load_aot_inductor"]

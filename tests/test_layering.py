@@ -52,8 +52,8 @@ TABLE: dict[str, May] = {
     ),
     # The root modules, the faces of the package.
     "": May.use(
-        "ir frontend passes codegen autotune runtime assembly commands aot aot_inductor api cli driver environment report report_graph "
-        "report_page report_tables testing torch_backend tuning_page tuning_plots",
+        "ir frontend passes codegen autotune runtime assembly commands aot aot_inductor api cli driver environment report "
+        "report_graph report_page report_tables testing torch_backend tuning_page tuning_plots",
         "torch triton xdsl sympy numpy rich optuna",
     ),
 }
