@@ -68,11 +68,11 @@ class TestModes:
         assert any(node.target is operator.OPERATOR for node in seen[0]["gm"].graph.nodes)
 
     def test_the_backward_shares_the_graphs_of_its_forward(self, seen: list[dict]):
-        model, x = Block(), torch.randn(2, 32, 32)
-        other = copy.deepcopy(model)
-        compiled(model, "inductor", {"mode": "reduce-overhead"})(x).sum().backward()
-        other(x).sum().backward()
-        same_gradients(model, other)
+        inputs = qkv(2, 32, 64)
+        inputs[0].requires_grad_()
+        run = compiled(attend, "inductor", {"mode": "reduce-overhead"})
+        found, wanted = (torch.autograd.grad(fn(*inputs).square().sum(), inputs[0]) for fn in (run, attend))
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
         forward, backward = seen
         assert (forward["is_backward"], backward["is_backward"]) == (False, True)
         assert forward["graph_id"] == backward["graph_id"]
@@ -159,7 +159,8 @@ class TestAheadOfTime:
             return package_path
 
         monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package)
-        block, x, reports = Block().eval(), torch.randn(2, 32, 32), []
+        x, reports = torch.randn(8, 32), []
+        block = torch.nn.Sequential(torch.nn.Linear(32, 16), torch.nn.Softmax(-1)).eval()
         options = {"fuse": "always", "inductor": {"max_autotune": True}, "on_report": reports.append}
         path = fusecade.aot_inductor(block, (x,), "model.pt2", **options)
         assert path == Path("model.pt2")

@@ -196,14 +196,18 @@ class TestParameters:
 
 
 class TestTransforms:
-    def test_inside_and_outside(self):
+    def test_maps_inside_and_outside(self):
+        inputs = qkv(2, 32, 64)
+        close(compiled(torch.vmap(attend))(*inputs), attend(*inputs))
+        close(torch.vmap(compiled(attend))(*inputs), attend(*inputs))
+
+    @pytest.mark.slow
+    def test_derivatives_inside_and_outside(self):
         inputs, tangents = qkv(2, 32, 64), qkv(2, 32, 64)
 
         def loss(q, k, v):
             return attend(q, k, v).square().sum()
 
-        close(compiled(torch.vmap(attend))(*inputs), attend(*inputs))
-        close(torch.vmap(compiled(attend))(*inputs), attend(*inputs))
         wanted = torch.func.grad(loss)(*inputs)
         close(compiled(torch.func.grad(loss))(*inputs), wanted, atol=1e-4, rtol=1e-4)
         close(torch.func.grad(compiled(loss))(*inputs), wanted, atol=1e-4, rtol=1e-4)
@@ -300,17 +304,20 @@ class TestThreads:
 
 
 class TestMemory:
-    def test_kernels_of_graphs_that_are_gone_are_forgotten(self, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.parametrize("remainder", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+    def test_kernels_of_graphs_that_are_gone_are_forgotten(self, remainder: str, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(operator, "_TABLE", weakref.WeakValueDictionary())
-        for remainder in ("eager", "inductor"):
-            run = compiled(lambda q, k, v: attend(q, k, v).cumsum(-1), remainder)
-            run(*qkv(4, 32, 64))
-            assert len(operator._TABLE)
-            del run
-            torch._dynamo.reset()
-            torch_backend.compiled.clear()
-            gc.collect()
-            assert not len(operator._TABLE)
+        run = compiled(lambda q, k, v: attend(q, k, v).cumsum(-1), remainder)
+        inputs = qkv(4, 64, 64)
+        run(*inputs)
+        assert len(operator._TABLE)
+        torch_backend.compiled.clear()
+        gc.collect()
+        close(run(*inputs), attend(*inputs).cumsum(-1))  # what runs holds its kernels
+        del run
+        torch._dynamo.reset()
+        gc.collect()
+        assert not len(operator._TABLE)
 
 
 def test_a_subclass_of_tensors_falls_back_where_it_must():
