@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 
 from ..frontend.decompositions import decompositions
 
@@ -18,15 +19,19 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
 
 
 def with_graph(program: ExportedProgram, gm: fx.GraphModule) -> ExportedProgram:
-    """The program with a graph of the same inputs and outputs in place of its own; the outputs may have other names."""
+    """The program with a graph of the same inputs and outputs in place of its own; these may have other names."""
     signature = copy.deepcopy(program.graph_signature)
     results = gm.graph.output_node().args[0]
     assert isinstance(results, tuple | list)
     for spec, result in zip(signature.output_specs, results, strict=True):
         if isinstance(result, fx.Node) and hasattr(spec.arg, "name"):
             spec.arg.name = result.name
+    renamed: dict[str, str] = {}
     for spec, node in zip(signature.input_specs, gm.graph.find_nodes(op="placeholder"), strict=True):
-        assert spec.arg.name == node.name
+        renamed[spec.arg.name] = spec.arg.name = node.name
+    for spec in signature.output_specs:
+        if spec.kind == OutputKind.USER_INPUT_MUTATION:
+            spec.target = renamed[spec.target]
     return program._update(gm, signature)
 
 

@@ -31,10 +31,12 @@ def wrap(kind: str, model: nn.Module, remainder: str) -> nn.Module:
         fully_shard(model)
         return model if kind == "fsdp2 by block" else compiled(model, remainder)
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
     for block in model.children():
-        parallelize_module(block, init_device_mesh("cpu", (2,)), {"up": ColwiseParallel(), "down": RowwiseParallel()})
+        columns = ColwiseParallel(output_layouts=Replicate())
+        parallelize_module(block, init_device_mesh("cpu", (2,)), {"up": columns})
     return compiled(model, remainder)
 
 
