@@ -22,7 +22,7 @@ from ..codegen.artifact import KernelArtifact, Layout
 from ..errors import CacheWarning, InternalCompilerError, InvalidArgument, UserError
 from . import cpu, triton_launch
 from .expressions import function_of
-from .files import write_kept
+from .files import private_folder, write_kept
 
 DTYPES: dict[str, torch.dtype] = {
     "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
@@ -55,15 +55,21 @@ def load(artifact: KernelArtifact, folder: Path, given: Sequence[Layout] | None 
 def write_source(artifact: KernelArtifact, folder: Path) -> Path:
     """The file that holds the kernel's source: all of it or nothing, whoever else writes or deletes it at the same time.
 
-    Where it cannot be written there is one warning: what runs is the artifact's text.
+    Where it cannot be written there is one warning: what runs is the artifact's text.  Raises UserError for a folder that
+    others can open.
     """
     path = folder / f"{file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
     text = artifact.source.encode()
     try:
+        private_folder(folder)
         if _contents(path) != text:
             write_kept(path, text)
-    except (OSError, UserError) as error:
-        _warn_unwritten(folder, error.strerror if isinstance(error, OSError) else error.message)
+    except OSError as error:
+        _warn_unwritten(folder, error.strerror)
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        _warn_unwritten(folder, error.message)
     return path
 
 
