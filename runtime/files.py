@@ -60,8 +60,9 @@ def write_kept(path: Path, blob: bytes) -> None:
         try:
             private_folder(path.parent)
             return write_whole(path, blob)
-        except FileNotFoundError:
-            if attempt + 1 == ATTEMPTS:
+        except (FileNotFoundError, UserError) as error:
+            deleted = isinstance(error, FileNotFoundError) or isinstance(error.__cause__, FileNotFoundError)
+            if not deleted or attempt + 1 == ATTEMPTS:
                 raise
 
 

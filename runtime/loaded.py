@@ -61,9 +61,10 @@ def write_source(artifact: KernelArtifact, folder: Path) -> Path:
     path = folder / f"{file_name(artifact.name)}_{artifact.fingerprint[:12]}.py"
     text = artifact.source.encode()
     try:
-        private_folder(folder)
         if _contents(path) != text:
             write_kept(path, text)
+        else:
+            private_folder(folder)
     except OSError as error:
         _warn_unwritten(folder, error.strerror)
     except UserError as error:
