@@ -38,6 +38,7 @@ from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import count_kernel
 from .passes.finite_masks import finite_masks
+from .passes.fingerprint import Known
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.known_indices import known_indices
 from .passes.needed_reads import needed_reads
@@ -267,16 +268,18 @@ def plan_graph(
     size_names: Mapping[str, str] | None = None,
     hints: Mapping[str, int] | None = None,
     configure: Configure | None = None,
+    known: Known | None = None,
 ) -> Plan:
     """Everything from the ATen graph to printed kernels.
 
     size_names: other names for torch's size symbols.  hints: likely values of symbolic sizes, used for pricing only.
     configure: says of each kernel which configuration it is to have, where that is not the cost model's choice.
+    known: what was decided for clusters of other graphs; it grows.
     Raises UnsupportedProgram for a graph that is not functional ATen.
     """
     options = options or Options()
     found = reassociated(gm, target, hints, size_names)
-    plan = _Pipeline(found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure).run()
+    plan = _Pipeline(found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure, known).run()
     plan.edit, plan.externs, plan.rewrites[:0] = found.edit, found.externs, found.rewrites
     return plan
 
@@ -291,8 +294,9 @@ class _Pipeline:
         hints: dict[str, int],
         size_names: Mapping[str, str],
         configure: Configure | None,
+        known: Known | None,
     ):
-        self.size_names, self.configure = size_names, configure
+        self.size_names, self.configure, self.known = size_names, configure, known
         self.imported, self.gm, self.target, self.options, self.hints = imported, gm, target, options, hints
         self.plan = Plan(gm, target, externs=imported.externs)
         self.previous = ""
@@ -334,6 +338,7 @@ class _Pipeline:
             self._exists,
             always=self.options.fuse == "always",
             options=self.options.loops,
+            known=self.known,
         )
         self.plan.refusals = fused.refusals
         self._show("fuse")

@@ -27,6 +27,7 @@ from .assembly.saved import Saved
 from .driver import Environment, Options, Plan, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
 from .frontend.decompositions import by_definition, decompositions
+from .passes.fingerprint import Known
 from .report import Report, report_of
 
 # The graphs that this process compiled, the last ones: what `fusecade.reports()` shows.
@@ -56,11 +57,12 @@ def backend(
     check_device(target, devices, environment.interpret)
     tuning = tuned_for(environment, target, chosen.tune)
     saved: list[Saved] = []
+    known = Known()  # the forward is planned twice, and the backward computes parts of it again
 
     def plan_forward(graph: fx.GraphModule) -> Plan | None:
         # Only looked at, so that nothing is tuned for it.
         looked_up = tuned_for(environment, target)
-        return plan_quietly(graph, target, chosen, environment.cache_dir, hints_of(graph), looked_up)
+        return plan_quietly(graph, target, chosen, environment.cache_dir, hints_of(graph), looked_up, known)
 
     def compile_graph(role: str) -> Callable[[fx.GraphModule, Sequence[Any]], Any]:
         def compiler(graph: fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -68,14 +70,17 @@ def backend(
             folder = environment.cache_dir
             scripts = environment.reproductions
             plan = make_plan(
-                graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning, scripts=scripts
-            )
+                graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning, scripts=scripts,
+                known=known,
+            )  # fmt: skip
             built = build(
                 plan, inputs, chosen, folder, session=session, fallbacks=fallbacks,
                 backward=role == "backward", inference=role == "inference", scripts=scripts,
             )  # fmt: skip
             if role == "forward":
                 built.saved = tuple(saved)
+            else:
+                known.clear()
             compiled.append(built)
             return built.run
 

@@ -25,6 +25,7 @@ from ..frontend.one_at_a_time import compiling
 from ..frontend.sizes import Opaque, size
 from ..ir import symbols
 from ..ir.target import Target
+from ..passes.fingerprint import Known
 from ..runtime.files import usable_folder
 from ..runtime.loaded import load
 from ..runtime.operator import Entry, register
@@ -68,6 +69,7 @@ def make_plan(
     hints: dict[str, int] | None = None,
     tuning: Tuning | None = None,
     scripts: Path | None = None,
+    known: Known | None = None,
 ) -> Plan:
     """The plan for a graph; one without kernels, and a warning, where none can be made.  `strict` raises instead.
 
@@ -79,7 +81,7 @@ def make_plan(
             _disable_current_modes(),
         ):  # PyTorch calls us while it traces; what we compute on the way is no part of that
             kept = usable_folder(folder) if folder else None
-            plan = cached_plan(gm, target, options, kept, size_names, hints, tuning)
+            plan = cached_plan(gm, target, options, kept, size_names, hints, tuning, known)
     except Exception as error:
         reason = _reason(error)
         step = _shown_by(scripts, "graph", reason, gm, options_for(options, target.name))
@@ -100,12 +102,18 @@ def make_plan(
 
 
 def plan_quietly(
-    gm: fx.GraphModule, target: Target, options: Options, folder: Path, hints: dict[str, int], tuning: Tuning
+    gm: fx.GraphModule,
+    target: Target,
+    options: Options,
+    folder: Path,
+    hints: dict[str, int],
+    tuning: Tuning,
+    known: Known | None = None,
 ) -> Plan | None:
     """The plan for a graph that is only looked at; None where none can be made."""
     try:
         with _disable_current_modes():
-            return cached_plan(gm, target, options, usable_folder(folder), None, hints, tuning)
+            return cached_plan(gm, target, options, usable_folder(folder), None, hints, tuning, known)
     except Exception:
         log.debug("planning failed", exc_info=True)
         return None

@@ -26,6 +26,7 @@ from torch import fx
 from ..driver import Call, Options, Plan, plan_graph
 from ..frontend.edit import Edit, replay
 from ..ir.target import Target
+from ..passes.fingerprint import Known
 from ..passes.fuse import Refusal
 from ..passes.plan_memory import MemoryPlan
 from ..runtime.cache import Store, read_artifact
@@ -47,14 +48,16 @@ def cached_plan(
     size_names: Mapping[str, str] | None = None,
     hints: Mapping[str, int] | None = None,
     tuning: Tuning | None = None,
+    known: Known | None = None,
 ) -> Plan:
     """The plan for `gm`, from `folder` where it was made before.  No folder: made anew.
 
     tuning: what says which configurations kernels are to have.  A plan that it would make otherwise by now is made anew.
+    known: what was decided for clusters of other graphs; it grows.
     """
     configure = tuning.configure if tuning is not None else None
     if folder is None:
-        return plan_graph(gm, target, options, size_names, hints, configure)
+        return plan_graph(gm, target, options, size_names, hints, configure, known)
     store = store_at(folder)
     key = key_of(gm, target, options, size_names or {})
     body = store.read(key)
@@ -67,7 +70,7 @@ def cached_plan(
         except ValueError as error:
             store.reject(key, f"does not fit ({error})")
     began = time.perf_counter()
-    plan = plan_graph(gm, target, options, size_names, hints, configure)
+    plan = plan_graph(gm, target, options, size_names, hints, configure, known)
     log.info("planned in %.2f s, kept as %s", time.perf_counter() - began, store.path(key))
     store.write(key, encode(plan))
     return plan

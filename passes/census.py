@@ -172,13 +172,19 @@ class Census:
         trips: Mapping[str, int],
         tile_of: Mapping[str, int],
         at_once: Mapping[str, int],
+        touched: dict[str, int],
     ) -> tuple[tuple[int, int], ...]:
-        """`Transfer.again` of one load, with so many tiles of the grid ranks at the same time."""
+        """`Transfer.again` of one load, with so many tiles of the grid ranks at the same time.
+
+        touched: by all transfers inside one step of a rank, as far as it was asked before; it grows.
+        """
         found = []
         for r in repeats:
             returns = -(-trips[r] // at_once.get(r, 1))
             if returns > 1:
-                found.append((returns, sum(self._touched(o, r, at_once, tile_of) for o in self.listing.transfers)))
+                if r not in touched:
+                    touched[r] = sum(self._touched(o, r, at_once, tile_of) for o in self.listing.transfers)
+                found.append((returns, touched[r]))
         return tuple(found)
 
     def _touched(self, o: Entry, r: str, at_once: Mapping[str, int], tile_of: Mapping[str, int]) -> int:
@@ -243,6 +249,7 @@ class Census:
         pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
         alone = w.nested is not None and w.nested.held_bytes > ALONE  # one program on each multiprocessor, not two
         at_once = self._at_once(trips, self.flight // 2 if alone else self.flight)
+        touched: dict[str, int] = {}
         for e, elements, repeats in self.counted:
             at = (e.loops, e.bounds)
             if at not in runs_of:
@@ -253,7 +260,7 @@ class Census:
             ranks = e.ranks if band is None else tuple(r for r in e.ranks if r != band)
             long = 1 if band is None else size[band]
             if e.kind in ("load", "store"):
-                again = self._again(e, repeats, trips, tile_of, at_once) if e.kind == "load" else ()
+                again = self._again(e, repeats, trips, tile_of, at_once, touched) if e.kind == "load" else ()
                 together = product(at_once, tuple(r for r in self.listing.grid if r not in e.ranks))
                 points = walk.total(ranks, *at, e.inside) if e.bounds else e.points * repeated
                 if band is not None:

@@ -8,6 +8,8 @@ operations are part of one library call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from xdsl.ir import Attribute, Operation, SSAValue
 
@@ -17,8 +19,9 @@ from ..ir.cascade import EinsumOp
 class Fingerprints:
     """Keys of the clusters of one program; equal operations have equal numbers."""
 
-    def __init__(self) -> None:
-        self._number: dict[tuple, int] = {}
+    def __init__(self, numbers: dict[tuple, int] | None = None) -> None:
+        """numbers: those of operations of other programs, so that keys compare with theirs; it grows."""
+        self._number: dict[tuple, int] = {} if numbers is None else numbers
         self._of: dict[Operation, int] = {}
 
     def of(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple:
@@ -52,6 +55,28 @@ class Fingerprints:
             )
             self._of[op] = self._number.setdefault(key, len(self._number))
         return self._of[op]
+
+
+@dataclass
+class Known:
+    """What was decided for clusters of several programs: a model's forward and backward graph have many in common.
+
+    A refusal holds for every cluster with its key; a kernel is taken over by one whose values are called the same as well,
+    so that what is printed does not depend on what was compiled before.
+    """
+
+    numbers: dict[tuple, int] = field(default_factory=dict)
+    refused: dict[tuple, Any] = field(default_factory=dict)
+    taken: dict[tuple, Any] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        for table in (self.numbers, self.refused, self.taken):
+            table.clear()
+
+
+def names_of(ops: Sequence[EinsumOp]) -> tuple:
+    """What the values and the calls of a cluster are called."""
+    return tuple((o.attributes.get("node"), *(v.name_hint for v in (*o.inputs, *o.results))) for o in ops)
 
 
 def _sorted(attributes: Mapping[str, Attribute]) -> tuple[tuple[str, Attribute], ...]:

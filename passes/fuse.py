@@ -30,7 +30,8 @@ from ..ir.tile import BufferType
 from .algebra.forms import Refused
 from .candidates import Candidates
 from .copy_maps import copy_maps, merge, shared
-from .fingerprint import Fingerprints
+from .fingerprint import Fingerprints, Known, names_of
+from .least_cost import least_us
 from .likely_sizes import LikelySizes
 from .nest_reductions import nest_reductions, restore
 from .order import sort_block
@@ -100,14 +101,15 @@ def fuse_program(
     *,
     always: bool = False,
     options: LoopOptions | None = None,
+    known: Known | None = None,
 ) -> Fused:
     """Replace profitable clusters of `program` by kernels, in place.
 
     sizes: likely values of symbolic sizes, for pricing.  exists: whether a value can be passed between kernels (some live
     only inside a larger library call).  always: take what can be one kernel, though it is predicted to be slower.
-    options: of the loops of kernels.
+    options: of the loops of kernels.  known: what was decided in other programs; it grows.
     """
-    return _Fuser(program, target, dict(sizes or {}), exists, always, options).run()
+    return _Fuser(program, target, dict(sizes or {}), exists, always, options, known or Known()).run()
 
 
 class _Fuser:
@@ -119,6 +121,7 @@ class _Fuser:
         exists: Callable[[SSAValue], bool],
         always: bool,
         options: LoopOptions | None,
+        known: Known,
     ):
         self.program, self.target, self.sizes, self.always = program, target, sizes, always
         self.options = options
@@ -134,7 +137,8 @@ class _Fuser:
         self.taken: set[Operation] = set()
         self.tried: set[frozenset[EinsumOp]] = set()
         self.result = Fused()
-        self.fingerprints = Fingerprints()
+        self.known, self.context = known, (target.name, tuple(sorted(sizes.items())), always, options)
+        self.fingerprints = Fingerprints(known.numbers)
         self.verdicts: dict[tuple, tuple[Trial | Refused, Sequence[str]]] = {}  # with the operations' labels
 
     def run(self) -> Fused:
@@ -289,7 +293,7 @@ class _Fuser:
         if not self._convex(frozenset(ops)):
             return Refused("another operation lies between them")
         labels = tuple(map(label, ops))
-        known, first = self.verdicts.get(key, (None, labels))
+        known, first = self._known(key, ops, labels)
         if isinstance(known, Refused):
             return Refused(_renamed(known.reason, first, labels))
         verdict: Trial | Refused | None = None
@@ -303,13 +307,29 @@ class _Fuser:
                 verdict, ranks = known or self._price(kernel, ops, outputs, join), len(_ranks(kernel))
                 if isinstance(verdict, Trial):
                     self.verdicts[key] = (verdict, labels)
+                    self.known.taken[self._everywhere(key, ops), names_of(ops)] = verdict
                     return kernel, verdict
             kernel.erase()
             if not isinstance(verdict, Unwalkable):
                 break
         assert isinstance(verdict, Refused)
-        self.verdicts[key] = (verdict, labels)
+        self.verdicts[key] = self.known.refused[self._everywhere(key, ops)] = (verdict, labels)
         return verdict
+
+    def _known(
+        self, key: tuple, ops: Sequence[EinsumOp], labels: Sequence[str]
+    ) -> tuple[Trial | Refused | None, Sequence[str]]:
+        """What was decided for a cluster like this one, in this program or another, and what its operations were called."""
+        if key in self.verdicts:
+            return self.verdicts[key]
+        everywhere = self._everywhere(key, ops)
+        if everywhere in self.known.refused:
+            return self.known.refused[everywhere]
+        return self.known.taken.get((everywhere, names_of(ops))), labels
+
+    def _everywhere(self, key: tuple, ops: Sequence[EinsumOp]) -> tuple:
+        """The key of a cluster among those of all programs."""
+        return self.context, key, tuple(o in self.candidates.inner for o in ops)
 
     def _price(
         self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue], join: bool
@@ -336,6 +356,10 @@ class _Fuser:
             trial.erase()
             return Refused(str(stop))
         trial.operands = []  # it stands outside of the program, and reads nothing there
+        at_best += least_us(trial, self.target, self.likely) if limit < math.inf else 0.0
+        if at_best >= limit:
+            trial.erase()
+            return Refused(f"fusing would not pay: {at_best:.0f} us fused at best, {apart:.0f} us apart")
         scheduled = schedule_kernel(
             trial,
             self.target,

@@ -26,6 +26,8 @@ from fusecade.passes import census, cost
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.emit_tiles import emit_tiles
 from fusecade.passes.fuse import fuse_program
+from fusecade.passes.least_cost import least_us
+from fusecade.passes.likely_sizes import LikelySizes
 from fusecade.passes.repair import repair_kernel
 from fusecade.passes.scheduled import Scheduled
 
@@ -245,3 +247,14 @@ def test_computed_operands_of_dots_take_registers():
         for made, warps in (([operand], 4), ([operand], 8), ([operand] * 2, 4), ([operand, (64 * 128, 64, True)], 4))
     ]
     assert held == [0, 2 * 64 * 128, 6 * 64 * 128, 6 * 64 * 128]
+
+
+@pytest.mark.parametrize(
+    "name", [*COUNTED[:8], *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(set(CASES) - set(COUNTED[:8])))]
+)
+def test_no_schedule_on_a_cpu_is_cheaper_than_what_a_kernel_costs_at_least(name: str):
+    case, machine = CASES[name], get_target("cpu")
+    program = program_of(case.fn, case.tensors)
+    canonicalise_program(program)
+    for trial in fuse_program(program, machine, always=True).trials.values():
+        assert least_us(trial.kernel, machine, LikelySizes({})) <= trial.scheduled.us
