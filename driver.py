@@ -279,7 +279,9 @@ def plan_graph(
     """
     options = options or Options()
     found = reassociated(gm, target, hints, size_names)
-    plan = _Pipeline(found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure, known).run()
+    plan = _Pipeline(
+        found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure, known
+    ).run()
     plan.edit, plan.externs, plan.rewrites[:0] = found.edit, found.externs, found.rewrites
     return plan
 
