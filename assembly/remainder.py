@@ -69,9 +69,14 @@ def compile_with_inductor(
         _fall_back(why, fallbacks)
         return None
     from torch._inductor import compile_fx
+    from torch._inductor.fx_passes.replace_random import replace_random_passes
+    from torch._inductor.virtualized import V
 
     try:
         gm = _decompose(gm, example_inputs)
+        fake = detect_fake_mode(list(example_inputs))
+        with V.set_fake_mode(fake) if fake is not None else nullcontext():
+            replace_random_passes(gm)  # by draws of Inductor's own, if they are not to be those of eager mode
         output = gm.graph.output_node()
         results = output.args[0]
         assert isinstance(results, tuple | list)

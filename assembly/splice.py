@@ -147,6 +147,8 @@ def _sort(graph: fx.Graph, position: dict[fx.Node, float]) -> None:
 
 
 def _has_effect(node: fx.Node) -> bool:
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return True  # nobody says what it runs: a random operator, say
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
     return torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from xdsl.dialects.builtin import i1
@@ -34,7 +35,9 @@ def flash_for_cpu(t, node: fx.Node, a) -> list[View]:
     dtype, logsumexp = (x.dtype for x in node.meta["val"][:2])
     work = wide(dtype)
     kind = compute_dtype(work)
-    scale = 1 / math.sqrt(int(q.shape[3])) if a.scale is None else float(a.scale)
+    scale = (
+        float(a.scale) if a.scale is not None else 1 / math.sqrt(q.shape[3]) if q.shape[3].is_Integer else q.shape[3]
+    )
     scores = contract(t, node, [(q, "bhid"), (k, "bhjd")], "bhij", work, "scores")
     masked = _masked(t, node, scores, a.attn_mask, bool(a.is_causal), scale, work)
     peak, exp, total = exponentials(t, node, masked, [3], work)
@@ -54,10 +57,14 @@ def flash_for_cpu(t, node: fx.Node, a) -> list[View]:
     return [out.view, mapped(t, node, rows, logarithm, logsumexp, "logsumexp").view]
 
 
-def _masked(t, node: fx.Node, scores: Tensor, mask: Tensor | None, causal: bool, scale: float, work) -> Tensor:
+def _masked(
+    t, node: fx.Node, scores: Tensor, mask: Tensor | None, causal: bool, scale: float | sympy.Expr, work
+) -> Tensor:
+    """scale: a number; or a size that is not known yet, of whose root it is the inverse."""
     kind = compute_dtype(work)
     e, dims = t.elementwise(node, scores.shape)
-    x = e.broadcast(scores, dims) * scale
+    x = e.broadcast(scores, dims)
+    x = x / e.index(scale).to(kind).sqrt() if isinstance(scale, sympy.Expr) else x * scale
     if mask is not None:
         m = e.broadcast(mask, dims)
         x = m.select(x, x.of(-math.inf)) if m.type == i1 else x + m.to(kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -28,6 +29,8 @@ from .builder import Einsum, Out, Tensor, View, symbolic_index
 from .externs import reason_of
 from .indices import ONE, ZERO, Expr
 from .sizes import Opaque
+
+Results = Sequence[Any]  # views of the results of an operator, None for what is no tensor; some are nested
 
 __all__ = ["Imported", "Output", "SizeSource", "Translator", "View", "import_graph"]
 
@@ -100,7 +103,7 @@ class Translator:
     name: str
     renamed: Mapping[str, str]
     views: dict[fx.Node, View] = field(default_factory=dict)
-    several: dict[fx.Node, Sequence[View | None]] = field(default_factory=dict)
+    several: dict[fx.Node, Results] = field(default_factory=dict)
     nodes_of: dict[Operation, list[fx.Node]] = field(default_factory=dict)
     positions: dict[SSAValue, Expr] = field(
         default_factory=dict
@@ -237,8 +240,13 @@ class Translator:
         target = node.target
         if getattr(target, "__name__", "") == "getitem" and node.args[0] in self.several:
             view = self.several[node.args[0]][node.args[1]]  # type: ignore[index]
-            if view is not None:
+            if isinstance(view, list):
+                self.several[node] = view
+            elif view is not None:
                 self.views[node] = view
+            return
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            self.several[node] = self._higher_order(node, target)
             return
         if not isinstance(target, torch._ops.OpOverload):
             if _has_tensor(node.meta.get("val")):
@@ -294,8 +302,21 @@ class Translator:
         if isinstance(value, torch.Tensor):
             self.views[node] = self.full(node, value.item(), value.dtype, 0)
 
-    def _extern(self, node: fx.Node, reason: str) -> View | list[View | None] | None:
+    def _higher_order(self, node: fx.Node, target: torch._ops.HigherOrderOperator) -> Results:
+        """An operator that runs another one, such as a random one from a state of the generator: opaque as a whole."""
+        value = node.meta.get("val")
+        found = self._extern(
+            node, f"{target.name()} runs an operator of its own", _items(node) if value is None else value
+        )
+        if isinstance(found, View):
+            self.views[node] = found
+            return []
+        return found or []
+
+    def _extern(self, node: fx.Node, reason: str, value: Any = None) -> Any:
+        """An opaque call; its result, or its results as they are nested.  value: what it gives, where the node does not say."""
         operands: list[SSAValue] = []
+        value = node.meta.get("val") if value is None else value
 
         def encode(x: Any) -> Any:
             if isinstance(x, fx.Node):
@@ -317,24 +338,28 @@ class Translator:
                     return {kind: str(x).removeprefix("torch.")}
             if x is None or isinstance(x, bool | int | float | str):
                 return x
+            if isinstance(x, torch._ops.OpOverload):
+                return {"operator": str(x)}
             raise self.unsupported(node, f"{node.target} is called with {x!r}, which an extern cannot hold")
 
         try:
             encoded = {"args": [encode(a) for a in node.args]}
             if node.kwargs:
                 encoded["kwargs"] = {k: encode(v) for k, v in node.kwargs.items()}  # type: ignore[assignment]
-            value = node.meta.get("val")
-            parts = list(value) if isinstance(value, list | tuple) else [value]
-            types = [self._type_of(p) for p in parts if p is not None and value is not None]
+            types = [self._type_of(p) for p in _flat(value) if p is not None]
         except Opaque as why:
             raise self.unsupported(node, f"{node.target}: {why}") from None
         op = ExternOp(str(node.target), operands, types, reason, json.dumps(encoded))
         self.append(op, node, [""] if len(types) == 1 else [str(n) for n in range(len(types))])
         results = iter(op.results)
-        found = [None if p is None else self.whole(next(results)) for p in parts if value is not None]
-        if isinstance(value, list | tuple):
-            return found
-        return found[0] if found and isinstance(value, torch.Tensor) else None
+
+        def views(x: Any) -> Any:
+            if isinstance(x, list | tuple):
+                return [views(y) for y in x]
+            return None if x is None else self.whole(next(results))
+
+        found = views(value)
+        return found if isinstance(value, list | tuple | torch.Tensor) else None
 
     # --- arguments, outputs, sizes
 
@@ -411,6 +436,16 @@ def _flat(x: Any) -> list[Any]:
     if isinstance(x, list | tuple):
         return [z for y in x for z in _flat(y)]
     return [x]
+
+
+def _items(node: fx.Node) -> list[Any]:
+    """What a node gives, as far as nodes that take its items say, nested as they take them; None for the rest."""
+    found: dict[int, Any] = {}
+    for user in node.users:
+        if user.target is operator.getitem and isinstance(n := user.args[1], int):
+            value = user.meta.get("val")
+            found[n] = (_items(user) or None) if value is None else value
+    return [found.get(n) for n in range(max(found, default=-1) + 1)]
 
 
 def _has_tensor(value: Any) -> bool:

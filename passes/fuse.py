@@ -292,6 +292,8 @@ class _Fuser:
         key = self.fingerprints.of(ops, outputs), self.fingerprints.of(self._scale(ops), ())
         if not self._convex(frozenset(ops)):
             return Refused("another operation lies between them")
+        if any(e.is_zero for o in ops for e in o.extents.values()):
+            return Refused("there are no elements to compute")
         labels = tuple(map(label, ops))
         known, first = self._known(key, ops, labels)
         if isinstance(known, Refused):

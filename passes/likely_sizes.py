@@ -19,10 +19,13 @@ class LikelySizes:
 
     def __init__(self, of: Mapping[str, int]):
         self.of = of
+        self._known: dict[sympy.Expr, int] = {}  # asked for again and again, and slow to substitute
 
     def value(self, e: sympy.Expr) -> int:
         """Of an extent."""
-        return symbols.evaluate(e, {**dict.fromkeys(symbols.names(e), LARGE), **self.of})
+        if e not in self._known:
+            self._known[e] = symbols.evaluate(e, {**dict.fromkeys(symbols.names(e), LARGE), **self.of})
+        return self._known[e]
 
     def bytes(self, value: SSAValue) -> int:
         """Of a tensor in memory."""
