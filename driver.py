@@ -397,6 +397,8 @@ class _Pipeline:
             artifact = self.made[(id(trial), *layouts)] = self._artifact(kernel, trial, *layouts)
         if isinstance(artifact, Refused):
             return artifact
+        if unknown := [name for name in artifact.sizes if name not in self.imported.sizes]:
+            return Refused(f"its size {unknown[0]} depends on data")
         for certificate in artifact.facts["certificates"]:
             self.plan.rewrites.append(("derive-online", kernel.sym_name.data, certificate))
         self.plan.hbm_bytes_unfused += trial.unfused_bytes

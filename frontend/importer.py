@@ -254,6 +254,8 @@ class Translator:
             return  # arithmetic on sizes
         if target.namespace == "aten" and str(target.overloadpacket).startswith("aten.sym_"):
             return
+        if not any(_has_tensor(n.meta.get("val")) for n in (node, *node.all_input_nodes)) and node.all_input_nodes:
+            return  # an assertion on sizes: it stays in the graph
         row = table.get(target.overloadpacket)
         mark = self.block.last_op
         try:
