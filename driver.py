@@ -533,7 +533,7 @@ def _return_values(imported: Imported) -> None:
     last = block.last_op
     assert last is not None
     values = [o.view.value for o in imported.outputs if o.view is not None]
-    copies = [v.owner for v in last.operands]
+    copies = dict.fromkeys(v.owner for v in last.operands)  # one may be returned twice
     last.detach()
     last.erase()
     imported.program.finish(*values)

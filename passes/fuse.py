@@ -285,6 +285,8 @@ class _Fuser:
 
     def _judge(self, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue]) -> tuple[KernelOp, Trial] | Refused:
         """The cluster as a kernel and what its price was taken from; a cluster like an earlier one is not priced again."""
+        if any(extent == 0 for o in ops for extent in o.ranks.extents.values()):
+            return Refused("a rank is empty: there is nothing to compute")
         with shared(ops, self.copied) as without_copies:
             return self._judge_shared(without_copies, outputs)
 
