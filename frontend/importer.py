@@ -249,6 +249,8 @@ class Translator:
             self.several[node] = self._higher_order(node, target)
             return
         if not isinstance(target, torch._ops.OpOverload):
+            if isinstance(target, torch._ops.HigherOrderOperator):
+                return self._keep(node, self._extern(node, "it is an operator whose arguments are programs"))
             if _has_tensor(node.meta.get("val")):
                 raise self.unsupported(node, f"{target} is not an ATen operator")
             return  # arithmetic on sizes
@@ -267,6 +269,9 @@ class Translator:
         except Opaque as why:
             self._forget(mark)
             result = self._extern(node, str(why))
+        self._keep(node, result)
+
+    def _keep(self, node: fx.Node, result: View | list[View | None] | None) -> None:
         if isinstance(result, View):
             self.views[node] = result
         elif result is not None:
@@ -338,6 +343,8 @@ class Translator:
             for kind in ("device", "layout", "memory_format"):
                 if isinstance(x, getattr(torch, kind)):
                     return {kind: str(x).removeprefix("torch.")}
+            if isinstance(x, torch._ops.OpOverload):
+                return {"operator": str(x)}
             if x is None or isinstance(x, bool | int | float | str):
                 return x
             if isinstance(x, torch._ops.OpOverload):

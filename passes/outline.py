@@ -181,6 +181,8 @@ def outline(
         bound = [space.resolve(first.binding[r]) for r in op.out_ranks(output.index)]  # pyright: ignore
         if first.read_at or not all(isinstance(e, sympy.Symbol) for e in bound) or len(set(bound)) != len(bound):
             return Refused(f"{label(op)} is an output that is read at other ranks inside the kernel")
+        if [space.extent[e.name] for e in bound] != [op.extents[r] for r in op.out_ranks(output.index)]:  # pyright: ignore
+            return Refused(f"{label(op)} is an output of which more, or only a part, is read inside the kernel")
     return _build(cluster, outputs, name, space, by_op, inside)
 
 
