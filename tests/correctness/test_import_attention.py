@@ -37,6 +37,26 @@ def test_it_is_the_softmax_of_scaled_scores(kind, causal):
     torch.testing.assert_close(logsumexp, expected[1].double(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["none", "causal", "one mask", "a mask for each head", "a mask for all"])
+def test_heads_that_share_keys(kind):
+    q, k, v = torch.randn(2, 6, 7, 5), torch.randn(2, 2, 9, 5), torch.randn(2, 2, 9, 4)
+    if kind == "causal":
+        k, v = k[:, :, :7], v[:, :, :7]
+    shape = {"one mask": (2, 1, 7, 9), "a mask for each head": (2, 6, 7, 9), "a mask for all": (7, 9)}.get(kind)
+    mask = None if shape is None else torch.randn(shape)
+
+    def call(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=kind == "causal", enable_gqa=True
+        )
+
+    graph = make_fx(call, tracing_mode="fake", _allow_non_fake_inputs=True)(q, k, v)
+    imported = import_graph(graph)
+    assert imported.externs == []
+    (out,) = run_program(imported.program, [q, k, v, *([mask] if mask is not None else [])])
+    torch.testing.assert_close(out, call(q, k, v).double(), atol=1e-5, rtol=1e-5)
+
+
 def test_dropout_stays_opaque():
     q = torch.randn(1, 1, 4, 4)
     graph = make_fx(lambda q: CALL(q, q, q, 0.5)[0], tracing_mode="fake")(q)

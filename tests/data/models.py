@@ -59,7 +59,7 @@ def _padded() -> Tensor:
 # --- transformers -------------------------------------------------------------------------------------------------
 
 _DECODER = {
-    "vocab_size": WORDS, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": HEADS,
+    "vocab_size": WORDS, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": HEADS,
     "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64, "use_cache": False,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
@@ -90,9 +90,10 @@ def mixtral(attention: str) -> nn.Module:
 
 def t5(attention: str) -> nn.Module:
     return _from(
-        "T5ForConditionalGeneration", "T5Config", vocab_size=WORDS, d_model=WIDTH, d_kv=8, d_ff=48, num_layers=2,
+        "T5ForConditionalGeneration", "T5Config", vocab_size=WORDS, d_model=WIDTH, d_kv=8, d_ff=48, num_layers=1,
         num_heads=HEADS, relative_attention_num_buckets=8, relative_attention_max_distance=20, dropout_rate=0.0,
         feed_forward_proj="gated-gelu", use_cache=False, decoder_start_token_id=0,
+        num_decoder_layers=1,
     )(attention)  # fmt: skip
 
 
@@ -101,8 +102,9 @@ def whisper(attention: str) -> nn.Module:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     config = transformers.WhisperConfig(
-        vocab_size=WORDS, d_model=WIDTH, encoder_layers=2, encoder_attention_heads=HEADS, encoder_ffn_dim=48,
-        num_mel_bins=8, max_source_positions=LENGTH, dropout=0.0, pad_token_id=0, attn_implementation=attention,
+        vocab_size=WORDS, d_model=WIDTH, encoder_layers=1, encoder_attention_heads=HEADS, encoder_ffn_dim=48,
+        num_mel_bins=8, max_source_positions=LENGTH, dropout=0.0, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, attn_implementation=attention,
     )  # fmt: skip
     return WhisperEncoder(config)
 
@@ -134,7 +136,7 @@ _kept: list[Any] = []  # a library takes its operators with it when it goes
 
 def timm_vit(attention: str) -> nn.Module:
     vit = import_timm().models.vision_transformer.VisionTransformer(
-        img_size=32, patch_size=8, num_classes=10, embed_dim=WIDTH, depth=2, num_heads=HEADS, qkv_bias=True
+        img_size=32, patch_size=8, num_classes=10, embed_dim=WIDTH, depth=1, num_heads=HEADS, qkv_bias=True
     )
     for block in vit.blocks:
         block.attn.fused_attn = attention == "sdpa"
@@ -261,29 +263,29 @@ MODELS: dict[str, Model] = {
     m.name: m
     for m in (
         Model("bert", _from(
-            "BertForMaskedLM", "BertConfig", vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=2,
+            "BertForMaskedLM", "BertConfig", vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=1,
             num_attention_heads=HEADS, intermediate_size=48, max_position_embeddings=64, hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         ), lambda: {"input_ids": _ids(), "attention_mask": _padded()}, **_LOGITS),
         Model("gpt2", _from(
-            "GPT2LMHeadModel", "GPT2Config", vocab_size=WORDS, n_embd=WIDTH, n_layer=2, n_head=HEADS, n_positions=64,
+            "GPT2LMHeadModel", "GPT2Config", vocab_size=WORDS, n_embd=WIDTH, n_layer=1, n_head=HEADS, n_positions=64,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=1, eos_token_id=1,
         ), lambda: {"input_ids": _ids()}, **_LOGITS),
         Model("llama", _from("LlamaForCausalLM", "LlamaConfig", **_DECODER), lambda: {"input_ids": _ids()}, **_LOGITS),
         Model("mistral", _from("MistralForCausalLM", "MistralConfig", **_DECODER, sliding_window=8),
               lambda: {"input_ids": _ids()}, **_LOGITS),
         Model("gemma2", _from(
-            "Gemma2ForCausalLM", "Gemma2Config", **_DECODER, head_dim=8, sliding_window=8, query_pre_attn_scalar=8,
-            attn_logit_softcapping=5.0, final_logit_softcapping=3.0,
+            "Gemma2ForCausalLM", "Gemma2Config", **{**_DECODER, "num_hidden_layers": 2}, head_dim=8, sliding_window=8,
+            query_pre_attn_scalar=8, attn_logit_softcapping=5.0, final_logit_softcapping=3.0,
         ), lambda: {"input_ids": _ids()}, ("eager",), **_LOGITS),
         Model("mixtral", mixtral, lambda: {"input_ids": _ids()}, **_LOGITS),
         Model("lfm2", _from(
-            "Lfm2ForCausalLM", "Lfm2Config", **_DECODER, layer_types=["conv", "full_attention"],
+            "Lfm2ForCausalLM", "Lfm2Config", **{**_DECODER, "num_hidden_layers": 2}, layer_types=["conv", "full_attention"],
             block_auto_adjust_ff_dim=False,
         ), lambda: {"input_ids": _ids()}, **_LOGITS),
         Model("t5", t5, lambda: {"input_ids": _ids(), "attention_mask": _padded(), "decoder_input_ids": _ids(10)}, **_LOGITS),
         Model("vit", _from(
-            "ViTForImageClassification", "ViTConfig", hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS,
+            "ViTForImageClassification", "ViTConfig", hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=HEADS,
             intermediate_size=48, image_size=32, patch_size=8, num_labels=10,
         ), lambda: {"pixel_values": _floats(BATCH, 3, 32, 32)}, **_LOGITS),
         Model("whisper-encoder", whisper, lambda: {"input_features": _floats(BATCH, 8, 2 * LENGTH)}, **_HIDDEN),

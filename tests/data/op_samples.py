@@ -40,7 +40,7 @@ def op_infos() -> dict[str, Any]:
     # Samples that draw random numbers are wrapped in a function that Dynamo does not trace; `_call` sets the seed.
     invocations.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
     if not before:
-        setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)  # noqa: B010  (a class would mangle the name)
+        setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     return {o.name + (f".{o.variant_test_name}" if o.variant_test_name else ""): o for o in invocations.op_db}
 
 
@@ -260,7 +260,12 @@ def _within_rounding_of_scores(sample: Sample, mode: Mode, found: list[Any]) -> 
     off = 4 * torch.finfo(found[0].dtype).eps * scores[scores.isfinite()].abs().max()
     p, grow = torch.softmax(scores, -1), g @ v.transpose(-1, -2)
     spread = off * p * (grow.abs() + (p * grow).sum(-1, keepdim=True).abs()) * scale
-    bounds = [off * p @ v.abs(), spread @ k.abs(), spread.transpose(-1, -2) @ q.abs(), off * p.transpose(-1, -2) @ g.abs()]
+    bounds = [
+        off * p @ v.abs(),
+        spread @ k.abs(),
+        spread.transpose(-1, -2) @ q.abs(),
+        off * p.transpose(-1, -2) @ g.abs(),
+    ]
     exact = _exact(sample, mode.gradients)
     if exact is None or len(found) > len(bounds):
         return False

@@ -1,0 +1,80 @@
+"""Graphs of every shape that PyTorch makes are planned: what returns a value twice, what is empty, what calls programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusecade import torch_backend
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+    torch_backend.compiled.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(fn):
+    options = {"fuse": "always", "remainder": "eager"}
+    return torch.compile(fn, backend="fusecade", fullgraph=True, dynamic=False, options=options)
+
+
+def planned() -> bool:
+    return all(not built.fallbacks for built in torch_backend.compiled)
+
+
+def test_a_result_that_the_backward_reads_as_well():
+    """Its copy (a dimension of one is added) is returned twice: to the user, and as what the backward reads."""
+    x = torch.randn(5, 6, requires_grad=True)
+    fn = lambda x: torch.std(x, 1, keepdim=True)  # noqa: E731
+    mine, theirs = (torch.autograd.grad(f(x).square().sum(), x)[0] for f in (compiled(fn), fn))
+    torch.testing.assert_close(mine, theirs)
+    assert planned()
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: torch.nn.functional.group_norm(x, 1, torch.ones(4), torch.zeros(4)),
+        lambda x: torch.var(x),
+        lambda x: torch.softmax(x, 0) @ torch.ones(4, 3),
+    ],
+    ids=["norm", "variance", "product"],
+)
+def test_empty_tensors(fn):
+    x = torch.empty(0, 4)
+    torch.testing.assert_close(compiled(fn)(x), fn(x), equal_nan=True)
+    assert planned()
+    assert not any(built.plan.calls for built in torch_backend.compiled)
+
+
+def test_an_operator_on_programs_stays_and_the_rest_is_fused():
+    def fn(x, y):
+        z = torch.cond(x.sum() > 0, lambda t: t.sin(), lambda t: t.cos(), (x,))
+        return torch.softmax(z @ y, -1) @ y.T
+
+    x, y = torch.randn(8, 16), torch.randn(16, 12)
+    torch.testing.assert_close(compiled(fn)(x, y), fn(x, y))
+    assert planned()
+    (built,) = torch_backend.compiled
+    assert [op for op, _ in built.plan.externs] == ["cond"]
+    assert built.plan.calls
+
+
+def test_rows_that_are_appended_where_the_others_are_returned_too():
+    """Keys with one more row: inside the kernel they are read with it, and what leaves has its own length."""
+
+    def fn(q, x, w, bias):
+        k = x @ w
+        longer = torch.cat([k, bias])
+        return k, torch.softmax(q @ longer.T, -1) @ longer
+
+    q, x, w, bias = torch.randn(6, 8), torch.randn(5, 4), torch.randn(4, 8), torch.randn(1, 8)
+    for mine, theirs in zip(compiled(fn)(q, x, w, bias), fn(q, x, w, bias), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert planned()
