@@ -25,6 +25,7 @@ from .environment import Environment
 from .errors import InvalidArgument, MissingTool
 from .frontend.edit import Edit
 from .frontend.importer import Imported
+from .frontend.indices import dim
 from .frontend.sizes import element_type, size
 from .ir import symbols, tile
 from .ir.attributes import AccessMap
@@ -338,6 +339,7 @@ class _Pipeline:
             self.target,
             self.hints,
             self._exists,
+            self._readable,
             always=self.options.fuse == "always",
             options=self.options.loops,
             known=self.known,
@@ -464,9 +466,32 @@ class _Pipeline:
         """Whether some node of the graph holds the value."""
         return value in self.held
 
+    def _readable(self, value: SSAValue) -> bool:
+        """Whether a kernel can read the value from some node of the graph."""
+        return self._exists(value) or self._repeated(value) is not None
+
     def _anchor_of(self, value: SSAValue):
         aliases = self._aliases(value)
-        return aliases[0] if aliases else None
+        return aliases[0] if aliases else self._repeated(value)
+
+    def _repeated(self, value: SSAValue) -> tuple[fx.Node, tuple[sympy.Expr, ...]] | None:
+        """A node that holds `value` once for each index of dimensions that the value lacks, and index 0 of those.
+
+        Positions that were expanded over a batch are one row, of which what is computed of them is one row too.
+        """
+        dims = value.type.dims  # pyright: ignore
+        for node in self.views_of.get(value, []):
+            shape = node.meta["val"].shape
+            index = [sympy.Integer(0)] * len(shape)
+            for n, e in enumerate(self.imported.views[node].access.data):
+                k = next((k for k in range(len(shape)) if e == dim(k)), None)
+                if k is not None and index[k] == 0 and self.imported_size(shape[k]) == dims[n]:
+                    index[k] = dim(n, "v")
+                elif not (dims[n] == 1 and e == 0):
+                    break
+            else:
+                return node, tuple(index)
+        return None
 
     def _output_anchor(self, value: SSAValue, members: set[fx.Node]):
         """The last node that holds the value such that everything outside the kernel is reached through it."""

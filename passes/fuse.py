@@ -98,6 +98,7 @@ def fuse_program(
     target: Target,
     sizes: Mapping[str, int] | None = None,
     exists: Callable[[SSAValue], bool] = lambda value: True,
+    readable: Callable[[SSAValue], bool] | None = None,
     *,
     always: bool = False,
     options: LoopOptions | None = None,
@@ -106,10 +107,12 @@ def fuse_program(
     """Replace profitable clusters of `program` by kernels, in place.
 
     sizes: likely values of symbolic sizes, for pricing.  exists: whether a value can be passed between kernels (some live
-    only inside a larger library call).  always: take what can be one kernel, though it is predicted to be slower.
-    options: of the loops of kernels.  known: what was decided in other programs; it grows.
+    only inside a larger library call).  readable: whether a kernel can read it (default: if it exists).  always: take what
+    can be one kernel, though it is predicted to be slower.  options: of the loops of kernels.  known: what was decided in
+    other programs; it grows.
     """
-    return _Fuser(program, target, dict(sizes or {}), exists, always, options, known or Known()).run()
+    chosen = sizes or {}
+    return _Fuser(program, target, dict(chosen), exists, readable or exists, always, options, known or Known()).run()
 
 
 class _Fuser:
@@ -119,6 +122,7 @@ class _Fuser:
         target: Target,
         sizes: dict[str, int],
         exists: Callable[[SSAValue], bool],
+        readable: Callable[[SSAValue], bool],
         always: bool,
         options: LoopOptions | None,
         known: Known,
@@ -132,6 +136,7 @@ class _Fuser:
         self.candidates = Candidates(self.block, self.likely.bytes, self.nested)
         between = {v for n in self.nested for v in n.between}
         self.exists = lambda value: value not in between and exists(self.result.origin.get(value, value))
+        self.readable = lambda value: value not in between and readable(self.result.origin.get(value, value))
         self.unfused = UnfusedCost(self.candidates, target, self.likely)
         self.position = self.candidates.position
         self.taken: set[Operation] = set()
@@ -180,7 +185,7 @@ class _Fuser:
             wrong = {
                 o
                 for o in kept
-                if any(v.owner not in kept and not self.exists(v) for v in o.inputs)
+                if any(v.owner not in kept and not self.readable(v) for v in o.inputs)
                 or any(not self.exists(r) and any(u.operation not in kept for u in r.uses) for r in o.results)
             }
             if not wrong:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fusecade
 from fusecade import torch_backend
 
 
@@ -78,3 +79,20 @@ def test_rows_that_are_appended_where_the_others_are_returned_too():
     for mine, theirs in zip(compiled(fn)(q, x, w, bias), fn(q, x, w, bias), strict=True):
         torch.testing.assert_close(mine, theirs)
     assert planned()
+
+
+def test_positions_that_are_expanded_over_a_batch():
+    """Packed sequences as transformers finds them: a scan of expanded positions is one row, which the kernel reads."""
+
+    def fn(q, k, v, positions):
+        documents = (torch.diff(positions.expand(2, -1), prepend=positions[:, :1].expand(2, -1)) != 1).cumsum(-1)
+        same = documents[:, None, :, None] == documents[:, None, None, :]
+        mask = torch.where(same, 0.0, torch.finfo(torch.float32).min)
+        return torch.softmax(q @ k.transpose(-1, -2) + mask, -1) @ v
+
+    q, k, v = (torch.randn(2, 3, 32, 8) for _ in range(3))
+    positions = torch.cat([torch.arange(20), torch.arange(12)])[None]
+    torch.testing.assert_close(compiled(fn)(q, k, v, positions), fn(q, k, v, positions))
+    (report,) = fusecade.reports()
+    assert planned() and len(report.kernels) == 1
+    assert [op for op, _ in report.externs] == ["aten.cumsum.default"]
