@@ -19,6 +19,7 @@ from .assembly.devices import Machine, TimedDevice
 from .assembly.printing import print_kernel
 from .assembly.reassociated import reassociated
 from .assembly.tunable import Configure, Configured, Tunable
+from .assembly.waiting import one_that_waits
 from .codegen.artifact import KernelArtifact, Layout
 from .codegen.emit import NotPrintable
 from .environment import Environment
@@ -358,6 +359,9 @@ class _Pipeline:
                 self.plan.calls.append(call)
                 uses[kernel] = _uses(call.artifact)
 
+        while (call := one_that_waits(self.gm, self.plan.calls)) is not None:
+            self.plan.calls = [c for c in self.plan.calls if c is not call]
+            self.plan.refusals.append(Refusal(call.nodes, "it would wait for what is computed from its own results"))
         self.plan.memory = plan_memory(program, self.hints, uses)
         return self.plan
 

@@ -42,6 +42,7 @@ _REASONS: dict[str, str] = {
         "erfc erfinv asin acos atan atan2 asinh acosh atanh lgamma digamma polygamma i0 tan sinh cosh hypot "
         "nextafter gcd lcm igamma igammac copysign frexp ldexp"
     ),
+    "it is the backward of the library's own attention": "_scaled_dot_product_flash_attention_for_cpu_backward",
     "it is attention with a kernel of its own; trace under sdpa_kernel(SDPBackend.MATH) to see its definition": (
         "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
         "_scaled_dot_product_cudnn_attention "

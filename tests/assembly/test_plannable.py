@@ -96,3 +96,19 @@ def test_positions_that_are_expanded_over_a_batch():
     (report,) = fusecade.reports()
     assert planned() and len(report.kernels) == 1
     assert [op for op, _ in report.externs] == ["aten.cumsum.default"]
+
+
+def test_a_kernel_that_would_wait_for_its_own_results_is_found():
+    """k makes a and reads c, which the graph computes from a."""
+    from data.artifacts import row_sum
+    from data.graphs import graph_of
+
+    from fusecade.assembly.waiting import one_that_waits
+    from fusecade.driver import Call
+
+    gm = graph_of(lambda x: ((x.sin() * 2).cos() + 1).exp(), torch.randn(3, 4))
+    a, _, c, d, e = [n for n in gm.graph.nodes if n.op == "call_function"]
+    small, large = Call(row_sum(), [c], [a], {}, ("sin",)), Call(row_sum(), [a], [d], {}, ("cos", "add"))
+    assert one_that_waits(gm, [small, large]) is small
+    assert one_that_waits(gm, [large]) is None
+    assert one_that_waits(gm, [Call(row_sum(), [a], [c], {}), Call(row_sum(), [c], [e], {})]) is None
