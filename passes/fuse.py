@@ -111,8 +111,8 @@ def fuse_program(
     can be one kernel, though it is predicted to be slower.  options: of the loops of kernels.  known: what was decided in
     other programs; it grows.
     """
-    chosen = sizes or {}
-    return _Fuser(program, target, dict(chosen), exists, readable or exists, always, options, known or Known()).run()
+    known = known or Known()
+    return _Fuser(program, target, dict(sizes or {}), exists, always, options, known, readable).run()
 
 
 class _Fuser:
@@ -122,10 +122,10 @@ class _Fuser:
         target: Target,
         sizes: dict[str, int],
         exists: Callable[[SSAValue], bool],
-        readable: Callable[[SSAValue], bool],
         always: bool,
         options: LoopOptions | None,
         known: Known,
+        readable: Callable[[SSAValue], bool] | None = None,
     ):
         self.program, self.target, self.sizes, self.always = program, target, sizes, always
         self.options = options
@@ -136,7 +136,8 @@ class _Fuser:
         self.candidates = Candidates(self.block, self.likely.bytes, self.nested)
         between = {v for n in self.nested for v in n.between}
         self.exists = lambda value: value not in between and exists(self.result.origin.get(value, value))
-        self.readable = lambda value: value not in between and readable(self.result.origin.get(value, value))
+        may_read = readable or exists
+        self.readable = lambda value: value not in between and may_read(self.result.origin.get(value, value))
         self.unfused = UnfusedCost(self.candidates, target, self.likely)
         self.position = self.candidates.position
         self.taken: set[Operation] = set()
