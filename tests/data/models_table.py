@@ -40,7 +40,8 @@ def table() -> str:
 
 
 def _read(name: str, attention: str, fuse: str) -> str:
-    return (GOLDENS / golden_name(name, attention, fuse)).read_text(encoding="utf-8")
+    path = GOLDENS / golden_name(name, attention, fuse)
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _kernels(text: str) -> str:
