@@ -39,8 +39,8 @@ from .ir.verify import verify
 from .passes.algebra.forms import Refused
 from .passes.canonicalise import canonicalise_program
 from .passes.count_passes import count_kernel
-from .passes.finite_masks import finite_masks
 from .passes.fingerprint import Known
+from .passes.finite_masks import finite_masks
 from .passes.fuse import Fused, Refusal, Trial, fuse_program
 from .passes.known_indices import known_indices
 from .passes.needed_reads import needed_reads

@@ -30,6 +30,7 @@ def test_the_backend_is_listed():
 
 
 class TestGraphs:
+    @pytest.mark.slow
     def test_a_graph_break(self):
         def fn(q, k, v):
             first = attend(q, k, v)
@@ -49,6 +50,7 @@ class TestGraphs:
         assert (found.graph_count, found.graph_break_count) == (1, 0)
 
 
+@pytest.mark.slow
 class TestCopies:
     def test_deepcopy_of_a_compiled_module(self):
         model, x = compiled(Block()), torch.randn(2, 32, 32)
@@ -81,6 +83,7 @@ class TestCopies:
 
 
 class TestModes:
+    @pytest.mark.slow
     def test_one_model_with_and_without_gradients(self):
         model, x = Block(), torch.randn(2, 32, 32)
         run = compiled(model)

@@ -10,6 +10,7 @@ from fusecade.ir.cascade import EinsumOp
 from fusecade.ir.target import get_target
 from fusecade.passes.algebra.forms import Refused
 from fusecade.passes.canonicalise import canonicalise_program
+from fusecade.passes.fingerprint import Known
 from fusecade.passes.fuse import _Fuser, fuse_program
 
 
@@ -24,7 +25,7 @@ def mask_of_a_model(x):
 def test_numbers_alone_are_no_kernel(target: str):
     """A cluster may be left with constants only: there is nothing to walk, and that is a reason, not a mistake."""
     program = program_of(mask_of_a_model, [torch.randn(8, 16)])
-    fuser = _Fuser(program, get_target(target), {}, lambda value: True, always=False, options=None)
+    fuser = _Fuser(program, get_target(target), {}, lambda value: True, always=False, options=None, known=Known())
     numbers = [op for op in program.body.block.ops if isinstance(op, EinsumOp) and not op.ranks.names]
     assert len(numbers) >= 2
     verdict = fuser._judge(numbers, [r for op in numbers for r in op.results])
