@@ -2,8 +2,9 @@
 
 When: in a `cascade.online` whose gauge is the running extreme of an input x, x and the gauge are used only in
 exp(x - gauge), and x comes from a contraction.  An x that may hold the most negative finite number (a mask) is left in its
-units, since the factor would take it to -inf, and so is an input: x - m is exact where x · log2 e rounds.  There, exp(z)
-becomes exp2(z · log2 e).
+units, since the factor would take it to -inf, and so is an input: x - m is exact where x · log2 e rounds.  So is it where
+the gauge is returned, or subtracted elsewhere: from the same x it gives what x - m was here.  There, exp(z) becomes
+exp2(z · log2 e).
 
 Before:  m = max x;  l = Σ exp(x - m), transported by exp(m_old - m_new)
 After:   m' = max x';  l = Σ exp2(x' - m'), transported by exp2(m'_old - m'_new);  x' = x · log2 e,  m = m' · ln 2
@@ -23,7 +24,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from ..ir import scalar
 from ..ir.attributes import AccessMap, RankSpace, compute_type, is_float
-from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, YieldOp
+from ..ir.cascade import MAP, EinsumOp, KernelOp, OnlineOp, ReturnOp, YieldOp
 from .online_writer import LAG
 from .pass_classes import KernelPass
 
@@ -67,7 +68,7 @@ def _rewrite(op: OnlineOp) -> None:
     if not chosen:
         return
     for n, g, x in chosen:
-        natural = not _may_scale(op.inputs[x.index])
+        natural = not _may_scale(op.inputs[x.index]) or _is_subtracted(op.results[g])
         old, new = op.transport.block.args[n], op.transport.block.args[len(gauges) + n]
         for value, gauge in ((x, op.step.block.args[count + n]), (old, new)):
             for difference in [u.operation for u in gauge.uses if scalar.name_of(u.operation) == "sub"]:
@@ -84,6 +85,22 @@ def _rewrite(op: OnlineOp) -> None:
         _in_natural_units(op, g)
         if LAG in op.attributes:
             op.attributes[LAG] = FloatAttr(op.attributes[LAG].value.data * LOG2_E, f64)  # pyright: ignore
+
+
+def _is_subtracted(value: SSAValue) -> bool:
+    """Whether a value is subtracted from something, or a kernel returns it, for others to do so."""
+    for use in value.uses:
+        op = use.operation
+        if isinstance(op, ReturnOp):
+            return True
+        if not isinstance(op, EinsumOp):
+            continue
+        arg = op.body.block.args[use.index]
+        if any(scalar.name_of(u.operation) == "sub" and u.index == 1 for u in arg.uses):
+            return True
+        if op.is_map and len(op.results) == 1 and op.yields[0] is arg and _is_subtracted(op.results[0]):
+            return True
+    return False
 
 
 def _to_exp2(exponential: Operation, natural: bool) -> None:
