@@ -217,7 +217,7 @@ class TestOpt:
     @pytest.mark.parametrize(
         ("passes", "words"),
         [
-            ("canonicalize", "a pass is 'canonicalize', which is not one of: canonicalise,"),
+            ("canonicalize", "a pass is 'canonicalize', which is not one of: known-indices, canonicalise,"),
             ("fuse{target=sm_91}", "target is 'sm_91'"),
             ("fuse{tarrget=sm_90}", "pass fuse: "),
             ("fuse{", "cannot be read"),

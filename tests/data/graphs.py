@@ -42,9 +42,13 @@ def plan_of(gm: fx.GraphModule, *calls: Call) -> Plan:
     return Plan(gm, get_target("cpu"), list(calls))
 
 
+_HELD: list[Entry] = []  # a kernel is forgotten with the last who holds it
+
+
 def placed(gm: fx.GraphModule, call: Call, folder: Path, key: str) -> Placed:
     region = region_of(gm, call.inputs, call.outputs, len(call.artifact.sizes))
     # A name of its own for each, as different programs would have.
     artifact = replace(call.artifact, params={**call.artifact.params, "test": hash(key) % 1000})
     entry = Entry(key, load(artifact, folder), region.module() if region else None, CPU)
+    _HELD.append(entry)
     return Placed(call, register(entry), region)

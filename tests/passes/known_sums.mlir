@@ -4,9 +4,9 @@
 // CHECK:      cascade.program @p(%w
 // CHECK:        %o = cascade.einsum [i = n, f = 8, k = n]
 // CHECK-NOT:    %d = cascade.einsum
-// CHECK:        [[T:%[0-9]+]] = cascade.einsum [i = n, f = 8] ins(%a[i, f] : {{.*}}, %o[i, f] : {{.*}}) outs(map [i, f]
+// CHECK:        [[T:%[0-9]+]] = cascade.einsum [i = n, g = 8] ins(%a[i, g] : {{.*}}, %o[i, g] : {{.*}}) outs(map [i, g]
 // CHECK:          arith.mulf
-// CHECK:        %r = cascade.einsum [i = n, f = 8] ins([[T]][i, f] : {{.*}}) outs(sum [i]
+// CHECK:        %r = cascade.einsum [i = n, g = 8] ins([[T]][i, g] : {{.*}}) outs(sum [i]
 // CHECK:        cascade.return %o, %r
 cascade.program @p(%w : !cascade.tensor<[n, n], f32>, %v : !cascade.tensor<[n, 8], f32>, %a : !cascade.tensor<[n, 8], f32>) -> (!cascade.tensor<[n, 8], f32>, !cascade.tensor<[n], f32>) {
   %o = cascade.einsum [i = n, f = 8, k = n] ins(%w[i, k] : !cascade.tensor<[n, n], f32>, %v[k, f] : !cascade.tensor<[n, 8], f32>) outs(sum [i, f] : !cascade.tensor<[n, 8], f32>) {
