@@ -111,7 +111,9 @@ def shared(fn: Callable, args, programs: int, monkeypatch, tmp_path, largest: in
     return kernel
 
 
-@pytest.mark.parametrize(("programs", "dtype"), [(3, torch.float32), (7, torch.float16)])
+@pytest.mark.parametrize(
+    ("programs", "dtype"), [(3, torch.float32), pytest.param(7, torch.float16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_results(name: str, programs: int, dtype: torch.dtype, monkeypatch, tmp_path):
     fn, make = CASES[name]
