@@ -41,13 +41,14 @@ def some(names: list[str], first: int) -> list:
 @pytest.mark.parametrize("name", CASES)
 def test_every_stage_computes_the_same(name: str, target: str):
     case = CASES[name]
-    seen = check(case.fn, case.tensors, target, walks=4 if target == "sm_90" else 1, seed=len(name))
+    walks = 4 if len(name) % 2 else 2  # six of all cases: the slow test below
+    seen = check(case.fn, case.tensors, target, walks=walks if target == "sm_90" else 1, seed=len(name))
     assert all(isinstance(s, Scheduled) for s in seen.scheduled), seen.scheduled
     if case.kernels is not None:
         assert len(seen.kernels) == case.kernels, seen.refusals
 
 
-@pytest.mark.slow  # four walks are seen in CI: the extreme ones
+@pytest.mark.slow  # two or four walks are seen in CI: the extreme ones
 @pytest.mark.parametrize("name", CASES)
 def test_walks_of_any_kind_compute_the_same(name: str):
     check(CASES[name].fn, CASES[name].tensors, walks=6, seed=len(name))
