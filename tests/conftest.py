@@ -61,6 +61,21 @@ def _cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["FUSECADE_CACHE_DIR"] = str(tmp_path_factory.mktemp("fusecade-cache"))
 
 
+@pytest.fixture
+def fresh_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing compiled yet, nothing cached, and random numbers from the start; `pytest.mark.usefixtures("fresh_compiler")`."""
+    import torch
+
+    from fusecade import torch_backend
+
+    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
+    torch._dynamo.reset()
+    torch_backend.compiled.clear()
+    torch.manual_seed(0)
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quick_reductions() -> Iterator[None]:
     """Kernels with reductions of their own take a tenth of the time under the interpreter."""

@@ -12,6 +12,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from data.broken import break_kernels
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn import functional as F
@@ -348,21 +349,6 @@ class TestFailures:
             compiled(attend, strict=True)(*qkv(2, 32, 64))
         assert isinstance(caught.value.inner_exception, kind)
 
-    def broken_kernels(self, monkeypatch: pytest.MonkeyPatch, source: str):
-        from dataclasses import replace
-
-        from fusecade.assembly import build
-
-        real = build.cached_plan
-
-        def plan(*arguments, **named):
-            made = real(*arguments, **named)
-            for call in made.calls:
-                call.artifact = replace(call.artifact, source=source.format(function=call.artifact.function))
-            return made
-
-        monkeypatch.setattr(build, "cached_plan", plan)
-
     @pytest.mark.parametrize("remainder", REMAINDERS)
     @pytest.mark.parametrize(
         ("source", "words"),
@@ -376,7 +362,7 @@ class TestFailures:
         def fn(q, k, v):
             return attend(q, k, v) * 3
 
-        self.broken_kernels(monkeypatch, source)
+        break_kernels(monkeypatch, source)
         inputs = qkv(4, 256, 64)
         run = compiled(fn, remainder)
         with pytest.warns(FallbackWarning, match=words) as caught:
@@ -390,12 +376,12 @@ class TestFailures:
         assert words in reason
 
     def test_a_kernel_that_fails_strictly(self, monkeypatch):
-        self.broken_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no such strict tile')\n")
+        break_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no such strict tile')\n")
         with pytest.raises(InternalCompilerError, match="no such strict tile"):
             compiled(attend, strict=True)(*qkv(4, 256, 64))
 
     def test_dynamic_sizes_reach_the_region(self, monkeypatch):
-        self.broken_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no dynamic tile')\n")
+        break_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no dynamic tile')\n")
         run = compiled(attend, dynamic=True)
         several = [qkv(4, length, 64) for length in (256, 300)]
         with pytest.warns(FallbackWarning, match="no dynamic tile"):
@@ -424,7 +410,7 @@ class TestFailures:
         assert "torch.cumsum" in error.source.code
 
     def test_constants_of_a_region_are_its_own(self, monkeypatch):
-        self.broken_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no constant tile')\n")
+        break_kernels(monkeypatch, "def {function}(*arguments):\n    raise ValueError('no constant tile')\n")
         x, y = torch.randn(64, 32), torch.randn(32, 48)
         for number in (2.0, 3.0):
             weights = [number] * 48

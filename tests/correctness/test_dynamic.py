@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,20 +14,11 @@ from torch.nn import functional as F
 
 import fusecade
 from fusecade import torch_backend
-from fusecade.errors import FallbackWarning
 
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nothing compiled yet, nothing cached; a fallback is an error."""
-    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-    torch_backend.compiled.clear()
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", FallbackWarning)
-        yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("error::fusecade.errors.FallbackWarning"),
+]
 
 
 class NormThenLinear(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +13,7 @@ from fusecade import torch_backend
 pytest.importorskip("transformers")
 
 
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-    torch_backend.compiled.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,14 +26,7 @@ PARAMETERS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nothing compiled yet, nothing cached; a part that falls back is an error."""
-    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-    torch_backend.compiled.clear()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def needed(model: Model) -> None:

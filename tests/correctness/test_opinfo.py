@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -62,11 +61,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[list[Outcome]]:
         print("\n" + summary(outcomes))
 
 
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def summary(outcomes: list[Outcome]) -> str:

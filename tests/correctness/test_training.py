@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,16 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import fusecade
 from fusecade import torch_backend
 
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nothing compiled yet, nothing cached."""
-    monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
-    torch._dynamo.reset()
-    torch_backend.compiled.clear()
-    torch.manual_seed(0)
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def compiled(fn, **options):

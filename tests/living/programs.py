@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -39,21 +37,6 @@ def compiled(fn: Any, remainder: str = "eager", options: dict[str, Any] | None =
 def same_gradients(model: nn.Module, other: nn.Module) -> None:
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-4, rtol=1e-3)
-
-
-def break_kernels(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """Every kernel has this source from now on."""
-    from fusecade.assembly import build
-
-    real = build.cached_plan
-
-    def plan(*arguments, **named):
-        made = real(*arguments, **named)
-        for call in made.calls:
-            call.artifact = replace(call.artifact, source=source.format(function=call.artifact.function))
-        return made
-
-    monkeypatch.setattr(build, "cached_plan", plan)
 
 
 RAISES = "def {function}(*arguments):\n    raise ValueError('no such tile')\n"
