@@ -281,10 +281,15 @@ def plan_graph(
     """
     options = options or Options()
     found = reassociated(gm, target, hints, size_names)
+    opaque = found.imported.opaque()
     plan = _Pipeline(
         found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure, known
     ).run()
-    plan.edit, plan.externs, plan.rewrites[:0] = found.edit, found.externs, found.rewrites
+    plan.externs = list(found.externs)
+    for op, extern in opaque.items():
+        if op.parent is None and extern in plan.externs:  # a pass left nothing that reads it
+            plan.externs.remove(extern)
+    plan.edit, plan.rewrites[:0] = found.edit, found.rewrites
     return plan
 
 
@@ -302,7 +307,7 @@ class _Pipeline:
     ):
         self.size_names, self.configure, self.known = size_names, configure, known
         self.imported, self.gm, self.target, self.options, self.hints = imported, gm, target, options, hints
-        self.plan = Plan(gm, target, externs=imported.externs)
+        self.plan = Plan(gm, target)
         self.previous = ""
         self.made: dict[tuple, KernelArtifact | Refused] = {}  # by what was priced, and the layouts
         self.printed: dict[str, KernelArtifact] = {}  # by the text of the tile kernel, without names

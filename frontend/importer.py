@@ -76,14 +76,18 @@ class Imported:
     @property
     def externs(self) -> list[tuple[str, str]]:
         """(operator, reason) of everything that no kernel computes, in order: opaque calls, scans and scatters."""
-        found: list[tuple[str, str]] = []
+        return list(self.opaque().values())
+
+    def opaque(self) -> dict[Operation, tuple[str, str]]:
+        """The same, by operation of the program as it is now."""
+        found: dict[Operation, tuple[str, str]] = {}
         for op in self.program.body.block.ops:
             if isinstance(op, ExternOp):
-                found.append((op.target.data, op.reason.data))
+                found[op] = (op.target.data, op.reason.data)
             elif isinstance(op, ScanOp | ScatterOp):
                 target = self.nodes_of[op][0].target
                 assert isinstance(target, torch._ops.OpOverload)
-                found.append((str(target), reason_of(target)))
+                found[op] = (str(target), reason_of(target))
         return found
 
 

@@ -398,6 +398,18 @@ class TestFailures:
         [report] = fusecade.reports()
         assert [operator for operator, _ in report.externs] == ["aten.cumsum.default"]
 
+    def test_a_scan_that_nothing_reads_is_not_left_to_pytorch(self):
+        def fn(x):
+            p = torch.arange(64)
+            packed = (torch.diff(p, prepend=p[:1] - 1) != 1).cumsum(0)
+            scores = torch.where(packed[:, None] == packed, x @ x.T, -torch.inf)
+            return torch.softmax(scores, -1) @ x
+
+        x = torch.randn(64, 64)
+        torch.testing.assert_close(compiled(fn)(x), fn(x))
+        [report] = fusecade.reports()
+        assert report.externs == ()
+
     def test_strict_does_not_take_them(self):
         def fn(x):
             return torch.cumsum(x, -1).sum(-1)

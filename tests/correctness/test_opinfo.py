@@ -68,16 +68,14 @@ def summary(outcomes: list[Outcome]) -> str:
     """Counts by kind, the pass rate, and every reason with the number of runs it holds for."""
     kinds = Counter(o.kind for o in outcomes)
     taken = len(outcomes) - kinds["untaken"]
-    right = kinds["right"] + kinds["rounding"]
+    right = kinds["right"]
     operators, kernels = len({o.sample.operator for o in outcomes}), sum(o.kernels for o in outcomes)
     lines = [
         f"OpInfo: {operators} operators, {len(outcomes)} runs; of {taken} that reach the backend {right} are right "
         f"({100 * right / max(taken, 1):.2f} %), {kernels} kernels; {dict(kinds)}"
     ]
     lines += [f"  {o}" for o in outcomes if o.kind in ("wrong", "failed")]
-    reasons = Counter(
-        (o.kind, o.sample.operator, o.reason[:110]) for o in outcomes if o.kind in ("untaken", "rounding")
-    )
+    reasons = Counter((o.kind, o.sample.operator, o.reason[:110]) for o in outcomes if o.kind == "untaken")
     lines += [f"  {kind}, {n} of {name}: {why}" for (kind, name, why), n in sorted(reasons.items())]
     return "\n".join(lines)
 
