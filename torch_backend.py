@@ -22,7 +22,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from .assembly.build import Built, build, make_plan, plan_quietly
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.partition import Partitioner
-from .assembly.remainder import Session, settings_of
+from .assembly.remainder import Session, inductor_problem, settings_of
 from .assembly.saved import Saved
 from .driver import Environment, Options, Plan, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
@@ -56,6 +56,8 @@ def backend(
     check_parameters(chosen, target)
     check_device(target, devices, environment.interpret)
     tuning = tuned_for(environment, target, chosen.tune)
+    if chosen.remainder == "inductor" and target.kind == "cpu" and inductor_problem() is None:
+        session.checks.start(gm)
     saved: list[Saved] = []
     known = Known()  # the forward is planned twice, and the backward computes parts of it again
 

@@ -18,6 +18,7 @@ from torch.fx.traceback import preserve_node_meta
 
 from ..errors import FallbackWarning, InvalidArgument
 from ..runtime.operator import OPERATOR
+from .early_checks import EarlyChecks
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
 
@@ -82,6 +83,7 @@ def compile_with_inductor(
         assert isinstance(results, tuple | list)
         # Every output keeps the strides that were traced: AOTAutograd, and the user, rely on them.
         output.meta["user_visible_output_idxs"] = [n for n, x in enumerate(results) if isinstance(x, fx.Node)]
+        session.checks.finish()
         with session.settings_on():
             return compile_fx.compile_fx_inner(
                 gm, list(example_inputs), is_backward=backward, is_inference=inference,
@@ -139,11 +141,12 @@ def settings_of(mode: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
 class Session:
     """What the graphs of one compilation, a forward and its backward, share in Inductor.
 
-    settings: Inductor's, by name.
+    settings: Inductor's, by name.  checks: what it asks of the machine, as far as that was begun earlier.
     """
 
     def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
         self.settings = dict(settings or {})
+        self.checks = EarlyChecks()
         self._shared: dict[str, Any] = {}
 
     def settings_on(self) -> AbstractContextManager[Any]:

@@ -147,6 +147,7 @@ class Census:
         self.kernel = kernel
         self.listing = Listing(kernel, sizes)
         self.held = HeldTiles(kernel, self.listing)
+        self.sums: dict[tuple, int] = {}
         # What does not depend on parameters: elements of one full walk, and the ranks whose trips multiply it.
         self.counted: list[tuple[Entry, int, tuple[str, ...]]] = []
         extent, bands, grid = self.listing.extent, self.listing.bands, self.listing.grid
@@ -231,7 +232,7 @@ class Census:
         known = {**self.listing.sizes, **params}
         shares = shares_of(self.kernel, known) if self.kernel.share is not None else None
         ahead = ahead_of(shares, self.kernel) if shares is not None else None
-        walk = Trips(self.listing.grid, extent, size, known, ahead)
+        walk = Trips(self.listing.grid, extent, size, known, ahead, self.sums)
         runs_of: dict[tuple, int] = {}
         waiting: dict[tuple[str, ...], float] = {}  # by innermost loop with loads: how often a program starts it
         holds = self.held.at(tile_of, self._single_steps(walk))

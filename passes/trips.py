@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
@@ -55,6 +55,7 @@ class Trips:
     size: Mapping[str, int]
     known: Mapping[str, int]
     ahead: tuple[str, np.ndarray] | None = None
+    sums: dict[tuple, int] = field(default_factory=dict)  # of `by_tile`, of walks of one kernel with any parameters
 
     def total(
         self,
@@ -65,7 +66,22 @@ class Trips:
     ) -> int:
         """Elements of the tiles over `ranks` in all programs and all steps of `loops`, outermost first; with no ranks,
         the number of those steps.  bounds: of those of the loops that have some.  points: what counts of some ranks."""
-        return int(self.by_tile(ranks, loops, bounds, points).sum()) * self._factor(ranks, loops, bounds, points)
+        return self._sum(ranks, loops, bounds, points) * self._factor(ranks, loops, bounds, points)
+
+    def _sum(
+        self, ranks: Sequence[str], loops: Sequence[str], bounds: Sequence[Bounds], points: Sequence[Points]
+    ) -> int:
+        """The sum of `by_tile`, which most bindings of parameters have in common with others."""
+        if self.ahead is not None:
+            return int(self.by_tile(ranks, loops, bounds, points).sum())
+        axes = self.axes(loops, bounds)
+        mentioned = sorted({n for b in bounds for n in b.names if n not in axes})
+        sizes = [self.size[r] for r in (*axes, *(b.rank for b in bounds))]
+        values = [self.known.get(n) for n in mentioned]
+        key = (tuple(ranks), tuple(loops), tuple(bounds), tuple(map(id, points)), *sizes, *values)
+        if key not in self.sums:
+            self.sums[key] = int(self.by_tile(ranks, loops, bounds, points).sum())
+        return self.sums[key]
 
     def by_tile(
         self,
