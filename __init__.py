@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UserError,
     )
     from .report import KernelReport, Report
+    from .runtime.package.library import Library, load_library
     from .runtime.package.load import LoadedFunction, load
     from .torch_backend import reports
 
@@ -49,6 +50,7 @@ _WHERE = {
     ),
     "export": "aot",
     **dict.fromkeys(("aot_inductor", "load_aot_inductor"), "aot_inductor"),
+    **dict.fromkeys(("Library", "load_library"), "runtime.package.library"),
     **dict.fromkeys(("LoadedFunction", "load"), "runtime.package.load"),
     "reports": "torch_backend",
     "errors": "",
@@ -62,6 +64,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidPackage",
     "KernelReport",
+    "Library",
     "LoadedFunction",
     "MissingTool",
     "Report",
@@ -74,6 +77,7 @@ __all__ = [
     "export",
     "load",
     "load_aot_inductor",
+    "load_library",
     "reports",
     "testing",
 ]

@@ -7,7 +7,7 @@ attend = fusecade.load("attend.fcade");  out = attend(q, k, v)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from .api import named_hints
 from .assembly.build import make_plan
 from .assembly.devices import devices_of
 from .assembly.package import EXTRAS, Part, binaries_for, largest, pack
+from .assembly.package_inputs import package_inputs
+from .assembly.plan_cache import tuned_kernels
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument
 from .frontend.capture import callable_of, capture
@@ -26,11 +28,15 @@ from .runtime.package.archive import MANIFEST, digest, read
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.  digest: of the package, to be given to `fusecade.load`.  reports: by target, one a bucket."""
+    """What `export` wrote.  digest: of the package, to be given to `fusecade.load`.  reports: by target, one a bucket.
+
+    tuned: by target, what the tuning cache said of the kernels.
+    """
 
     path: Path
     digest: str
     reports: Mapping[str, tuple[Report, ...]]
+    tuned: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
 
 def export(
@@ -60,18 +66,13 @@ def export(
     """
     path = Path(path)
     fn, args, kwargs = callable_of(fn, args, kwargs)
-    if not targets:
-        raise InvalidArgument("a package needs a target", next_step="name one: targets=['cpu']")
-    for name in keep:
-        if name not in EXTRAS:
-            raise InvalidArgument.choice("keep", name, EXTRAS)
     names = {name for sizes in (dynamic or {}).values() for name in sizes.values()}
-    bounds = _bounds(buckets, names)
+    chosen_targets, bounds = _targets(targets, keep), bounds_of(buckets, names)
     environment = Environment.read()
     folder = usable_folder(environment.cache_dir)
     reports: dict[str, tuple[Report, ...]] = {}
     parts: dict[str, list[Part]] = {}
-    for name in dict.fromkeys(get_target(target).name for target in targets):
+    for name in chosen_targets:
         options = Options(name, "eager", tune, fuse, skip=skip, lazy=lazy, parameters=parameters or {})
         found = []
         for upto in bounds:
@@ -94,10 +95,64 @@ def export(
 
     data = pack(fn, parts, tuple(keep), __version__)
     write_whole(path, data)
-    return Exported(path, digest(read(data)[MANIFEST]), reports)
+    tuned = {name: tuple(about for part in made for about in tuned_kernels(part.plan)) for name, made in parts.items()}
+    return Exported(path, digest(read(data)[MANIFEST]), reports, tuned)
 
 
-def _bounds(buckets: Sequence[Mapping[str, int]], names: set[str]) -> list[dict[str, int]]:
+def inputs_of(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    targets: Sequence[str] = ("cpu",),
+    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
+    buckets: Sequence[Mapping[str, int]] = (),
+    keep: Sequence[str] = (),
+    tune: str = "off",
+    fuse: str = "by_cost",
+    skip: str = "by_cost",
+    lazy: str = "off",
+    parameters: Mapping[str, int] | None = None,
+) -> dict[str, str]:
+    """Hashes of all that decides what `export` would write, by what it is, but for what was tuned: `still_tuned`.
+
+    The function is captured, and nothing else is done.  Raises as `export` does, for what can be seen by then.
+    """
+    fn, args, kwargs = callable_of(fn, args, None)
+    names = {name for sizes in (dynamic or {}).values() for name in sizes.values()}
+    chosen, bounds = _targets(targets, keep), bounds_of(buckets, names)
+    for name in chosen:
+        check_parameters(
+            Options(name, "eager", tune, fuse, skip=skip, lazy=lazy, parameters=parameters or {}), get_target(name)
+        )
+    options = {
+        "targets": chosen, "buckets": bounds, "keep": sorted(set(keep)), "tune": tune, "fuse": fuse, "skip": skip, "lazy": lazy,
+        "parameters": dict(parameters or {}),
+    }  # fmt: skip
+    captured = capture(fn, args, kwargs, dynamic)
+    return package_inputs(fn, captured, named_hints(captured), options)
+
+
+def still_tuned(tuned: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
+    """Whether the tuning cache says of the kernels of a package what it said when that was written.  tuned: of `Exported`."""
+    environment = Environment.read()
+    for name, kernels in tuned.items():
+        tuning = tuned_for(environment, get_target(name))
+        if not all(tuning.current(about) for about in kernels):
+            return False
+    return True
+
+
+def _targets(targets: Sequence[str], keep: Sequence[str]) -> list[str]:
+    """Their names, each once.  Raises InvalidArgument for those that there are not, and for other things to keep."""
+    if not targets:
+        raise InvalidArgument("a package needs a target", next_step="name one: targets=['cpu']")
+    for name in keep:
+        if name not in EXTRAS:
+            raise InvalidArgument.choice("keep", name, EXTRAS)
+    return list(dict.fromkeys(get_target(target).name for target in targets))
+
+
+def bounds_of(buckets: Sequence[Mapping[str, int]], names: set[str]) -> list[dict[str, int]]:
     """The bounds of each bucket; without buckets, one for all sizes.  Raises InvalidArgument."""
     found: list[dict[str, int]] = []
     for bucket in buckets:

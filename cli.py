@@ -97,6 +97,7 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     from .commands.cache_arguments import add_arguments as add_cache_arguments
     from .commands.completion import SHELLS
     from .commands.inspect_arguments import add_arguments as add_inspect_arguments
+    from .commands.library_arguments import add_arguments as add_library_arguments
     from .commands.tune_arguments import add_arguments as add_tune_arguments
 
     kind = argparse.ArgumentParser if exit_on_error else _Raising
@@ -110,10 +111,12 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     _add_program(
         verbs.add_parser("explain", help="kernels, bytes, refusals and their reasons, for a function"), out=False
     )
-    _add_program(
-        verbs.add_parser("compile", help="a function's kernels, sources and binaries, into a folder or a package"),
-        out=True,
+    compiling = verbs.add_parser(
+        "compile",
+        help="a function's kernels, sources and binaries, into a folder or a package; or a library of packages",
     )
+    _add_program(compiling, out=True)
+    add_library_arguments(compiling)
     add_inspect_arguments(verbs.add_parser("inspect", help="what is in a package; nothing of it is run"))
     _add_opt(verbs.add_parser("opt", help="passes over a program in its textual form"))
     tune = verbs.add_parser("tune", help="a function's kernels in their fastest configurations, measured and kept")
@@ -126,11 +129,14 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     return made
 
 
-def _add_function(verb: argparse.ArgumentParser) -> None:
+def _add_function(verb: argparse.ArgumentParser, *, optional: bool = False) -> None:
     from .commands.program import dtype_name
 
     verb.add_argument(
-        "program", metavar="MODULE:FUNCTION", help="or path/to/file.py:function; of tune also a list.toml of them"
+        "program",
+        metavar="MODULE:FUNCTION",
+        nargs="?" if optional else None,
+        help="or path/to/file.py:function; of tune also a list.toml of them",
     )
     verb.add_argument("--shape", action="append", default=[], metavar="[DTYPE:]SIZES",
                       help="of a tensor, in order: 8,4096,64; a dynamic size has a name: n=4096,64")  # fmt: skip
@@ -149,11 +155,11 @@ def _add_function(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
-    _add_function(verb)
+    _add_function(verb, optional=out)
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
         verb.add_argument(
-            "-o", "--out", type=Path, required=True, metavar="DIR|FILE.fcade",
+            "-o", "--out", type=Path, metavar="DIR|FILE.fcade",
             help="one folder a target is made in DIR; FILE.fcade is a package, for `fusecade.load`",
         )  # fmt: skip
         verb.add_argument("--bucket", action="append", default=[], metavar="NAME=SIZE,...",

@@ -111,6 +111,12 @@ def pack(fn: Callable[..., Any], parts: Mapping[str, Sequence[Part]], keep: Sequ
     return data
 
 
+def constants_data(captured: Captured) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """What the function holds, as a manifest lists it, and as members.  Raises UnsupportedProgram where no package can."""
+    contents = _Contents()
+    return _constants(captured, contents), contents.members
+
+
 def _constants(captured: Captured, contents: _Contents) -> list[dict[str, Any]]:
     found, home = constants_of(captured), home_of(captured)
     total = sum(x.numel() * x.element_size() for x in found.values())

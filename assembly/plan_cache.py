@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -64,7 +64,7 @@ def cached_plan(
     if body is not None:
         try:
             plan = decode(body, gm, target)
-            if tuning is None or all(tuning.current(about) for about in _tuned(plan)):
+            if tuning is None or all(tuning.current(about) for about in tuned_kernels(plan)):
                 log.info("a plan from the cache: %s", store.path(key))
                 return plan
         except ValueError as error:
@@ -88,7 +88,7 @@ class Tuning(Protocol):
         ...
 
 
-def _tuned(plan: Plan) -> list[Mapping[str, Any]]:
+def tuned_kernels(plan: Plan) -> list[Mapping[str, Any]]:
     """What was said of the plan's kernels, of each once; a plan that was made without tuning is not current."""
     found = [call.artifact.facts.get("tuning", {}) for call in plan.calls]
     return list({json.dumps(about, sort_keys=True): about for about in found}.values())
@@ -123,10 +123,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def source_version(root: Path) -> str:
+def source_version(root: Path, places: Sequence[str] = SOURCES) -> str:
     """Hash of the files that decide what is generated."""
     total = hashlib.sha256()
-    for place in SOURCES:
+    for place in places:
         path = root / place
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             total.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")

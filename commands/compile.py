@@ -5,7 +5,8 @@ DIR/<target>/<kernel>.mlir            the tile program it was printed from
 DIR/<target>/<kernel>.cubin, .ptx     the binary and its assembly (.hsaco, .amdgcn on AMD)
 DIR/<target>/explain.txt, explain.json
 
-With `-o FILE.fcade`, one package for all targets instead, as `fusecade.export` writes it.
+With `-o FILE.fcade`, one package for all targets instead, as `fusecade.export` writes it; with `--spec`, a library of them
+(`library.py`).
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from .. import aot, api
 from ..errors import InvalidArgument
 from ..report import KernelReport, Report, counted_noun
 from ..runtime.files import write_whole
-from . import exits
+from . import exits, library
 from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function, parameters
 
 PACKAGE = ".fcade"
 
 
 def run(chosen: Namespace, console: Console) -> int:
+    if chosen.spec is not None:
+        _check_spec(chosen)
+        return library.run(chosen, console)
+    _check_one(chosen)
     function = find_function(chosen.program, chosen.factory)
     tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
     check_arguments(function, chosen.program, tensors)
@@ -58,6 +63,30 @@ def run(chosen: Namespace, console: Console) -> int:
     for what in missing:
         console.print(f"no binary of {what}", markup=False, highlight=False)
     return exits.INCOMPLETE if missing else exits.FINE
+
+
+def _check_spec(chosen: Namespace) -> None:
+    """Raises InvalidArgument for options that a specification has instead."""
+    given = {
+        "MODULE:FUNCTION": chosen.program, "--shape": chosen.shape, "--target": chosen.target, "--bucket": chosen.bucket,
+        "--keep": chosen.keep, "--parameter": chosen.parameter, "--factory": chosen.factory,
+        "--no-binaries": chosen.no_binaries, "--fuse": chosen.fuse != "by_cost", "--dtype": chosen.dtype != "f32",
+    }  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise InvalidArgument(f"{chosen.spec} says what {name} says", next_step=f"leave out {name}, or --spec")
+
+
+def _check_one(chosen: Namespace) -> None:
+    """Raises InvalidArgument for options of libraries, and where there is nothing to compile or no place for it."""
+    given = {"--jobs": chosen.jobs, "--dry-run": chosen.dry_run, "--check": chosen.check, "--prune": chosen.prune,
+             "--json": chosen.json}  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise InvalidArgument(f"{name} is for libraries", next_step="give --spec FILE.toml, or leave it out")
+    if chosen.program is None or chosen.out is None:
+        lacks = "MODULE:FUNCTION" if chosen.program is None else "-o DIR|FILE.fcade"
+        raise InvalidArgument(f"there is no {lacks}", next_step="give both, or --spec FILE.toml for a library")
 
 
 def _package(

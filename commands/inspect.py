@@ -1,4 +1,4 @@
-"""`fusecade inspect`: what is in a package, without running any of it."""
+"""`fusecade inspect`: what is in a package, or a library of them, without running any of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..runtime.package.fields import parse
 from ..runtime.package.manifest import Binary, Kernel, Package, TargetEntry
 from ..runtime.package.signature import ConstantLeaf, Leaf
 from ..runtime.resources import find_tool
-from . import exits
+from . import exits, inspect_library
 
 _RESOURCES = (
     "registers",
@@ -36,6 +36,8 @@ _RESOURCES = (
 
 
 def run(chosen: Namespace, console: Console) -> int:
+    if inspect_library.is_library(chosen.package):
+        return inspect_library.run(chosen, console)
     package = Package.open(chosen.package)
     kernels = _chosen(package, chosen.kernel)
     if chosen.json:

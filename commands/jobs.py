@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgument, UserError
 from ..ir.target import get_target
-from .program import Shape, arguments, check_arguments, dtype_name, find_function, parameters
+from .program import Shape, arguments, check_arguments, dtype_name, find_function, parameters, shapes_of
 
 if TYPE_CHECKING:
     from ..api import Tuning
@@ -118,7 +118,7 @@ def jobs_of(chosen: Namespace) -> list[Job]:
             )
         return read_jobs(Path(chosen.program), usual, targets)
     cases = [tuple(chosen.shape)] if chosen.shape or not chosen.case else []
-    return _product(usual, [*cases, *map(_case, chosen.case)], targets)
+    return _product(usual, [*cases, *map(shapes_of, chosen.case)], targets)
 
 
 def read_jobs(path: Path, usual: Job, targets: tuple[str, ...] = ()) -> list[Job]:
@@ -173,7 +173,7 @@ def _entry(path: Path, n: int, entry: Any, usual: Job, targets: tuple[str, ...])
             factory=entry.get("factory", usual.factory), fuse=entry.get("fuse", usual.fuse),
             parameters=tuple(given.items()) or usual.parameters,
         )  # fmt: skip
-        return _product(job, [_case(text) for text in cases], tuple(get_target(text).name for text in own))
+        return _product(job, [shapes_of(text) for text in cases], tuple(get_target(text).name for text in own))
     except UserError as error:
         raise wrong(error.message) from error
 
@@ -184,8 +184,3 @@ def _product(job: Job, cases: list[tuple[str, ...]], targets: tuple[str, ...]) -
         for text in case:
             Shape.read(text, job.dtype)
     return [replace(job, shapes=case, target=target) for target in targets or (None,) for case in cases]
-
-
-def _case(text: str) -> tuple[str, ...]:
-    """The shapes of one call: `8,1024,64 8,1024,64 i64:8`."""
-    return tuple(text.split())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ class Shape:
         kind, colon, rest = text.rpartition(":")
         chosen = dtype_name(kind) if colon else dtype
         sizes, names = [], {}
-        for n, part in enumerate(p for p in rest.replace("x", ",").split(",") if p):
+        for n, part in enumerate(p for p in re.sub(r"(?<=\d)x", ",", rest).split(",") if p):
             name, equals, size = part.rpartition("=")
             if not size.isdigit() or (equals and not name.isidentifier()):
                 raise InvalidArgument(
@@ -69,6 +70,11 @@ def parameters(texts: Sequence[str]) -> dict[str, int]:
             )
         found[name] = int(value) if known is None else known
     return found
+
+
+def shapes_of(text: str) -> tuple[str, ...]:
+    """The shapes of one call: `8,1024,64 8,1024,64 i64:8`."""
+    return tuple(text.split())
 
 
 def dtype_name(text: str) -> str:
@@ -114,12 +120,22 @@ def find_function(text: str, factory: bool = False) -> Callable[..., Any]:
     return made
 
 
-def check_arguments(function: Callable[..., Any], name: str, shapes: Sequence[object]) -> None:
-    """Raises InvalidArgument where the function does not take as many tensors as there are shapes."""
+def check_arguments(
+    function: Callable[..., Any],
+    name: str,
+    shapes: Sequence[object],
+    *,
+    shape: str = "--shape",
+    factory: str = "add --factory",
+) -> None:
+    """Raises InvalidArgument where the function does not take as many tensors as there are shapes.
+
+    shape, factory: how whoever asks writes one shape, and that a model is to be made first.
+    """
     from ..frontend.capture import signature_of
 
     if isinstance(function, type):
-        raise InvalidArgument(f"{name} is a class", next_step="add --factory, and the model that it makes is called")
+        raise InvalidArgument(f"{name} is a class", next_step=f"{factory}, and the model that it makes is called")
     signature = signature_of(function)
     if signature is None:
         return
@@ -127,8 +143,8 @@ def check_arguments(function: Callable[..., Any], name: str, shapes: Sequence[ob
         signature.bind(*shapes)
     except TypeError as error:
         parameters = ", ".join(signature.parameters)
-        count = f"{len(shapes)} --shape" if shapes else "no --shape"
-        step = f"give one --shape per argument ({parameters})" if parameters else "leave out --shape"
+        count = f"{len(shapes)} {shape}" if shapes else f"no {shape}"
+        step = f"give one {shape} per argument ({parameters})" if parameters else f"leave out {shape}"
         raise InvalidArgument(f"{name} cannot be called with {count}: {error}", next_step=step) from error
 
 

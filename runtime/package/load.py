@@ -16,7 +16,7 @@ import torch
 from torch.compiler import is_compiling
 
 from ...codegen.artifact import KernelArtifact
-from ...errors import InvalidArgument, InvalidPackage
+from ...errors import InvalidArgument, InvalidPackage, UnsupportedProgram
 from .. import cpu
 from ..loaded import Launch, Stages
 from ..loaded import load as load_artifact
@@ -93,6 +93,14 @@ class LoadedFunction:
         tensors, leaves, sizes, device = self._checks.check(args, kwargs)
         found = self.run(tensors, sizes, device)
         return found[0] if self._plain else self._give(found, leaves)
+
+    def takes(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether these arguments are such as it was compiled for.  Nothing is run."""
+        try:
+            self._checks.check(args, kwargs)
+        except UnsupportedProgram:
+            return False
+        return True
 
     def run(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int], device: torch.device | None) -> list[Any]:
         """The results that are tensors, then the new values of arguments that change; nothing is checked."""
