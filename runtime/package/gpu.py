@@ -142,23 +142,32 @@ class Launcher:
         self._offsets = [getattr(self._fields, f"a{n}").offset for n in range(len(kinds))]
         self._pointers = _P * len(kinds)
         self._scratches = binary.parameters.count("scratch")
-        self._programs: int | None = None
+        self._bound: Callable[[Sequence[torch.Tensor]], None] | None = None  # for sizes that are fixed
         self._loaded: dict[int, int] = {}
         self._loading = threading.Lock()
 
     def __call__(self, tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
         """Run it; the tensors are inputs, then outputs."""
-        programs = self._programs
-        if programs is None:
-            programs = self._grid(sizes)
-            if programs == 0:
-                return
-            self._check(programs, sizes)
-            if not self.artifact.sizes:  # it is the same for every call
-                self._programs = programs
-        device = tensors[-1].device
-        with torch.accelerator.device_index(device.index):
-            self.launch(tensors, sizes, programs, device)
+        if self._bound is not None:
+            return self._bound(tensors)
+        run = self.bound(sizes)
+        if not self.artifact.sizes:  # it is the same for every call
+            self._bound = run
+        run(tensors)
+
+    def bound(self, sizes: Sequence[int]) -> Callable[[Sequence[torch.Tensor]], None]:
+        """The same for these sizes, to be called with tensors alone.  Raises InvalidArgument for others than it is for."""
+        programs = self._grid(sizes)
+        if programs == 0:
+            return lambda tensors: None
+        self._check(programs, sizes)
+
+        def run(tensors: Sequence[torch.Tensor]) -> None:
+            device = tensors[-1].device
+            with torch.accelerator.device_index(device.index):
+                self.launch(tensors, sizes, programs, device)
+
+        return run
 
     def launch(
         self, tensors: Sequence[torch.Tensor], sizes: Sequence[int], programs: int, device: torch.device

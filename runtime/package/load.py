@@ -22,10 +22,11 @@ from ..loaded import Launch, Stages
 from ..loaded import load as load_artifact
 from . import operator
 from .devices import default_device, describe, fitting, nearest
+from .direct import Direct, direct_of
 from .gpu import Launcher, driver_of
 from .manifest import Bucket, Package, TargetEntry
 from .signature import Checks, ConstantLeaf, TensorLeaf, unflatten
-from .steps import Direct, Program, Usual
+from .steps import Program
 from .tile_text import TRITON, check, load_function
 from .values import dtype_of, expression
 
@@ -129,7 +130,7 @@ class LoadedFunction:
         with self._making:
             if device not in self._places:
                 place = self._places[device] = _Place(self.package, device, self.fallback, self.path)
-                if self._plain and (direct := place.direct(self._checks.usual)) is not None:
+                if self._plain and (direct := place.direct(self._checks)) is not None:
                     self._directs[device] = direct
             return self._places[device]
 
@@ -176,9 +177,11 @@ class _Place:
                 return program
         return self._programs[-1][1]
 
-    def direct(self, usual: Sequence[Usual]) -> Direct | None:
+    def direct(self, checks: Checks) -> Direct | None:
         """A shorter way to the results, where there is one."""
-        return self._only.direct(usual, self._device) if self._only is not None and not self.constants else None
+        if self.constants or not checks.alike or not any(program.short for _, program in self._programs):
+            return None
+        return direct_of(checks, lambda sizes: self.program(sizes).short, self._device)
 
     def _constant(self, number: int) -> torch.Tensor:
         c = self._package.constants[number]

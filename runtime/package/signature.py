@@ -262,9 +262,12 @@ class Checks:
             for text, sign, left, right in signature.relations
         ]
         self._order = ArgumentOrder(signature.python(), len(args["tuple"]), [key for key, _ in kwargs["dict"]])
-        # Of a function that takes nothing but tensors of fixed sizes: (dtype, shape, strides) of each.
-        usual = self._plain and not signature.sizes and not any(t.on_cpu for t in self._tensors)
-        self.usual = [(t.dtype, *t.fixed) for t in self._tensors if t.fixed] if usual and not self._constants else []
+        # Whether it takes nothing but tensors of one device; and what these are, in order.
+        self.alike = self._plain and not self._constants and not any(t.on_cpu for t in self._tensors)
+        self.bindings = [(tensor.position, dim) for tensor, dim in self._bindings]
+        self.dtypes = [t.dtype for t in self._tensors]
+        layouts = tuple((t.leaf.layout.shape, t.leaf.layout.strides) for t in self._tensors)
+        self.layouts_of = expression(layouts, signature.sizes, "the arguments")
 
     def _binding(self, size: str) -> tuple[_Tensor, int]:
         for tensor in self._tensors:
@@ -333,6 +336,10 @@ class Checks:
         if sizes:
             self._check_sizes(sizes)
         return Checked(tensors, leaves, sizes, device)
+
+    def fit(self, sizes: Sequence[int]) -> bool:
+        """Whether it was compiled for sizes such as these."""
+        return min(sizes, default=LEAST) >= LEAST and all(holds(*sides(sizes)) for _, holds, sides in self._relations)
 
     def _check_sizes(self, sizes: list[int]) -> None:
         for name, value in zip(self.signature.sizes, sizes, strict=True):

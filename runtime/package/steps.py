@@ -11,12 +11,11 @@ import torch
 from ...codegen.artifact import KernelArtifact, Layout
 from ...errors import FusecadeError, InvalidPackage, PackagedKernelFailed, UnsupportedProgram
 from ..loaded import Launch, Sized
+from .direct import Short
 from .manifest import Bucket, Step
 from .operators import find
 from .values import dtype_of, expression, maker_of, references
 
-Usual = tuple[torch.dtype, Any, Any]  # dtype, shape, strides
-Direct = Callable[[Sequence[Any]], torch.Tensor | None]
 Run = Callable[[list[Any], Sequence[int]], None]  # reads and appends values, given sizes
 
 
@@ -48,34 +47,13 @@ class Program:
             self.steps.append((run, dying.get(n, ())))
             values += step.gives
 
-    def direct(self, usual: Sequence[Usual], device: torch.device) -> Direct | None:
-        """The program as one function of the arguments, where it is one kernel of fixed sizes that takes them as they are.
+        self.short = self._short(len(inputs))
 
-        usual: what each argument has to be.  The function gives None for arguments that are not: these need a closer look.
-        A program in steps takes 15 us longer than its kernel for all the calls of Python between them; this takes 10 less.
-        """
-        if not usual or len(self.steps) != 1 or not isinstance(step := self.steps[0][0], KernelStep):
+    def _short(self, count: int) -> Short | None:
+        """Its kernel, where it is one that takes the inputs as they are, in their order, and gives one result."""
+        if len(self.steps) != 1 or not isinstance(step := self.steps[0][0], KernelStep) or self.results != (count,):
             return None
-        made = step.as_it_is(len(usual))
-        if made is None or self.results != (len(usual),):
-            return None
-        launch, output = made
-
-        def call(args: Sequence[Any]) -> torch.Tensor | None:
-            try:
-                for x, (dtype, shape, strides) in zip(args, usual, strict=True):
-                    if (
-                        x.dtype is not dtype or x.shape != shape or x.stride() != strides or x.requires_grad
-                        or x.device != device
-                    ):  # fmt: skip
-                        return None
-            except (AttributeError, TypeError, ValueError):  # it is no tensor, or there are more or fewer of them
-                return None
-            out = output()
-            launch([*args, out])
-            return out
-
-        return call
+        return step.as_it_is(count)
 
     def __call__(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> list[Any]:
         if torch._C._is_any_autocast_enabled():  # of the caller: the program has its dtypes already
@@ -171,7 +149,7 @@ class KernelStep:
         self._outputs = [_Output(x, artifact.sizes) for x in artifact.outputs]
         self._fixed = not names
         self._own: Sequence[int] | None = self._sizes(()) if self._fixed else None
-        self._empty = self._fixed and all(0 in x.shape_of(()) for x in self._outputs)
+        self._empty = self._fixed and all(0 in x.layout_of(())[0] for x in self._outputs)
 
     def __call__(self, values: list[Any], sizes: Sequence[int]) -> None:
         own, device = self._own if self._own is not None else self._sizes(sizes), self.device
@@ -186,16 +164,28 @@ class KernelStep:
             self._launch([*tensors, *outputs], own)
         values += outputs
 
-    def as_it_is(self, count: int) -> tuple[Callable[[list[Any]], None], Callable[[], torch.Tensor]] | None:
-        """What launches it, and what makes its output, where it takes `count` inputs as they are and gives one output."""
+    def as_it_is(self, count: int) -> Short | None:
+        """The kernel by itself, where it takes `count` inputs as they are and gives one result."""
         inputs = [x.number for x in self._inputs if x.same and x.exact]
-        if self._own is None or self._empty or inputs != list(range(count)) or len(inputs) != len(self._inputs):
+        if not count or inputs != list(range(count)) or len(inputs) != len(self._inputs) or len(self._outputs) != 1:
             return None
-        if len(self._outputs) != 1:
-            return None
-        shape, strides = self._outputs[0].fixed or ((), ())
-        output = partial(torch.empty_strided, shape, strides, dtype=self._outputs[0].dtype, device=self.device)
-        return partial(self._launch, own=self._own), output
+        (output,) = self._outputs
+        return Short(self._sizes, output.layout_of, output.dtype, self._bound)
+
+    def _bound(self, own: Sequence[int]) -> Callable[[list[Any]], None]:
+        """What launches it for these sizes."""
+        bind = getattr(self.launch, "bound", None)  # what depends on sizes alone is done here, once
+        run = bind(own) if bind is not None else partial(self.launch, sizes=own)
+
+        def launch(tensors: list[Any]) -> None:
+            try:
+                run(tensors)
+            except (FusecadeError, torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:
+                raise self._failed(error) from error
+
+        return launch
 
     def _launch(self, tensors: list[Any], own: Sequence[int]) -> None:
         try:
@@ -203,7 +193,10 @@ class KernelStep:
         except (FusecadeError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:
-            raise PackagedKernelFailed(self.artifact.name, self.artifact.target, error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> PackagedKernelFailed:
+        return PackagedKernelFailed(self.artifact.name, self.artifact.target, error)
 
 
 class _Output:
@@ -213,11 +206,11 @@ class _Output:
         self.dtype, self._of = dtype_of(layout.dtype), expression((layout.shape, layout.strides), names, "a result")
         self.fixed = self._of(()) if all(isinstance(n, int) for n in (*layout.shape, *layout.strides)) else None
 
-    def shape_of(self, sizes: Sequence[int]) -> Sequence[int]:
-        return (self.fixed or self._of(sizes))[0]
+    def layout_of(self, sizes: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        return self.fixed or self._of(sizes)
 
     def made(self, sizes: Sequence[int], device: torch.device) -> torch.Tensor:
-        shape, strides = self.fixed or self._of(sizes)
+        shape, strides = self.layout_of(sizes)
         return torch.empty_strided(shape, strides, dtype=self.dtype, device=device)
 
 
