@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from ..codegen.artifact import KernelArtifact
 from ..driver import Call, Plan
 from ..errors import InternalCompilerError, UnsupportedProgram
 from ..frontend.capture import Captured
@@ -18,6 +17,7 @@ from ..runtime.package.operators import name_of, problem_of
 from ..runtime.package.values import encode_constant
 from .package_signature import home_of, layout_of, outputs_of, text_of
 from .splice import Placed, splice
+from .titles import title_of
 
 _LARGEST_CALL = 1000  # arguments or results of one step, as manifests limit them
 
@@ -25,8 +25,8 @@ _LARGEST_CALL = 1000  # arguments or results of one step, as manifests limit the
 class Stand:
     """Stands for a kernel in a graph that is only read."""
 
-    def __init__(self, artifact: KernelArtifact) -> None:
-        self.artifact, self.key = artifact, artifact.fingerprint
+    def __init__(self, call: Call) -> None:
+        self.key, self.title = call.artifact.fingerprint, title_of(call)
         self.__name__ = self.__qualname__ = "kernel"
         self.__module__ = __name__
 
@@ -43,7 +43,7 @@ class Steps:
     def __init__(self, plan: Plan, captured: Captured) -> None:
         """Raises UnsupportedProgram for what a package cannot keep, with the line of the program."""
         self._names, self._home = captured.size_names, home_of(captured)
-        placed = [Placed(call, cast(Any, Stand(call.artifact)), None) for call in plan.calls if not _is_empty(call)]
+        placed = [Placed(call, cast(Any, Stand(call)), None) for call in plan.calls if not _is_empty(call)]
         graph = splice(plan.gm, placed, through_operator=False)
         self._number: dict[fx.Node, int] = {}
         self._sizes: dict[fx.Node, int | str] = {}
@@ -87,6 +87,7 @@ class Steps:
             tensors, sizes = node.args
             step: dict[str, Any] = {
                 "kernel": target.key,
+                "title": target.title,
                 "inputs": [self._number[x] for x in cast(Any, tensors)],
                 "sizes": [self._size(x) for x in cast(Any, sizes)],
             }

@@ -73,7 +73,7 @@ class Step:
     """One kernel call (kernel, inputs, sizes), or one operator (operator, args, kwargs).
 
     gives: of each result its layout; "number" where it is one, None where it is nothing.  listed: whether the operator gives
-    a list.
+    a list.  title: of a kernel call, what profilers show.
     """
 
     gives: tuple[Layout | str | None, ...]
@@ -84,6 +84,7 @@ class Step:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     listed: bool = False
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,10 @@ class Package:
         if "kernel" in fields.data:
             kernel, inputs = fields.text("kernel"), fields.integers("inputs", 0, len(values))
             sizes = tuple(fields.listing("sizes", 1000))
+            title = fields.text("title", 200) if "title" in fields.data else ""
             fields.done()
+            if not title.isprintable():
+                raise fields.wrong("title", "has characters that cannot be printed")
             if kernel not in self.kernels or self.kernels[kernel].artifact.target != target:
                 raise fields.wrong("kernel", f"is {kernel[:80]!r}, and there is none of that name for {target}")
             artifact = self.kernels[kernel].artifact
@@ -296,7 +300,7 @@ class Package:
                 _check_dtype(values[n], layout, fields.where)
             for given, layout in zip(gives, artifact.outputs, strict=True):
                 _check_dtype(given, layout, fields.where)
-            return Step(gives, kernel, inputs, sizes)
+            return Step(gives, kernel, inputs, sizes, title=title)
         name, args = fields.text("operator", 200), fields.listing("args", 1000)
         kwargs, listed = fields.table("kwargs"), fields.flag("listed")
         fields.done()

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.autograd import profiler
 
 from ...codegen.artifact import KernelArtifact, Layout
 from ...errors import FusecadeError, InvalidPackage, PackagedKernelFailed, UnsupportedProgram
@@ -140,6 +141,8 @@ class KernelStep:
     ) -> None:
         """exact: the values that need no look at their strides."""
         self.artifact, self.launch, self.device = artifact, launch, device
+        self.title = f"fusecade::{step.title or artifact.name}"
+        self._launch = self._seen(launch)
         self._sizes = expression(step.sizes, names, artifact.name)
         alike = set(artifact.sizes) <= set(names) and tuple(step.sizes) == artifact.sizes  # sizes go by the same names
         self._inputs = [
@@ -175,28 +178,25 @@ class KernelStep:
     def _bound(self, own: Sequence[int]) -> Callable[[list[Any]], None]:
         """What launches it for these sizes."""
         bind = getattr(self.launch, "bound", None)  # what depends on sizes alone is done here, once
-        run = bind(own) if bind is not None else partial(self.launch, sizes=own)
+        return self._seen(bind(own) if bind is not None else partial(self.launch, sizes=own))
 
-        def launch(tensors: list[Any]) -> None:
+    def _seen(self, launch: Callable[..., None]) -> Callable[..., None]:
+        """A launch that is a range in profiles, and whose errors name the kernel."""
+        name, target, title = self.artifact.name, self.artifact.target, self.title
+
+        def run(*args: Any) -> None:
             try:
-                run(tensors)
+                if profiler._is_profiler_enabled:
+                    with profiler.record_function(title):
+                        launch(*args)
+                else:
+                    launch(*args)
             except (FusecadeError, torch.OutOfMemoryError, MemoryError):
                 raise
             except Exception as error:
-                raise self._failed(error) from error
+                raise PackagedKernelFailed(name, target, error) from error
 
-        return launch
-
-    def _launch(self, tensors: list[Any], own: Sequence[int]) -> None:
-        try:
-            self.launch(tensors, own)
-        except (FusecadeError, torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: Exception) -> PackagedKernelFailed:
-        return PackagedKernelFailed(self.artifact.name, self.artifact.target, error)
+        return run
 
 
 class _Output:
