@@ -202,7 +202,7 @@ def argument_names(spec: pytree.TreeSpec) -> list[str]:
 
 
 def _step(key: Any) -> str:
-    return f".{getattr(key, 'key', None) if hasattr(key, 'key') else getattr(key, 'idx', key)}"
+    return next((f".{getattr(key, name)}" for name in ("key", "idx", "name") if hasattr(key, name)), f".{key}")
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..errors import UnsupportedProgram
 from ..frontend.capture import Captured, signature_of
 from ..frontend.sizes import Opaque, size
 from ..ir import symbols
+from ..runtime.package.forms import LEAF, RETURNED, can_be_named
 from ..runtime.package.values import dtype_name, encode_constant
 from .guards import argument_names
 
@@ -86,17 +88,21 @@ def signature_data(fn: Callable[..., Any], captured: Captured) -> dict[str, Any]
 
 
 def form_of(spec: pytree.TreeSpec, what: str) -> Any:
-    """Tuples, lists and dictionaries of leaves.  Raises UnsupportedProgram for other containers."""
+    """As `runtime/package/forms.py` has it.  Raises UnsupportedProgram for other containers."""
     if spec.is_leaf():
-        return "*"
+        return LEAF
     parts = [form_of(child, what) for child in spec.children()]
     if spec.type in (tuple, list):
         return {spec.type.__name__: parts}
+    if spec.type is namedtuple and can_be_named(name := spec.context.__name__, fields := list(spec.context._fields)):
+        return {"named": [name, fields, parts]}
+    if spec.type in RETURNED.values():
+        return {"returned": [spec.type.__name__, parts]}
     if spec.type is dict and all(type(k) in (str, int) for k in spec.context):
         return {"dict": [[k, p] for k, p in zip(spec.context, parts, strict=True)]}
     raise UnsupportedProgram(
-        f"{what} of the function has a {getattr(spec.type, '__name__', spec.type)}, and packages know tuples, lists and "
-        "dictionaries with texts or integers for keys",
+        f"{what} of the function has a {getattr(spec.type, '__name__', spec.type)}, and packages know tuples, named ones "
+        "too, lists, and dictionaries with texts or integers for keys",
         next_step="wrap the function in one that takes, and gives, one of these",
     )
 

@@ -23,9 +23,10 @@ from ..loaded import load as load_artifact
 from . import operator
 from .devices import default_device, describe, fitting, nearest
 from .direct import Direct, direct_of
+from .forms import Builder
 from .gpu import Launcher, driver_of
 from .manifest import Bucket, Package, TargetEntry
-from .signature import Checks, ConstantLeaf, TensorLeaf, unflatten
+from .signature import Checks, ConstantLeaf, TensorLeaf
 from .steps import Program
 from .tile_text import TRITON, check, load_function
 from .values import dtype_of, expression
@@ -65,6 +66,7 @@ class LoadedFunction:
         self._signature = package.signature
         self._checks = Checks(package.signature)
         signature = self._signature
+        self._build = Builder(signature.result)
         self._one = signature.result == "*" and isinstance(signature.results[0], TensorLeaf)
         self._plain = self._one and not signature.mutates
         self._tensors = sum(isinstance(x, TensorLeaf) for x in self._signature.results)
@@ -118,7 +120,7 @@ class LoadedFunction:
             return found[0]
         tensors = iter(found)
         every = [x.value if isinstance(x, ConstantLeaf) else next(tensors) for x in self._signature.results]
-        return unflatten(self._signature.result, iter(every))
+        return self._build(iter(every))
 
     def _traced(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Inside of torch.compile: one operator, which other compilers take as it stands."""

@@ -1,6 +1,6 @@
 """How a packaged function is called, and the check that a call is one of those: shapes, dtypes, strides, devices.
 
-A signature is data: the form of the arguments and of the result (tuples, lists and dictionaries of leaves), what each leaf
+A signature is data: the form of the arguments and of the result (`forms.py`), what each leaf
 is, and what sizes go by a name.  All of it comes from a manifest, so all of it is checked when it is read.
 """
 
@@ -18,6 +18,7 @@ from ...codegen.artifact import Layout
 from ...errors import InvalidPackage, UnsupportedProgram
 from ..argument_order import ArgumentOrder
 from .fields import LARGEST, Fields
+from .forms import LEAF, count_leaves, flatten
 from .values import DEVICES, decode_constant, dtype_of, expression
 
 LEAST = 2  # a dynamic size was traced as one that is neither 0 nor 1
@@ -28,52 +29,6 @@ KINDS = ("positional_only", "positional_or_keyword", "var_positional", "keyword_
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
-
-
-# --- forms: tuples, lists and dictionaries of leaves --------------------------------------------------------------------
-
-LEAF = "*"
-
-
-def count_leaves(form: Any, where: str) -> int:
-    """How many leaves a form has.  Raises InvalidPackage for what is no form."""
-    if form == LEAF:
-        return 1
-    if isinstance(form, dict) and len(form) == 1:
-        [(kind, parts)] = form.items()
-        if kind in ("tuple", "list") and isinstance(parts, list):
-            return sum(count_leaves(p, where) for p in parts)
-        if kind == "dict" and isinstance(parts, list):
-            keys = [p[0] for p in parts if isinstance(p, list) and len(p) == 2 and type(p[0]) in (str, int)]
-            if len(keys) == len(parts) == len(set(keys)):
-                return sum(count_leaves(p[1], where) for p in parts)
-    raise InvalidPackage(f"{where} is no form of arguments or results")
-
-
-def flatten(form: Any, value: Any, into: list[Any]) -> bool:
-    """Append the leaves of a value to `into`; whether it has this form."""
-    if form == LEAF:
-        into.append(value)
-        return not isinstance(value, tuple | list | dict)
-    [(kind, parts)] = form.items()
-    if kind == "dict":
-        if type(value) is not dict or len(value) != len(parts) or any(key not in value for key, _ in parts):
-            return False
-        return all(flatten(p, value[key], into) for key, p in parts)
-    if type(value) is not (tuple if kind == "tuple" else list) or len(value) != len(parts):
-        return False
-    return all(flatten(p, v, into) for p, v in zip(parts, value, strict=True))
-
-
-def unflatten(form: Any, leaves: Any) -> Any:
-    """The other way round, from an iterator of leaves."""
-    if form == LEAF:
-        return next(leaves)
-    [(kind, parts)] = form.items()
-    if kind == "dict":
-        return {key: unflatten(p, leaves) for key, p in parts}
-    made = [unflatten(p, leaves) for p in parts]
-    return tuple(made) if kind == "tuple" else made
 
 
 # --- what a manifest says of it -----------------------------------------------------------------------------------------

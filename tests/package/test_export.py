@@ -6,7 +6,9 @@ import importlib.util
 import subprocess
 import sys
 import threading
+from collections import OrderedDict, namedtuple
 from pathlib import Path
+from typing import NamedTuple
 
 import packaged
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 
 import fusecade
 from fusecade.errors import InvalidArgument, InvalidPackage, UnsupportedProgram
+from fusecade.runtime.package import archive
 
 GALLERY = Path(__file__).parents[2] / "examples" / "gallery"
 randn = torch.randn
@@ -29,7 +32,23 @@ def closing_over(w):
     return lambda x: torch.softmax(x @ w, dim=-1)
 
 
+Pair = namedtuple("Pair", "best where")
+Unsayable = namedtuple("Unsayable", ["größe"])
+
+
+class Scored(NamedTuple):
+    pair: Pair
+    top: torch.return_types.topk  # type: ignore[name-defined]
+    scale: float = 2.0
+
+
+def scored(of: Pair) -> Scored:
+    p = torch.softmax(of.best @ of.where, -1)
+    return Scored(Pair(*p.max(-1)), p.topk(2))
+
+
 CASES = {
+    "a result of PyTorch": (lambda x: torch.softmax(x, -1).max(-1), lambda: [randn(5, 6)]),
     "one kernel": (packaged.attend, lambda: packaged.qkv(2, 96, 64)),
     "a bit of everything": (packaged.mixed, lambda: [randn(12, 16), randn(16, 24)]),
     "views": (lambda x: (x[:, :3], x.t(), x), lambda: [randn(5, 6)]),
@@ -248,11 +267,69 @@ def test_in_threads(small):
     assert not wrong
 
 
+class TestNamedTuples:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def loaded(cls, tmp_path_factory) -> fusecade.LoadedFunction:
+        return again(tmp_path_factory.mktemp("named"), scored, (Pair(randn(8, 16), randn(16, 5)),))
+
+    def test_results_have_their_names(self, loaded):
+        given = Pair(randn(8, 16), randn(16, 5))
+        found, right = loaded(given), scored(given)
+        assert type(found).__name__ == "Scored" and found._fields == right._fields and found.scale == 2.0
+        assert isinstance(found.top, torch.return_types.topk) and type(found) is not Scored
+        torch.testing.assert_close(tuple(found.pair), tuple(right.pair))
+        torch.testing.assert_close(found.top.values, right.top.values)
+        assert type(loaded(given)) is type(found)
+        assert [x.path for x in loaded.package.signature.leaves] == ["0.best", "0.where"]
+
+    def test_arguments_are_taken_by_their_structure(self, loaded):
+        x, w = randn(8, 16), randn(16, 5)
+        right = scored(Pair(x, w)).pair.best
+        for given in (Pair(x, w), (x, w), namedtuple("Other", "best where")(x, w)):
+            torch.testing.assert_close(loaded(given).pair.best, right)
+            torch.testing.assert_close(loaded(of=given).pair.best, right)
+        for other in (namedtuple("Other", "where best")(w, x), (x, w, w), [x, w], x):
+            with pytest.raises(UnsupportedProgram, match="or in another arrangement"):
+                loaded(other)
+
+    def test_inside_of_torch_compile(self, loaded):
+        fn = torch.compile(lambda of: (loaded(of), loaded(of).top.values + 1), backend="aot_eager", fullgraph=True)
+        given = Pair(randn(8, 16), randn(16, 5))
+        found, more = fn(given)
+        torch.testing.assert_close(found.pair.best, scored(given).pair.best)
+        torch.testing.assert_close(more, scored(given).top.values + 1)
+        assert type(found.top) is torch.return_types.topk
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda form: form["named"].__setitem__(0, "a b"),
+            lambda form: form["named"].__setitem__(0, "class"),
+            lambda form: form["named"].__setitem__(0, ["Scored"]),
+            lambda form: form["named"].__setitem__(1, ["pair", "top", "_scale"]),
+            lambda form: form["named"].__setitem__(1, ["pair", "top", "top"]),
+            lambda form: form["named"].__setitem__(1, ["pair", "top", "x=print()"]),
+            lambda form: form["named"].__setitem__(1, ["pair", "top"]),
+            lambda form: form["named"][2][1]["returned"].__setitem__(0, "inspect"),
+            lambda form: form["named"][2][1]["returned"].__setitem__(0, "frexp_out_"),
+            lambda form: form["named"][2][1]["returned"].__setitem__(0, "linalg_svd"),
+        ],
+    )
+    def test_names_are_checked(self, loaded, edit, tmp_path):
+        members = archive.read(Path(loaded.path).read_bytes())
+        path = tmp_path / "edited.fcade"
+        path.write_bytes(packaged.repacked(members, lambda manifest: edit(manifest["signature"]["result"])))
+        with pytest.raises(InvalidPackage, match="is no form of arguments or results"):
+            fusecade.load(path)
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("fn", "make", "words"),
         [
-            (lambda x: torch.softmax(x, -1).topk(3), lambda: [randn(5, 6)], "the result of the function has a topk"),
+            (lambda x: OrderedDict(a=x + 1), lambda: [randn(5, 6)], "the result of the function has a OrderedDict"),
+            (lambda x: Unsayable(x + 1), lambda: [randn(5, 6)], "the result of the function has a namedtuple"),
             (
                 nn.BatchNorm1d(6).train(), lambda: [randn(5, 6)],
                 "the function changes num_batches_tracked, which belongs to it",
