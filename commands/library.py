@@ -58,10 +58,11 @@ class Done:
 
 @dataclass
 class _Folder:
-    """The folder of a library.  known: what build.json says, by package."""
+    """The folder of a library.  known: what build.json says, by package.  index: the text of library.json."""
 
     path: Path
     known: dict[str, Any] = field(default_factory=dict)
+    index: bytes = b""
 
     @classmethod
     def read(cls, path: Path) -> _Folder:
@@ -71,7 +72,7 @@ class _Folder:
             known = {str(name): record for name, record in data["packages"].items() if _is_record(name, record)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             known = {}
-        return cls(path, known)
+        return cls(path, known, (path / INDEX).read_bytes() if (path / INDEX).is_file() else b"")
 
     def write(self) -> None:
         text = json.dumps({"packages": self.known}, indent=1, sort_keys=True)
@@ -96,19 +97,21 @@ def run(chosen: Namespace, console: Console) -> int:
         errors = Console(stderr=True)
         done = _all(entries, folder, chosen.spec.absolute().parent, jobs, chosen.timeout, dry, errors)
         unnamed = folder.unnamed(entries)
+        index = index_text(_indexed(done, folder))
+        due = any(d.state == DUE for d in done) or folder.index != index
         if not dry:
             if chosen.prune:
                 for name in unnamed:
                     (path / name).unlink()
                     del folder.known[name]
             folder.write()
-            write_whole(path / INDEX, index_text([_index_entry(d) for d in done if d.state in (KEPT, BUILT)]))
+            write_whole(path / INDEX, index)
     if chosen.json:
         console.print(json.dumps(_as_data(path, done, unnamed, chosen.prune and not dry), indent=1), markup=False,
                       highlight=False, soft_wrap=True)  # fmt: skip
     else:
         _show(path, done, unnamed, chosen.prune and not dry, console)
-    wrong = any(d.state in (FAILED, INTERRUPTED) or (chosen.check and d.state == DUE) for d in done)
+    wrong = any(d.state in (FAILED, INTERRUPTED) for d in done) or (chosen.check and due)
     return exits.INCOMPLETE if wrong else exits.FINE
 
 
@@ -226,6 +229,19 @@ def _told(errors: Console, total: int) -> Iterator[Callable[[Sequence[Done], Seq
 
 
 # --- what is said of it -------------------------------------------------------------------------------------------------
+
+
+def _indexed(done: Sequence[Done], folder: _Folder) -> list[dict[str, Any]]:
+    """What is listed: packages that are as they have to be; those that were not reached, as they were listed before."""
+    try:
+        before = {entry["package"]: entry for entry in json.loads(folder.index)["packages"]}
+    except (ValueError, KeyError, TypeError):
+        before = {}
+    found = [
+        _index_entry(d) if d.state in (KEPT, BUILT) else before.get(d.entry.file) if d.state == INTERRUPTED else None
+        for d in done
+    ]
+    return [entry for entry in found if entry is not None]
 
 
 def _index_entry(done: Done) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -178,7 +177,7 @@ class KernelStep:
     def _bound(self, own: Sequence[int]) -> Callable[[list[Any]], None]:
         """What launches it for these sizes."""
         bind = getattr(self.launch, "bound", None)  # what depends on sizes alone is done here, once
-        return self._seen(bind(own) if bind is not None else partial(self.launch, sizes=own))
+        return self._seen(bind(own) if bind is not None else lambda tensors: self.launch(tensors, own))
 
     def _seen(self, launch: Callable[..., None]) -> Callable[..., None]:
         """A launch that is a range in profiles, and whose errors name the kernel."""

@@ -354,6 +354,8 @@ class TestTheWholeCommand:
         contents = {p.name: p.read_bytes() for p in folder.iterdir()}
         assert compiled("--jobs", 1)[:2] == (exits.FINE, dict.fromkeys(ALL, "kept"))
         assert compiled("--check")[0] == exits.FINE
+        (folder / "library.json").write_text("{}")
+        assert compiled("--check")[0] == exits.INCOMPLETE
         (folder / "build.json").unlink()
         assert compiled("--jobs", 1)[:2] == (exits.FINE, dict.fromkeys(ALL, "built"))
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == contents
@@ -403,6 +405,9 @@ class TestTheWholeCommand:
     def test_an_interrupt_ends_it_cleanly(self, tmp_path: Path):
         faults = FAULTS.replace("wrong", "hangs").replace("dies", "hangs2").replace("py:hangs2", "py:hangs")
         spec, out = write(tmp_path, SPEC + faults), tmp_path / "out"
+        out.mkdir()
+        listed = {"package": "hangs-f32-5x6.fcade"}  # before, and not known to be wrong by now
+        (out / "library.json").write_text(json.dumps({"packages": [listed]}))
         command = [sys.executable, "-m", "fusecade", "compile", "--spec", spec, "-o", out, "--json"]
         process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 120
@@ -415,7 +420,7 @@ class TestTheWholeCommand:
         assert states == dict.fromkeys(ALL, "built") | {
             "hangs-f32-5x6.fcade": "interrupted", "hangs2-f32-5x6.fcade": "interrupted",
         }  # fmt: skip
-        assert len(fusecade.load_library(out).packages) == len(ALL)
+        assert json.loads((out / "library.json").read_text())["packages"][-1] == listed
         assert not [*out.glob(".building-*")]
 
     def test_two_at_a_time_in_one_folder(self, compiled, tmp_path: Path):
