@@ -235,6 +235,28 @@ class _Fuser:
         scales = [self.candidates.scaled_by[o] for o in inside if o in self.candidates.scaled_by]
         return self._in_order(set().union(*(s for s in scales if not s & (inside | self.taken))))
 
+    def _joined_by_readers(self, ops: Sequence[EinsumOp]) -> set[EinsumOp]:
+        """Maps at the end of a cluster that cost nothing where they are left apart: whoever reads them is a pointwise or
+        reduction kernel, which then reads what they read, and that is no more."""
+        joined: set[EinsumOp] = set()
+        if self.target.kind != "cpu" or self.always:
+            return joined
+        for op in reversed(self._in_order(ops)):
+            readers = {u.operation for r in op.results for u in r.uses}
+            read = sum(map(self.likely.bytes, op.inputs))
+            if (
+                op.is_map
+                and readers
+                and read <= MUCH_MORE * self.likely.bytes(op.results[0])
+                and all(
+                    isinstance(o, EinsumOp) and o not in self.taken and not self.candidates.is_contraction(o)
+                    for o in readers - joined
+                )
+                and not (readers - joined) & set(ops)
+            ):
+                joined.add(op)
+        return joined
+
     def _consider(self, cluster: frozenset[EinsumOp]) -> None:
         for ops, outputs in self._forms(cluster):
             candidate = frozenset(ops)
@@ -354,6 +376,11 @@ class _Fuser:
                 - self.unfused.apart(scale, self.candidates.outputs(frozenset(scale)))[0]
             )
             apart = min(apart, beside)
+        if joined := self._joined_by_readers(ops):
+            rest = [o for o in ops if o not in joined]
+            if not rest:
+                return Refused("fusing would not pay: what reads it can compute it along")
+            apart = min(apart, self.unfused.apart(rest, self.candidates.outputs(frozenset(rest)))[0])
         limit = math.inf if self.always else apart * (CPU_GAIN if self.target.kind == "cpu" else 1.0)
         at_best = self.unfused.at_best(ops, outputs)
         if at_best >= limit:  # the usual fate of a product with a map behind it: no need to look closer
