@@ -35,11 +35,11 @@ def fitting(package: Package, kind: str, arch: str) -> TargetEntry | None:
     found = [t for t in package.targets.values() if t.kind == kind]
     if kind == "cpu":
         return found[0] if found else None
-    exact = [t for t in found if set(_archs(package, t)) <= {arch, f"{arch}a"}]
+    exact = [t for t in found if set(archs(package, t)) <= {arch, f"{arch}a"}]
     if exact:
         return exact[0]
-    older = [t for t in found if all(_runs(a, arch) for a in _archs(package, t))]
-    return max(older, key=lambda t: max(map(_number, _archs(package, t))), default=None)
+    older = [t for t in found if all(_runs(a, arch) for a in archs(package, t))]
+    return max(older, key=lambda t: max(map(_number, archs(package, t))), default=None)
 
 
 def nearest(package: Package, kind: str, arch: str) -> TargetEntry | None:
@@ -51,7 +51,7 @@ def nearest(package: Package, kind: str, arch: str) -> TargetEntry | None:
     )
 
 
-def _archs(package: Package, target: TargetEntry) -> Sequence[str]:
+def archs(package: Package, target: TargetEntry) -> Sequence[str]:
     """What its binaries were compiled for; its name, where it has none."""
     kernels = [package.kernels[s.kernel] for b in target.buckets for s in b.steps if s.kernel is not None]
     return sorted({b.arch for k in kernels for b in k.binaries}) or [target.name]

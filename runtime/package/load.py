@@ -158,7 +158,7 @@ class _Place:
                 "compiles the packaged source of a GPU's kernels with Triton",
             )
         self.target = found
-        self.constants = [self._constant(n) for n in range(len(package.constants))]
+        self.constants = [constant(package, n, device) for n in range(len(package.constants))]
         names = package.signature.sizes
         inputs = [c.layout for c in package.constants]
         inputs += [x.layout for x in package.signature.leaves if isinstance(x, TensorLeaf)]
@@ -185,22 +185,6 @@ class _Place:
             return None
         return direct_of(checks, lambda sizes: self.program(sizes).short, self._device)
 
-    def _constant(self, number: int) -> torch.Tensor:
-        c = self._package.constants[number]
-        shape, strides = expression((c.layout.shape, c.layout.strides), (), "constant")(())
-        data = bytearray(self._package.data(c.member))
-        dtype = dtype_of(c.layout.dtype)
-        values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        try:
-            values = values.view(shape)
-            for n, stride in enumerate(strides):  # what is expanded is there once
-                values = values.narrow(n, 0, 1) if stride == 0 and shape[n] > 1 else values
-            # Made where it goes: a copy to another device may come in other strides.
-            device = torch.device("cpu") if c.device == "cpu" else self._device
-            return torch.empty_strided(values.shape, strides, dtype=dtype, device=device).copy_(values).expand(shape)
-        except (RuntimeError, TypeError) as error:
-            raise InvalidPackage(f"constant {number} of the package has strides that no tensor has: {error}") from error
-
     def _launch(self, name: str) -> Launch:
         kernel = self._package.kernels[name]
         if kernel.artifact.kind == "torch":
@@ -224,6 +208,24 @@ class _Place:
         check(artifact.source, TRITON, f"{self._path}/{member}")
         self._folder = self._folder or TemporaryDirectory(prefix="fusecade-package-")
         return load_artifact(artifact, Path(self._folder.name, "kernels")).launch
+
+
+def constant(package: Package, number: int, device: torch.device) -> torch.Tensor:
+    """A tensor that the package holds; one that stays on the CPU is made there.  Raises InvalidPackage."""
+    c = package.constants[number]
+    shape, strides = expression((c.layout.shape, c.layout.strides), (), "constant")(())
+    data = bytearray(package.data(c.member))
+    dtype = dtype_of(c.layout.dtype)
+    values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+    try:
+        values = values.view(shape)
+        for n, stride in enumerate(strides):  # what is expanded is there once
+            values = values.narrow(n, 0, 1) if stride == 0 and shape[n] > 1 else values
+        # Made where it goes: a copy to another device may come in other strides.
+        place = torch.device("cpu") if c.device == "cpu" else device
+        return torch.empty_strided(values.shape, strides, dtype=dtype, device=place).copy_(values).expand(shape)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidPackage(f"constant {number} of the package has strides that no tensor has: {error}") from error
 
 
 def _to_compile(package: Package, kind: str, arch: str) -> TargetEntry | None:

@@ -1,0 +1,230 @@
+"""What the example has to give: the tile programs of a package, run in float64 on inputs that C fills in the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...codegen.artifact import KernelArtifact, Layout
+from ...errors import InternalCompilerError
+from ...ir import tile
+from ...ir.interpret import run_kernel
+from ...ir.text import parse_module
+from ...runtime.expressions import function_of
+from ...runtime.package.manifest import Kernel, Package
+from ...runtime.package.values import expression
+from .interface import Interface
+from .memory import Call, Place, Program, bytes_of
+
+# dtype -> its name in `fusecade-example.h`, its bytes, what is allowed of an error
+KINDS = {
+    "f16": ("FC_F16", 2, 4e-3), "bf16": ("FC_BF16", 2, 3e-2), "f32": ("FC_F32", 4, 1e-3), "f64": ("FC_F64", 8, 1e-9),
+    "i1": ("FC_I1", 1, 0), "i8": ("FC_I8", 1, 0), "ui8": ("FC_UI8", 1, 0), "i16": ("FC_I16", 2, 0),
+    "i32": ("FC_I32", 4, 0), "i64": ("FC_I64", 8, 0),
+}  # fmt: skip
+MOST_SAMPLES = 512  # of each tensor
+MOST_ELEMENTS = 1 << 26
+MOST_PROGRAMS = 1 << 15  # of the tile programs, which are run one after another
+
+
+@dataclass(frozen=True)
+class Expected:
+    """samples: (element of the memory, value).  total, size: the sum of all elements and of their sizes; NaN where unknown."""
+
+    samples: tuple[tuple[int, float], ...]
+    total: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """below: what long integers among the inputs stay below.  outputs, changed: by name; why_not: why there is nothing."""
+
+    below: int
+    expected: dict[str, Expected]
+    why_not: str | None = None
+
+
+def reference(interface: Interface) -> Reference:
+    """Of the first target, at the sizes of the example."""
+    sizes = interface.samples[0]
+    program = _program(interface, sizes)
+    why = _too_much(interface, program, sizes)
+    for below in (2, 1):
+        if why is None:
+            try:
+                return Reference(below, _Run(interface, program, sizes, below).expected())
+            except _NoText as error:
+                why = str(error)
+            except InternalCompilerError as error:  # an index that leaves its tensor
+                last = error.message
+    return Reference(1, {}, why or f"its inputs are none that the function takes: {last}")
+
+
+class _NoText(Exception):
+    """A kernel of the package comes without its tile program."""
+
+
+def count_of(layout_or_bytes: Layout | int | str, names: tuple[str, ...], sizes: Sequence[int], width: int = 1) -> int:
+    """Elements from the first to the last."""
+    if isinstance(layout_or_bytes, Layout):
+        width = KINDS[layout_or_bytes.dtype][1] if layout_or_bytes.dtype in KINDS else 1
+        layout_or_bytes = bytes_of(layout_or_bytes)
+    return expression(layout_or_bytes, names, "bytes")(sizes) // width
+
+
+def _program(interface: Interface, sizes: Sequence[int]) -> Program:
+    named = dict(zip(interface.package.signature.sizes, sizes, strict=True))
+    programs = interface.targets[0].programs
+    return next((p for p in programs if all(named[k] <= n for k, n in p.bucket.upto.items())), programs[-1])
+
+
+def _too_much(interface: Interface, program: Program, sizes: Sequence[int]) -> str | None:
+    names = interface.package.signature.sizes
+    layouts = [a.layout for a in interface.arguments] + [b.layout for b in program.buffers]
+    if unknown := [x.dtype for x in layouts if x.dtype not in KINDS]:
+        return f"the example has no values of type {unknown[0]}"
+    if sum(count_of(x, names, sizes) for x in layouts) > MOST_ELEMENTS:
+        return "its tensors are too large"
+    programs = 0
+    for call in program.calls:
+        own = expression(call.sizes, names, call.name)(sizes)
+        programs += sum(_grid(k, call.kernel.artifact, own) for k in call.kernel.artifact.kernels)
+    return "it takes too many programs" if programs > MOST_PROGRAMS else None
+
+
+def _grid(kernel: KernelArtifact, call: KernelArtifact, own: Sequence[int]) -> int:
+    return function_of(kernel.launch["grid"], call.sizes)(own)
+
+
+def values(dtype: str, count: int, number: int, below: int) -> torch.Tensor:
+    """`fc_value` of each element, in float64, int64 or bool."""
+    with np.errstate(over="ignore"):
+        h = np.arange(count, dtype=np.uint32) * np.uint32(2654435761)
+        h = h + np.uint32((number * 40503 + 12345) & 0xFFFFFFFF)
+        h = (h ^ (h >> np.uint32(16))) * np.uint32(2246822507)
+        h = (h ^ (h >> np.uint32(13))) * np.uint32(3266489909)
+        bits = (h ^ (h >> np.uint32(16))) >> np.uint32(8)
+    if dtype == "i1":
+        return torch.from_numpy((bits & 1).astype(bool))
+    if dtype in ("i8", "ui8"):
+        found = (bits & 127).astype(np.int64) - 64 if dtype == "i8" else (bits & 255).astype(np.int64)
+        return torch.from_numpy(found)
+    if dtype.startswith("i"):
+        return torch.from_numpy((bits % below).astype(np.int64))
+    return torch.from_numpy(((bits & 127).astype(np.float64) - 64) / 64)
+
+
+class _Run:
+    """One call in flat memory: every root has its elements as they lie."""
+
+    def __init__(self, interface: Interface, program: Program, sizes: Sequence[int], below: int) -> None:
+        self._interface, self._program, self._sizes = interface, program, sizes
+        self._package = interface.package
+        self._names = self._package.signature.sizes
+        self._arguments = {
+            a.leaf: values(a.layout.dtype, count_of(a.layout, self._names, sizes), n, below)
+            for n, a in enumerate(interface.arguments)
+        }
+        self._buffers: list[torch.Tensor] = []
+        for call in program.calls:
+            self._call(call)
+        self._outputs = {b.output: self._buffers[n] for n, b in enumerate(program.buffers) if b.output is not None}
+        changes = [(copy, self._read(copy.source).clone()) for copy in program.copies]
+        for copy, found in changes:
+            flat = torch.empty(count_of(copy.source.layout, self._names, sizes), dtype=found.dtype)
+            self._strided(flat, copy.source.layout).copy_(found)
+            if copy.output is not None:
+                self._outputs[copy.output] = flat
+            else:
+                self._arguments[copy.argument or 0] = flat
+
+    def expected(self) -> dict[str, Expected]:
+        i = self._interface
+        found = {}
+        for n, name in enumerate(i.outputs):
+            result = next(r for r in i.results if r.output == n)
+            whole = next((b.layout for b in self._program.buffers if b.output == n), result.layout)
+            found[name] = self._sampled(self._outputs[n], whole)
+        found |= {a.name: self._sampled(self._arguments[a.leaf], a.layout) for a in i.arguments if a.changed}
+        return found
+
+    def _sampled(self, flat: torch.Tensor, layout: Layout) -> Expected:
+        places = torch.arange(flat.numel())
+        written = self._strided(places, layout).reshape(-1).unique() if flat.numel() else places
+        count = min(len(written), MOST_SAMPLES)
+        chosen = [int(written[n * len(written) // count]) for n in range(count)]
+        x = flat.to(torch.float64)
+        whole = len(written) == flat.numel()
+        total, size = (float(x.sum()), float(x.abs().sum())) if whole else (math.nan, math.nan)
+        return Expected(tuple((n, float(x[n])) for n in chosen), total, size)
+
+    def _strided(self, flat: torch.Tensor, layout: Layout, offset: int = 0) -> torch.Tensor:
+        shape, strides = expression((layout.shape, layout.strides), self._names, "a layout")(self._sizes)
+        return flat.as_strided(shape, strides, offset)
+
+    def _flat(self, place: Place) -> torch.Tensor:
+        if place.root.kind == "argument":
+            return self._arguments[place.root.number]
+        if place.root.kind == "buffer":
+            return self._buffers[place.root.number]
+        layout = place.layout
+        dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
+        kinds = dtype | {"i1": torch.bool, "i8": torch.int8, "ui8": torch.uint8, "i16": torch.int16, "i32": torch.int32}
+        kind = (kinds | {"i64": torch.int64})[layout.dtype]
+        data = bytearray(self._interface.constants[place.root.number :])
+        usable = len(data) // kind.itemsize * kind.itemsize
+        found = torch.frombuffer(data[:usable], dtype=kind)
+        return found if kind == torch.bool else found.to(torch.float64 if kind.is_floating_point else torch.int64)
+
+    def _read(self, place: Place) -> torch.Tensor:
+        offset = expression(place.offset, self._names, "an offset")(self._sizes)
+        return self._strided(self._flat(place), place.layout, offset)
+
+    def _call(self, call: Call) -> None:
+        artifact = call.kernel.artifact
+        own = expression(call.sizes, self._names, call.name)(self._sizes)
+        memory: list[tuple[torch.Tensor, int]] = []
+        for place in call.inputs:
+            memory.append((self._flat(place), expression(place.offset, self._names, "an offset")(self._sizes)))
+        written = [*artifact.workspaces, *artifact.outputs]
+        for layout in written:
+            count = count_of(layout, artifact.sizes, own)
+            empty = {"i1": False}.get(layout.dtype, -1 if layout.dtype[0] in "iu" else math.nan)
+            memory.append((torch.full((count,), empty, dtype=_wide(layout.dtype)), 0))
+        stages = artifact.stages
+        for n, kernel in enumerate(artifact.kernels):
+            used = [*stages[n].reads, *stages[n].writes] if stages else list(range(len(memory)))
+            named = {name: own[artifact.sizes.index(name)] for name in kernel.sizes}
+            at = expression(
+                tuple((x.shape, x.strides) for x in (*kernel.inputs, *kernel.outputs)), artifact.sizes, call.name
+            )
+            tensors = [memory[k][0].as_strided(*sides, memory[k][1]) for k, sides in zip(used, at(own), strict=True)]
+            inputs, outputs = tensors[: len(kernel.inputs)], tensors[len(kernel.inputs) :]
+            found = run_kernel(_text(self._package, call.kernel, n), inputs, named)
+            for to, x in zip(outputs, found, strict=True):
+                to.copy_(x)
+        self._buffers += [flat for flat, _ in memory[len(memory) - len(artifact.outputs) :]]
+
+
+def _wide(dtype: str) -> torch.dtype:
+    return torch.bool if dtype == "i1" else torch.int64 if dtype[0] in "iu" else torch.float64
+
+
+def _text(package: Package, kernel: Kernel, n: int) -> tile.KernelOp:
+    """The tile program that the n-th kernel was printed from: the member that is named as its source is."""
+    name = kernel.sources[n].rpartition("-")[0]
+    found = [m for m in kernel.others if m.endswith(".mlir") and m.rpartition("-")[0] == name]
+    if len(found) != 1:
+        raise _NoText("a kernel's tile program is not in the package")
+    op = parse_module(package.text(found[0])).body.block.first_op
+    if not isinstance(op, tile.KernelOp):
+        raise _NoText("a kernel's tile program is not in the package")
+    return op
+
+
+__all__ = ["KINDS", "Expected", "Reference", "count_of", "reference", "values"]
