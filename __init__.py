@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import errors, testing
-    from .aot import export
+    from .aot import export, export_c
     from .aot_inductor import aot_inductor, load_aot_inductor
     from .api import CompiledFunction, compile, explain
     from .errors import (
@@ -48,7 +48,7 @@ _WHERE = {
         ),
         "errors",
     ),
-    "export": "aot",
+    **dict.fromkeys(("export", "export_c"), "aot"),
     **dict.fromkeys(("aot_inductor", "load_aot_inductor"), "aot_inductor"),
     **dict.fromkeys(("Library", "load_library"), "runtime.package.library"),
     **dict.fromkeys(("LoadedFunction", "load"), "runtime.package.load"),
@@ -75,6 +75,7 @@ __all__ = [
     "errors",
     "explain",
     "export",
+    "export_c",
     "load",
     "load_aot_inductor",
     "load_library",

@@ -2,6 +2,9 @@
 
 fusecade.export(attend, (q, k, v), "attend.fcade", targets=["cpu", "sm_80", "sm_90"])
 attend = fusecade.load("attend.fcade");  out = attend(q, k, v)
+
+fusecade.export(attend, (q, k, v), "attend", targets=["sm_90"], format="c")  # a folder: C source, without Python
+fusecade.export_c("attend.fcade", "attend")  # the same, from a package
 """
 
 from __future__ import annotations
@@ -13,24 +16,31 @@ from typing import Any
 
 from .api import named_hints
 from .assembly.build import make_plan
+from .assembly.c_output.write import write as write_c
 from .assembly.devices import devices_of
 from .assembly.package import EXTRAS, Part, binaries_for, largest, pack
 from .assembly.package_inputs import package_inputs
 from .assembly.plan_cache import tuned_kernels
+from .assembly.package_steps import Steps
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for
-from .errors import InvalidArgument
+from .errors import InvalidArgument, SourceLine, UnsupportedProgram
 from .frontend.capture import callable_of, capture
 from .ir.target import get_target
 from .report import Report, report_of
 from .runtime.files import usable_folder, write_whole
 from .runtime.package.archive import MANIFEST, digest, read
+from .runtime.package.manifest import Package
+
+FORMATS = ("package", "c")
+NO_CPU = "the kernels for the CPU are programs of torch, and have no form in C"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.  digest: of the package, to be given to `fusecade.load`.  reports: by target, one a bucket.
+    """What `export` wrote: a file, or a folder of C.
 
-    tuned: by target, what the tuning cache said of the kernels.
+    digest: of the package, to be given to `fusecade.load`.  reports: by target, one a bucket.  tuned: by target, what the
+    tuning cache said of the kernels.
     """
 
     path: Path
@@ -54,6 +64,9 @@ def export(
     skip: str = "by_cost",
     lazy: str = "off",
     parameters: Mapping[str, int] | None = None,
+    format: str = "package",
+    prefix: str | None = None,
+    example: Mapping[str, int] | None = None,
     on_progress: Callable[[str, int, int], object] = lambda target, done, total: None,
 ) -> Exported:
     """Write a package for calls with arguments like these (meta tensors will do); nothing runs, no GPU is needed.
@@ -61,11 +74,19 @@ def export(
     targets: "cpu", "sm_80", ... .  dynamic, tune, fuse, skip, lazy, parameters: as in `fusecade.compile`.  buckets: sizes by
     name, from small to large: kernels are chosen for each, and a call takes the first that its sizes do not exceed; what is
     larger than all takes the last.  keep: "ttir" and "assembly" (PTX, amdgcn) are kept besides the binaries.
+    format: "package" writes a file for `fusecade.load`, "c" a folder of C (`docs/aot.md`), where prefix is that of all names
+    and example the dynamic sizes of the call in its main.c.
 
-    Raises UnsupportedProgram for a function that a package cannot hold, with the line that stands in the way.
+    Raises UnsupportedProgram for a function that a package, or C, cannot hold, with the line that stands in the way.
     """
     path = Path(path)
     fn, args, kwargs = callable_of(fn, args, kwargs)
+    if format not in FORMATS:
+        raise InvalidArgument.choice("format", format, FORMATS)
+    if format == "package" and (prefix is not None or example is not None):
+        raise InvalidArgument("prefix and example are for C", next_step="add format='c', or leave them out")
+    if format == "c" and targets and all(get_target(target).kind == "cpu" for target in targets):
+        raise UnsupportedProgram(NO_CPU, next_step="name a GPU: targets=['sm_90']")
     names = {name for sizes in (dynamic or {}).values() for name in sizes.values()}
     chosen_targets, bounds = _targets(targets, keep), bounds_of(buckets, names)
     environment = Environment.read()
@@ -94,9 +115,34 @@ def export(
     from . import __version__
 
     data = pack(fn, parts, tuple(keep), __version__)
-    write_whole(path, data)
+    if format == "c":
+        write_c(Package.of(data), path, prefix=prefix, example=example, line_of=_Lines(parts))
+    else:
+        write_whole(path, data)
     tuned = {name: tuple(about for part in made for about in tuned_kernels(part.plan)) for name, made in parts.items()}
     return Exported(path, digest(read(data)[MANIFEST]), reports, tuned)
+
+
+def export_c(
+    package: str | Path, folder: str | Path, *, prefix: str | None = None, example: Mapping[str, int] | None = None
+) -> Path:
+    """Write the GPU kernels of a package as a folder of C, as `export(..., format="c")` does.
+
+    Raises UnsupportedProgram for what has no form in C, InvalidPackage for a file that is no package.
+    """
+    write_c(Package.open(package), Path(folder), prefix=prefix, example=example)
+    return Path(folder)
+
+
+class _Lines:
+    """The line of the program that a step of a package comes from."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Part]]) -> None:
+        self._parts = parts
+
+    def __call__(self, target: str, bucket: int, step: int) -> SourceLine | None:
+        part = self._parts[target][bucket]
+        return Steps(part.plan, part.captured).lines[step]
 
 
 def inputs_of(
@@ -171,4 +217,4 @@ def bounds_of(buckets: Sequence[Mapping[str, int]], names: set[str]) -> list[dic
     return found or [{}]
 
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "export", "export_c"]

@@ -1,4 +1,4 @@
-"""The command line: `fusecade explain | compile | inspect | opt | tune | cache | doctor | completion`.
+"""The command line: `fusecade explain | compile | inspect | export-c | opt | tune | cache | doctor | completion`.
 
 Exit status 0: done; 1: done in part; 2: the request is wrong; 3: a mistake in Fusecade.
 """
@@ -60,6 +60,8 @@ def _command(chosen: argparse.Namespace, console: Console) -> int:
             from .commands import compile as command
         case "inspect":
             from .commands import inspect as command
+        case "export-c":
+            from .commands import export_c as command
         case "tune":
             from .commands import tune as command
         case "cache":
@@ -96,6 +98,7 @@ def _read(file: Path | None) -> tuple[str, str]:
 def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     from .commands.cache_arguments import add_arguments as add_cache_arguments
     from .commands.completion import SHELLS
+    from .commands.export_c_arguments import add_arguments as add_export_c_arguments
     from .commands.inspect_arguments import add_arguments as add_inspect_arguments
     from .commands.library_arguments import add_arguments as add_library_arguments
     from .commands.tune_arguments import add_arguments as add_tune_arguments
@@ -118,6 +121,7 @@ def parser(exit_on_error: bool = True) -> argparse.ArgumentParser:
     _add_program(compiling, out=True)
     add_library_arguments(compiling)
     add_inspect_arguments(verbs.add_parser("inspect", help="what is in a package; nothing of it is run"))
+    add_export_c_arguments(verbs.add_parser("export-c", help="the GPU kernels of a package as C, with an example"))
     _add_opt(verbs.add_parser("opt", help="passes over a program in its textual form"))
     tune = verbs.add_parser("tune", help="a function's kernels in their fastest configurations, measured and kept")
     _add_function(tune)
@@ -155,6 +159,8 @@ def _add_function(verb: argparse.ArgumentParser, *, optional: bool = False) -> N
 
 
 def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
+    from .commands.export_c_arguments import add_options as add_c_options
+
     _add_function(verb, optional=out)
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
@@ -162,8 +168,12 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
             "-o", "--out", type=Path, metavar="DIR|FILE.fcade",
             help="one folder a target is made in DIR; FILE.fcade is a package, for `fusecade.load`",
         )  # fmt: skip
+        verb.add_argument("--format", default="files", choices=("files", "c"),
+                          help="of DIR: files of each target, or C source with the kernels for all GPU targets in it, a "
+                          "header, an example and a CMakeLists.txt (default files)")  # fmt: skip
+        add_c_options(verb)
         verb.add_argument("--bucket", action="append", default=[], metavar="NAME=SIZE,...",
-                          help="of a package: kernels for dynamic sizes up to these, from small to large")  # fmt: skip
+                          help="of a package, or C: kernels for dynamic sizes up to these, from small to large")  # fmt: skip
         verb.add_argument("--keep", action="append", default=[], choices=("ttir", "assembly"),
                           help="of a package: put this in, too; may be repeated")  # fmt: skip
     else:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..driver import Call, Plan
-from ..errors import InternalCompilerError, UnsupportedProgram
+from ..errors import InternalCompilerError, SourceLine, UnsupportedProgram
 from ..frontend.capture import Captured
 from ..frontend.importer import source_line
 from ..frontend.sizes import Opaque
@@ -37,7 +37,7 @@ class Stand:
 class Steps:
     """The steps of one plan.
 
-    steps, results: as in the manifest, kernels by their fingerprint.
+    steps, results: as in the manifest, kernels by their fingerprint.  lines: of the program, where each step comes from.
     """
 
     def __init__(self, plan: Plan, captured: Captured) -> None:
@@ -50,6 +50,7 @@ class Steps:
         self._lists: dict[fx.Node, list[int]] = {}
         self._number_inputs(graph, captured)
         self.steps: list[dict[str, Any]] = []
+        self.lines: list[SourceLine | None] = []
         for node in graph.graph.nodes:
             if node.op == "call_function":
                 self._call(node)
@@ -116,6 +117,7 @@ class Steps:
 
     def _append(self, node: fx.Node, step: dict[str, Any], gives: list[Any], listed: bool) -> None:
         self.steps.append({**step, "gives": gives})
+        self.lines.append(source_line(node))
         numbers = list(range(self._next, self._next + len(gives)))
         self._next += len(gives)
         if listed:

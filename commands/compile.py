@@ -5,8 +5,8 @@ DIR/<target>/<kernel>.mlir            the tile program it was printed from
 DIR/<target>/<kernel>.cubin, .ptx     the binary and its assembly (.hsaco, .amdgcn on AMD)
 DIR/<target>/explain.txt, explain.json
 
-With `-o FILE.fcade`, one package for all targets instead, as `fusecade.export` writes it; with `--spec`, a library of them
-(`library.py`).
+With `-o FILE.fcade`, one package for all targets instead, as `fusecade.export` writes it; with `--format c`, DIR is C; with
+`--spec`, a library of packages (`library.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import aot, api
 from ..errors import InvalidArgument
+from ..ir.target import get_target
 from ..report import KernelReport, Report, counted_noun
 from ..runtime.files import write_whole
 from . import exits, library
-from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function, parameters
+from .program import DEFAULT_TARGET, Shape, arguments, check_arguments, find_function, parameters, sizes
 
 PACKAGE = ".fcade"
 
@@ -37,8 +38,17 @@ def run(chosen: Namespace, console: Console) -> int:
     function = find_function(chosen.program, chosen.factory)
     tensors, dynamic = arguments([Shape.read(text, chosen.dtype) for text in chosen.shape])
     check_arguments(function, chosen.program, tensors)
+    if chosen.format == "c":
+        if chosen.keep or chosen.out.suffix == PACKAGE:
+            raise InvalidArgument(
+                f"--format c writes a folder: {'--keep is' if chosen.keep else f'a name in {PACKAGE} is'} for packages",
+                next_step=f"leave it out; `fusecade export-c FILE{PACKAGE} -o DIR` makes C of a package",
+            )
+        return _export(function, tensors, dynamic, chosen, console, format="c")
+    if chosen.prefix is not None or chosen.example is not None:
+        raise InvalidArgument("--prefix and --example are for C", next_step="add --format c, or leave them out")
     if chosen.out.suffix == PACKAGE:
-        return _package(function, tensors, dynamic, chosen, console)
+        return _export(function, tensors, dynamic, chosen, console, format="package")
     if chosen.bucket or chosen.keep:
         raise InvalidArgument(
             "--bucket and --keep are for packages", next_step=f"give -o a name that ends in {PACKAGE}"
@@ -71,6 +81,7 @@ def _check_spec(chosen: Namespace) -> None:
         "MODULE:FUNCTION": chosen.program, "--shape": chosen.shape, "--target": chosen.target, "--bucket": chosen.bucket,
         "--keep": chosen.keep, "--parameter": chosen.parameter, "--factory": chosen.factory,
         "--no-binaries": chosen.no_binaries, "--fuse": chosen.fuse != "by_cost", "--dtype": chosen.dtype != "f32",
+        "--format": chosen.format != "files", "--prefix": chosen.prefix, "--example": chosen.example,
     }  # fmt: skip
     for name, value in given.items():
         if value:
@@ -89,16 +100,19 @@ def _check_one(chosen: Namespace) -> None:
         raise InvalidArgument(f"there is no {lacks}", next_step="give both, or --spec FILE.toml for a library")
 
 
-def _package(
+def _export(
     function: Callable[..., Any],
     tensors: Sequence[Any],
     dynamic: Mapping[Any, Any],
     chosen: Namespace,
     console: Console,
+    format: str,
 ) -> int:
+    """A package, or a folder of C."""
     if chosen.no_binaries:
-        raise InvalidArgument("a package has binaries", next_step="leave out --no-binaries, or give -o a folder")
-    _make_folder(chosen.out.parent)
+        what = "a package" if format == "package" else "C"
+        raise InvalidArgument(f"{what} has binaries", next_step="leave out --no-binaries, or give -o a folder")
+    _make_folder(chosen.out.parent if format == "package" else chosen.out)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("planning", total=None)
@@ -108,27 +122,21 @@ def _package(
 
         made = aot.export(
             function, tensors, chosen.out, targets=chosen.target or [DEFAULT_TARGET], dynamic=dynamic or None,
-            buckets=[_bucket(text) for text in chosen.bucket], keep=chosen.keep, fuse=chosen.fuse,
-            parameters=parameters(chosen.parameter), on_progress=tick,
+            buckets=[sizes(text) for text in chosen.bucket], keep=chosen.keep, fuse=chosen.fuse,
+            parameters=parameters(chosen.parameter), on_progress=tick, format=format, prefix=chosen.prefix,
+            example=None if chosen.example is None else sizes(chosen.example),
         )  # fmt: skip
     for target, reports in made.reports.items():
         kernels = sum(len(report.kernels) for report in reports)
         buckets = f" for {counted_noun(len(reports), 'bucket')}" if len(reports) > 1 else ""
-        console.print(f"{target}: {counted_noun(kernels, 'kernel')}{buckets}", markup=False, highlight=False)
-    line = f"{made.path}: {made.path.stat().st_size} bytes, digest {made.digest}"
+        left = ", which have no form in C" if format == "c" and get_target(target).kind == "cpu" else ""
+        console.print(f"{target}: {counted_noun(kernels, 'kernel')}{buckets}{left}", markup=False, highlight=False)
+    if format == "c":
+        line = f"{made.path}: C source, and an example; digest of the package {made.digest}"
+    else:
+        line = f"{made.path}: {made.path.stat().st_size} bytes, digest {made.digest}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     return exits.FINE
-
-
-def _bucket(text: str) -> dict[str, int]:
-    """`n=512,m=64`.  Raises InvalidArgument."""
-    found = {}
-    for part in text.split(","):
-        name, equals, size = part.partition("=")
-        if not equals or not name.isidentifier() or not size.isdigit():
-            raise InvalidArgument(f"{part!r} in the bucket {text!r} is no size", next_step="write it as n=512")
-        found[name] = int(size)
-    return found
 
 
 def write(report: Report, folder: Path, *, binaries: bool = True) -> list[str]:

@@ -77,6 +77,17 @@ def shapes_of(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+def sizes(text: str) -> dict[str, int]:
+    """`n=512,m=64`, of a bucket or an example.  Raises InvalidArgument."""
+    found = {}
+    for part in text.split(","):
+        name, equals, size = part.partition("=")
+        if not equals or not name.isidentifier() or not size.isdigit():
+            raise InvalidArgument(f"{part!r} in {text!r} is no size", next_step="write sizes as n=512,m=64")
+        found[name] = int(size)
+    return found
+
+
 def dtype_name(text: str) -> str:
     """ "f16" and "float16" are the same.  Raises InvalidArgument."""
     if text in DTYPES:

@@ -173,7 +173,11 @@ def to_python(expression: sympy.Expr | int) -> int | str:
     e = cast(sympy.Expr, sympy.sympify(expression))
     if e.is_Integer:
         return int(e)
-    return _print(e.replace(sympy.ceiling, lambda x: -sympy.floor(-x)), 0).replace("floordiv", "//").replace("mod", "%")
+    return (
+        _print(e.replace(sympy.ceiling, lambda x: -sympy.floor(-x)), 0)
+        .replace(" floordiv ", " // ")
+        .replace(" mod ", " % ")
+    )
 
 
 def from_text(text: str) -> sympy.Expr:

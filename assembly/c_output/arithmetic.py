@@ -11,7 +11,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 
+import sympy
+
 from ...errors import InvalidPackage
+from ...ir import symbols
 from ...runtime.expressions import function_of
 
 _BINARY = {ast.Add: "fc_add", ast.Sub: "fc_sub", ast.Mult: "fc_mul", ast.FloorDiv: "fc_floordiv", ast.Mod: "fc_mod"}
@@ -97,4 +100,14 @@ def plus(values: Sequence[int | str]) -> int | str:
     return " + ".join([*texts, *([f"({known})"] if known else [])])
 
 
-__all__ = ["Arithmetic", "number", "plus", "times"]
+def simplified(value: int | str) -> int | str:
+    """The same, multiplied out; what is long, or is not arithmetic alone, stays as it is."""
+    if isinstance(value, int) or len(value) > 200:
+        return value
+    names = tuple(dict.fromkeys(n.id for n in ast.walk(ast.parse(value, mode="eval")) if isinstance(n, ast.Name)))
+    if {"min", "max", "cdiv"} & set(names):
+        return value
+    return symbols.to_python(sympy.expand(function_of(value, names)([symbols.symbol(n) for n in names])))
+
+
+__all__ = ["Arithmetic", "number", "plus", "simplified", "times"]

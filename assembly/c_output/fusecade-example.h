@@ -1,6 +1,6 @@
 /* What the examples beside Fusecade's entry points share: a device, tensors that are the same everywhere, comparison. */
-#ifndef FUSECADE_EXAMPLE_H
-#define FUSECADE_EXAMPLE_H
+#ifndef FC_EXAMPLE_RUNTIME_H
+#define FC_EXAMPLE_RUNTIME_H
 
 #include <math.h>
 

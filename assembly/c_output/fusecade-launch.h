@@ -3,8 +3,8 @@
  * Only their sources include this file, and everything in it is static.  C99, C++11; threads of POSIX.
  * With FUSECADE_HIP defined it speaks to HIP, else to CUDA's driver.
  */
-#ifndef FUSECADE_LAUNCH_H
-#define FUSECADE_LAUNCH_H
+#ifndef FC_LAUNCH_RUNTIME_H
+#define FC_LAUNCH_RUNTIME_H
 
 #include <pthread.h>
 #include <stddef.h>
@@ -199,7 +199,7 @@ static inline int fc_upload(uint64_t *to, const void *data, size_t bytes)
     return status;
 }
 
-static inline int fc_free(uint64_t address) { return fc_status(hipFree((void *)(uintptr_t)address)); }
+static inline int fc_free(uint64_t address) { return address ? fc_status(hipFree((void *)(uintptr_t)address)) : FC_OK; }
 
 static inline const char *fc_driver_text(int code) { return hipGetErrorString((hipError_t)code); }
 
@@ -265,7 +265,7 @@ static inline int fc_upload(uint64_t *to, const void *data, size_t bytes)
     return status;
 }
 
-static inline int fc_free(uint64_t address) { return fc_status(cuMemFree((CUdeviceptr)address)); }
+static inline int fc_free(uint64_t address) { return address ? fc_status(cuMemFree((CUdeviceptr)address)) : FC_OK; }
 
 static inline const char *fc_driver_text(int code)
 {
@@ -464,7 +464,7 @@ static inline int fc_unload(fc_library *library)
         for (n = 0; n < library->count; n++)
             if (at->modules[n] != NULL && (again = fc_unload_module(at->modules[n])) != FC_OK && status == FC_OK)
                 status = again;
-        if (at->constants != 0 && (again = fc_free(at->constants)) != FC_OK && status == FC_OK)
+        if ((again = fc_free(at->constants)) != FC_OK && status == FC_OK)
             status = again;
         free(at->modules);
         free(at->functions);

@@ -17,7 +17,7 @@ from ...errors import InternalCompilerError, SourceLine, UnsupportedProgram
 from ...runtime.package.manifest import Bucket, Kernel, Package, Step
 from ...runtime.package.signature import TensorLeaf
 from ...runtime.package.values import dtype_of, expression
-from .arithmetic import plus, times
+from .arithmetic import plus, simplified, times
 from .constants import Constants, computed, held
 from .views import NoView, is_view, view_of
 
@@ -35,11 +35,12 @@ class Root:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value lies.  offset: in elements, behind the beginning of its root."""
+    """Where a value lies.  offset: in elements, behind the beginning of its root.  copied: the program has a copy there."""
 
     root: Root
     offset: Number
     layout: Layout
+    copied: bool = False
 
 
 @dataclass
@@ -109,7 +110,7 @@ def bytes_of(layout: Layout) -> Number:
     if all(isinstance(n, int) for n in layout.shape) and 0 in layout.shape:
         return 0
     reach = plus([1, *(times((plus((n, -1)), s)) for n, s in zip(layout.shape, layout.strides, strict=True))])
-    return times((reach, dtype_of(layout.dtype).itemsize))
+    return simplified(times((reach, dtype_of(layout.dtype).itemsize)))
 
 
 class Builder:
@@ -177,7 +178,8 @@ class _Bucket:
             assert isinstance(layout, Layout)
             if isinstance(offset, str):
                 self.program.offsets.append(offset)
-            self._append(layout, Place(source.root, plus((source.offset, offset)), layout))
+            place = Place(source.root, plus((source.offset, offset)), layout, source.copied or view.copies)
+            self._append(layout, place)
 
     def _place(self, value: int) -> Place | None:
         """Where a value lies; a constant gets a place when something reads it."""
@@ -239,7 +241,7 @@ class _Bucket:
             layout = self._layouts[value]
             if place is None or not isinstance(layout, Layout):
                 raise UnsupportedProgram("a result of the function is no tensor in memory")
-            if place.root.kind == "argument":
+            if place.root.kind == "argument" and not place.copied:
                 self.program.results.append(Result(layout, place.offset, argument=place.root.number))
             else:
                 offset = place.offset if place.root.kind == "buffer" else 0  # what is copied is copied alone
@@ -269,7 +271,7 @@ class _Bucket:
             place, layout, to = self._place(value), self._layouts[value], signature.leaves[leaf]
             assert isinstance(to, TensorLeaf)
             if place is not None and place.root == Root("argument", leaf) and place.layout == to.layout:
-                continue
+                continue  # it keeps its values
             dense = isinstance(layout, Layout) and self._is_dense(layout) and layout.strides == to.layout.strides
             if place is None or not dense or place.root.kind == "argument":
                 raise UnsupportedProgram(
@@ -334,8 +336,9 @@ class Slots:
         """A free slot, one that held as much if there is one; else a new one."""
         fitting = [n for n in self._free if self._sizes[n] == size] or self._free
         if fitting:
-            self._free.remove(fitting[0])
-            return fitting[0]
+            slot = fitting[0]
+            self._free.remove(slot)
+            return slot
         self._sizes.append(size)
         return len(self._sizes) - 1
 

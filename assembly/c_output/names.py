@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterable
 
 from ...errors import InvalidArgument
@@ -16,6 +17,12 @@ _KEYWORDS = set(
     "requires restrict return short signed sizeof static static_assert static_cast struct switch template this "
     "thread_local throw true try typedef typeid typename typeof typeof_unqual union unsigned using virtual void volatile "
     "wchar_t while xor xor_eq main".split()
+)
+# Headers that `PREFIX.h` would hide, and names of the runtime beside it.
+_TAKEN = set(
+    "assert complex ctype cuda errno fc fenv float hip inttypes iso646 limits locale math pthread setjmp signal stdalign "
+    "stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath threads time uchar unistd wchar "
+    "wctype".split()
 )
 LONGEST = 60  # characters of an identifier: C99 looks at 63
 
@@ -39,7 +46,8 @@ def identifiers(prefix: str, texts: Iterable[str]) -> list[str]:
 
 def checked_prefix(prefix: str) -> str:
     """Raises InvalidArgument for what functions and files cannot be called."""
-    if not re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*", prefix) or len(prefix) > LONGEST or prefix in _KEYWORDS:
+    taken = prefix in _KEYWORDS or prefix.lower() in _TAKEN
+    if not re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*", prefix) or len(prefix) > LONGEST or taken:
         raise InvalidArgument(
             f"the prefix {prefix!r} is no identifier that C and C++ leave free",
             next_step=f"give up to {LONGEST} letters, digits and underscores, a letter first: prefix='attend'",
@@ -55,7 +63,8 @@ def comment(text: str) -> str:
 
 def literal(text: str) -> str:
     """A text as a literal of C: whatever is in it, no escape reaches beyond its own byte."""
-    return '"' + "".join(chr(b) if chr(b).isalnum() or b in b"_ .-" else f"\\{b:03o}" for b in text.encode()) + '"'
+    plain = b"_ .-" + (string.ascii_letters + string.digits).encode()
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
 
 
 def paragraph(text: str, width: int = 116) -> list[str]:

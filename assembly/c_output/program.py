@@ -55,7 +55,8 @@ class Names:
     sizes: Mapping[str, str]
 
 
-def _reads(text: str, variable: str) -> bool:
+def reads(text: str, variable: str) -> bool:
+    """Whether C text uses a variable."""
     return re.search(rf"\b{variable}\b", text) is not None
 
 
@@ -92,7 +93,7 @@ class ProgramText:
         body += ["if (bad)", "    return FC_SIZE_TOO_LARGE;"]
         body += [f"if ({' || '.join(aligned)})", "    return FC_SIZES_UNSUPPORTED;"] if aligned else []
         used = "\n".join(body)
-        lines += [f"    const int64_t {v} = call->{v};" for v in self._names.sizes.values() if _reads(used, v)]
+        lines += [f"    const int64_t {v} = call->{v};" for v in self._names.sizes.values() if reads(used, v)]
         lines += [f"    {line}" if line else "" for line in body]
         return [*lines, "    return FC_OK;", "}"]
 
@@ -116,7 +117,7 @@ class ProgramText:
         used = "\n".join(body)
         yield f"{{ /* {comment(call.name)} */"
         for name, value in zip(artifact.sizes, call.sizes, strict=True):
-            if _reads(used, variables[name]):
+            if reads(used, variables[name]):
                 yield f"    const int64_t {variables[name]} = {self._sizes.of(value)};"
         yield from (f"    {line}" for line in body)
         yield "}"
@@ -298,4 +299,4 @@ class ProgramText:
         yield "}"
 
 
-__all__ = ["Launch", "Lengths", "Names", "ProgramText"]
+__all__ = ["Launch", "Lengths", "Names", "ProgramText", "reads"]

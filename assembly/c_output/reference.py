@@ -69,12 +69,24 @@ class _NoText(Exception):
     """A kernel of the package comes without its tile program."""
 
 
-def count_of(layout_or_bytes: Layout | int | str, names: tuple[str, ...], sizes: Sequence[int], width: int = 1) -> int:
-    """Elements from the first to the last."""
-    if isinstance(layout_or_bytes, Layout):
-        width = KINDS[layout_or_bytes.dtype][1] if layout_or_bytes.dtype in KINDS else 1
-        layout_or_bytes = bytes_of(layout_or_bytes)
-    return expression(layout_or_bytes, names, "bytes")(sizes) // width
+def kind_of(dtype: str) -> str:
+    """How `fusecade-example.h` calls it; bytes, where it does not know it."""
+    return KINDS[dtype][0] if dtype in KINDS else "FC_UI8"
+
+
+def width_of(dtype: str) -> int:
+    return KINDS[dtype][1] if dtype in KINDS else 1
+
+
+def tolerance_of(dtype: str) -> float:
+    return KINDS[dtype][2] if dtype in KINDS else 0
+
+
+def count_of(memory: Layout | int | str, names: tuple[str, ...], sizes: Sequence[int], width: int = 1) -> int:
+    """Elements from the first to the last, of a layout or of so many bytes."""
+    if isinstance(memory, Layout):
+        memory, width = bytes_of(memory), width_of(memory.dtype)
+    return expression(memory, names, "bytes")(sizes) // width
 
 
 def _program(interface: Interface, sizes: Sequence[int]) -> Program:
@@ -227,4 +239,4 @@ def _text(package: Package, kernel: Kernel, n: int) -> tile.KernelOp:
     return op
 
 
-__all__ = ["KINDS", "Expected", "Reference", "count_of", "reference", "values"]
+__all__ = ["Expected", "Reference", "count_of", "kind_of", "reference", "tolerance_of", "values", "width_of"]

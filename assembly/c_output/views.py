@@ -75,19 +75,26 @@ _OFFSETS: dict[str, Callable[[Layout, Sequence[Any], Sequence[Layout]], list[Num
 }
 
 
+# Operators that copy: where strides stay, nothing has to be moved before somebody changes one of the two.  Which argument.
+_COPIES = {"aten.clone.default": 0, "aten.copy.default": 1}
+
+
 def is_view(step: Step) -> bool:
-    return step.operator in _IN_PLACE or step.operator in _OFFSETS
+    """Whether a step computes nothing; `view_of` says whether it moves something."""
+    return step.operator in _IN_PLACE or step.operator in _OFFSETS or step.operator in _COPIES
 
 
 @dataclass(frozen=True)
 class ViewStep:
     """A step that gives views of one value.
 
-    source: its number.  offsets: of each result, in elements behind the beginning of the source.
+    source: its number.  offsets: of each result, in elements behind the beginning of the source.  copies: whether what it
+    gives is a tensor of its own, which has to keep its values when the source's are changed.
     """
 
     source: int
     offsets: tuple[Number, ...]
+    copies: bool = False
 
 
 def view_of(step: Step, given: Sequence[Any], names: tuple[str, ...], samples: Sequence[Sequence[int]]) -> ViewStep:
@@ -95,11 +102,16 @@ def view_of(step: Step, given: Sequence[Any], names: tuple[str, ...], samples: S
 
     Raises NoView for an operator that copies at these strides, or begins where no expression says.
     """
-    source = step.args[0].get("value") if step.args and isinstance(step.args[0], dict) else None
+    first = _at(step.args, _COPIES.get(step.operator, 0))
+    source = first.get("value") if isinstance(first, dict) else None
     layout = given[source] if isinstance(source, int) else None
     gives = [x for x in step.gives if isinstance(x, Layout)]
     if not isinstance(source, int) or not isinstance(layout, Layout) or len(gives) != len(step.gives):
         raise NoView("it is given no tensor")
+    if step.operator in _COPIES:
+        if gives != [layout]:
+            raise NoView("it copies a tensor to other strides, another shape or another dtype")
+        return ViewStep(source, (0,), copies=True)
     args = list(step.args)
     if step.kwargs:
         raise NoView("it is called with keywords")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from ...errors import InvalidArgument
@@ -13,6 +12,7 @@ from .example import SUPPORT, build_file, expected_values, main
 from .interface import Interface, LineOf
 from .reference import reference
 from .source import RUNTIME, Source
+from .templates import text_of
 
 
 def write(
@@ -47,14 +47,13 @@ def write(
 def files_of(interface: Interface) -> dict[str, bytes]:
     """By name."""
     source, found = Source(interface), reference(interface)
-    own = files(__package__)
     contents = {
         f"{source.prefix}.h": source.header().encode(),
         f"{source.prefix}.c": source.source().encode(),
         f"{source.prefix}-images.inc": source.images().encode(),
         f"{source.prefix}-expected.inc": expected_values(interface, found).encode(),
-        RUNTIME: own.joinpath(RUNTIME).read_bytes(),
-        SUPPORT: own.joinpath(SUPPORT).read_bytes(),
+        RUNTIME: text_of(RUNTIME).encode(),
+        SUPPORT: text_of(SUPPORT).encode(),
         "main.c": main(source, found).encode(),
         "CMakeLists.txt": build_file(source).encode(),
     }

@@ -3,6 +3,7 @@
  * Its functions have the prototypes of the real headers.  It notes what it is asked for (stub_said), counts what is held
  * (stub_held), and looks behind the end of each allocation when that is freed.
  */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,7 @@ static int major = 9, minor = 0, modules, fails_with;
 static char failing[64];
 static runner *run;
 static memory *first;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what is noted */
 
 void stub_begin(runner *kernels, int new_major, int new_minor, const char *name) {
     run = kernels, major = new_major, minor = new_minor, said[0] = 0, failing[0] = 0;
@@ -47,8 +49,10 @@ int stub_held(void) {
 
 /* Notes a call; gives what it is to return. */
 static result say(const char *name, const char *text) {
+    pthread_mutex_lock(&lock);
     size_t length = strlen(said);
     snprintf(said + length, sizeof said - length, "%s%s%s\n", name, *text ? " " : "", text);
+    pthread_mutex_unlock(&lock);
     return (result)(strcmp(name, failing) ? 0 : fails_with);
 }
 

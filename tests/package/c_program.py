@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +96,12 @@ class Built:
         self._kernels = [
             (b, k)
             for kernel in package.kernels.values()
-            for b, k in zip(kernel.binaries, kernel.artifact.kernels, strict=True)
+            for b, k in zip(kernel.binaries, kernel.artifact.kernels, strict=False)  # a kernel for the CPU has none
         ]
         self._runner = Runner(self._run)  # to be kept as long as the driver may call it
         self._execute, self._folder = execute, where / "kernels"
         self._loaded: dict[str, Callable[..., Any]] = {}
+        self._running = threading.Lock()  # the interpreter runs one kernel at a time
         self.error: BaseException | None = None
         self.begin(target)
 
@@ -138,9 +140,13 @@ class Built:
             *map(ctypes.c_void_p, pointers), *map(ctypes.c_int64, sizes), ctypes.c_void_p(workspace),
             ctypes.c_size_t(size), ctypes.c_void_p(STREAM),
         )  # fmt: skip
-        if self.error is not None:
-            raise self.error
+        self._raise()
         return status
+
+    def _raise(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
 
     def call(self, pointers: Sequence[int], sizes: Sequence[int] = ()) -> int:
         """`run` with a workspace as large as it says."""
@@ -157,8 +163,7 @@ class Built:
         """`main` of the example, in this process."""
         given = [b"example", *(a.encode() for a in arguments)]
         status = self.library.example_main(len(given), (ctypes.c_char_p * len(given))(*given))
-        if self.error is not None:
-            raise self.error
+        self._raise()
         return status
 
     # --- the kernels ----------------------------------------------------------------------------------------------------
@@ -176,7 +181,8 @@ class Built:
                 Launched(binary.member, binary.symbol, tuple(dims[:6]), shared, stream or 0, values, binary.parameters)
             )
             if self._execute:
-                self._interpret(artifact, values)
+                with self._running:
+                    self._interpret(artifact, values)
             return 0
         except BaseException as error:
             self.error = error

@@ -40,3 +40,15 @@ def repacked(members: Mapping[str, bytes], edit: Callable[[dict[str, Any]], obje
                 about |= {"bytes": len(found[name]), "sha256": archive.digest(found[name])}
     found[archive.MANIFEST] = json.dumps(manifest, indent=1, sort_keys=True).encode()
     return archive.write(found)
+
+
+def remembering(q, keys, state, scale=1.0):
+    """Two kernels, a constant, a part of an argument, one that changes, views for results: a bit of what C has a form for."""
+    found = torch.softmax(q @ keys[4:].transpose(-1, -2) * scale, dim=-1) @ keys[4:]
+    state.add_(torch.softmax(found @ TABLE, dim=-1) @ TABLE.t())
+    return {"turned": found.t(), "half": found[:, 16:], "same": keys.t()}
+
+
+TABLE = torch.linspace(-1, 1, 32 * 48).view(32, 48)
+REMEMBERING = (torch.empty(100, 32), torch.empty(70, 32), torch.empty(100, 32))
+REMEMBERING_SIZES = {0: {0: "n"}, 1: {0: "m"}, 2: {0: "n"}}

@@ -48,7 +48,7 @@ def test_compile_writes_a_package(capsys, program, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--bucket", "128", "-o", "a.fcade"], "'128' in the bucket '128' is no size"),
+        (["--bucket", "128", "-o", "a.fcade"], "'128' in '128' is no size"),
         (["--bucket", "n=128", "-o", "a.fcade"], "a size of a bucket is 'n'"),
         (["--bucket", "n=128", "-o", "folder"], "--bucket and --keep are for packages"),
         (["--no-binaries", "-o", "a.fcade"], "a package has binaries"),
