@@ -9,6 +9,7 @@ import ast
 import ctypes
 import ctypes.util
 import random
+import shutil
 import subprocess
 import threading
 from contextlib import nullcontext
