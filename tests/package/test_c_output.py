@@ -463,6 +463,14 @@ def four(x, w, u):
     return x @ u, x.argmax(-1)
 
 
+def changing(x, w, state):
+    """The new values of an argument wait in the workspace while other kernels use it."""
+    state.add_(torch.softmax(x @ w * 2, -1) @ w.t())
+    for _ in range(3):
+        x = torch.softmax(x @ w, -1) @ w.t()
+    return x
+
+
 def two_results(x, w, u):
     y = torch.softmax(x @ w, -1) @ w.t()
     return y, torch.softmax(y @ u, -1) @ u.t()
@@ -490,6 +498,7 @@ WEIGHT = torch.linspace(-1, 1, 64 * 64).view(64, 64)
 ONE = {
     "two": (two, [(100, 32), (32, 64), (32, 48)], {0: {0: "n"}}),
     "four": (four, [(100, 32), (32, 64), (32, 48)], {0: {0: "n"}}),
+    "changing": (changing, [(100, 32), (32, 64), (100, 32)], {0: {0: "n"}, 2: {0: "n"}}),
     "two_results": (two_results, [(100, 32), (32, 64), (32, 48)], {0: {0: "n"}}),
     "split": (packaged.attend, [(2, 1, 64), (2, 4096, 64), (2, 4096, 64)], {1: {1: "m"}, 2: {1: "m"}}),
     "holding": (holding, [(100, 64)], {0: {0: "n"}}),
