@@ -53,15 +53,14 @@ def held(package: Package) -> list[torch.Tensor]:
     return [constant(package, n, CPU) for n in range(len(package.constants))]
 
 
-def computed(
-    step: Step, values: list[torch.Tensor | None], layouts: list[Any], names: tuple[str, ...]
-) -> list[torch.Tensor] | None:
+def computed(step: Step, values: list[torch.Tensor | None], names: tuple[str, ...]) -> list[torch.Tensor] | None:
     """What an operator gives that is the same for each call: of constants alone, in fixed sizes, without chance.
 
     values: the constants among the values so far.  None where that is not so.
     """
     used = references([list(step.args), *step.kwargs.values()])
-    fixed = all(isinstance(x, Layout) and all(isinstance(n, int) for n in x.shape) for x in step.gives)
+    gives = [x for x in step.gives if isinstance(x, Layout)]
+    fixed = len(gives) == len(step.gives) and all(isinstance(n, int) for x in gives for n in x.shape)
     if not fixed or any(values[n] is None for n in used) or _has_size([list(step.args), *step.kwargs.values()]):
         return None
     op = find(step.operator)
@@ -70,7 +69,7 @@ def computed(
     known: list[Any] = [*values]
     OperatorStep(step, len(known), names, CPU, step.operator)(known, ())
     made = []
-    for x, layout in zip(known[len(values) :], step.gives, strict=True):
+    for x, layout in zip(known[len(values) :], gives, strict=True):
         strides = tuple(int(n) for n in layout.strides)
         made.append(torch.empty_strided(x.shape, strides, dtype=dtype_of(layout.dtype)).copy_(x))
     return made

@@ -67,7 +67,7 @@ def main(source: Source, found: Reference) -> str:
         "MAKE": make,
         "SIZES": "".join(f"{v}, " for v in sizes),
         "GIVEN": ",\n        ".join(given),
-        "COMPARE": [line for x in compared for line in _compare(*x, found)],
+        "COMPARE": [line for name, dtype, count in compared for line in _compare(name, dtype, count, found)],
         "FREE": [f"(void)fc_free({name});" for name, *_ in [*inputs, *outputs]],
     }
     return fill("main.c.in", places)

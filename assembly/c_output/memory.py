@@ -158,7 +158,7 @@ class _Bucket:
         elif all(x == "number" for x in step.gives):  # what is read of it is refused there
             for x in step.gives:
                 self._append(x, None)
-        elif (made := computed(step, self._known, self._layouts, self._names)) is not None:
+        elif (made := computed(step, self._known, self._names)) is not None:
             for layout, x in zip(step.gives, made, strict=True):
                 self._append(layout, None, x)
         else:

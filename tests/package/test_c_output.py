@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import ctypes.util
+import itertools
 import random
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ from fusecade.runtime.loaded import Stages
 from fusecade.runtime.package import archive
 from fusecade.runtime.package.gpu import Driver, Launcher
 from fusecade.runtime.package.manifest import Package
+from fusecade.runtime.package.signature import TensorLeaf
 from fusecade.runtime.package.steps import Program
 from fusecade.runtime.package.values import expression
 
@@ -79,7 +81,7 @@ class TestRunning:
     def test_it_computes_what_the_function_does(self, program: Built, n: int, m: int):
         given = arguments(n, m)
         wanted = [x.clone() for x in given]
-        right = packaged.remembering(*wanted)
+        right: Any = packaged.remembering(wanted[0], wanted[1], wanted[2])
         out = torch.full((n, 32), 7.0)
         assert program.call(addresses([*given, out]), [m, n]) == 0
         torch.testing.assert_close(out.t(), right["turned"], rtol=1e-4, atol=1e-5)
@@ -515,8 +517,8 @@ def check_everywhere(path: Path, targets: list[str]) -> None:
     package, folder = Package.open(path), path.parent / "c"
     fusecade.export_c(path, folder)
     compilers = [found for name in ("gcc", "clang") if (found := shutil.which(name))] or [compiler()]
-    for kind, name in [("cuda", c) for c in compilers] + [("hip", c) for c in compilers]:
-        for standard in (C99, CPP):
+    for kind in sorted({t.kind for t in package.targets.values()} - {"cpu"}):
+        for name, standard in itertools.product(compilers, (C99, CPP)):
             compile_strictly(folder, kind, [name, *standard])
     for target in targets:
         built = Built(folder, package, target)
@@ -534,6 +536,20 @@ def test_functions_everywhere(name: str, tmp_path: Path):
         args[-1] = torch.ones(shapes[-1], dtype=torch.bool)
     fusecade.export(function, args, tmp_path / "p.fcade", targets=TARGETS, dynamic=dynamic, fuse="always")
     check_everywhere(tmp_path / "p.fcade", TARGETS)
+
+
+@pytest.mark.slow
+def test_descriptors_are_made_in_the_workspace(tmp_path: Path):
+    """Kernels that fetch tiles by descriptor write these to scratch memory of their own."""
+    args, options = [x.half() for x in packaged.qkv(4, 512, 64)], {"descriptors": 1}
+    fusecade.export(packaged.attend, args, tmp_path / "p.fcade", targets=["sm_90"], fuse="always", parameters=options)
+    package = Package.open(tmp_path / "p.fcade")
+    [binary] = [b for k in package.kernels.values() for b in k.binaries]
+    assert binary.scratch_bytes > 0
+    check_everywhere(tmp_path / "p.fcade", ["sm_90"])
+    built = Built(tmp_path / "c", package, "sm_90")
+    built.enter()
+    assert built.workspace_bytes() == (0, binary.scratch_bytes * 128)
 
 
 @pytest.mark.slow
@@ -715,7 +731,7 @@ def launched_by_python(
             for b, k in zip(kernel.binaries, kernel.artifact.kernels, strict=True)
         ]
         launches[name] = (kernel.artifact, Stages(kernel.artifact, each) if kernel.artifact.stages else each[0])
-    inputs = [c.layout for c in package.constants] + [x.layout for x in signature.leaves if hasattr(x, "layout")]
+    inputs = [c.layout for c in package.constants] + [x.layout for x in signature.leaves if isinstance(x, TensorLeaf)]
     constants = []
     for c in package.constants:
         data = bytearray(package.data(c.member))

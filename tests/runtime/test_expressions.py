@@ -42,6 +42,12 @@ def test_what_the_compiler_writes_means_the_same_here(expression, sizes):
     assert function_of(text, NAMES)(sizes) == symbols.evaluate(expression, dict(zip(NAMES, sizes, strict=True)))
 
 
+@pytest.mark.parametrize("name", ["model", "mod", "floordiv", "a_mod_b"])
+def test_names_that_look_like_operators(name):
+    size = symbols.symbol(name)
+    assert function_of(symbols.to_python(symbols.ceildiv(size, 16) + size % 7), (name,))((33,)) == 3 + 33 % 7
+
+
 def test_nested_tuples_keep_their_form():
     assert function_of((("n", 64), ("m * 64", 1), ()), NAMES)((3, 5)) == ((3, 64), (320, 1), ())
 
