@@ -20,8 +20,8 @@ from .assembly.c_output.write import write as write_c
 from .assembly.devices import devices_of
 from .assembly.package import EXTRAS, Part, binaries_for, largest, pack
 from .assembly.package_inputs import package_inputs
-from .assembly.plan_cache import tuned_kernels
 from .assembly.package_steps import Steps
+from .assembly.plan_cache import tuned_kernels
 from .driver import Environment, Options, check_parameters, pick_target, tuned_for
 from .errors import InvalidArgument, SourceLine, UnsupportedProgram
 from .frontend.capture import callable_of, capture

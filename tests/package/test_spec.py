@@ -321,6 +321,7 @@ class TestLoading:
     ("arguments", "words"),
     [
         (["--spec", "k.toml", "--target", "cpu"], "k.toml says what --target says"),
+        (["--spec", "k.toml", "--format", "c"], "k.toml says what --format says"),
         (["m.py:f", "--spec", "k.toml"], "says what MODULE:FUNCTION says"),
         (["--spec", "none.toml"], "none.toml cannot be read"),
         (["--spec", "none.toml", "--jobs", "0"], "have to be more than 0"),
