@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +27,14 @@ from c_program import DEFINES, HERE, INCLUDE, STREAM, STRICT, Built, compile_str
 from data.command_line import run as command
 
 import fusecade
-from fusecade.assembly.c_output import names, source
+from fusecade.assembly.c_output import names, source, views
 from fusecade.assembly.c_output.arithmetic import Arithmetic
-from fusecade.errors import InvalidArgument, InvalidPackage, UnsupportedProgram
+from fusecade.codegen.artifact import Layout
+from fusecade.errors import InternalCompilerError, InvalidArgument, InvalidPackage, UnsupportedProgram
 from fusecade.runtime.loaded import Stages
 from fusecade.runtime.package import archive
 from fusecade.runtime.package.gpu import Driver, Launcher
-from fusecade.runtime.package.manifest import Package
+from fusecade.runtime.package.manifest import Package, Step
 from fusecade.runtime.package.signature import TensorLeaf
 from fusecade.runtime.package.steps import Program
 from fusecade.runtime.package.values import expression
@@ -603,6 +605,69 @@ def test_on_a_gpu(name: str, tmp_path: Path):
     subprocess.run([*line, *link, "-lpthread", "-lm"], check=True)
     done = subprocess.run([tmp_path / "example"], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- views --------------------------------------------------------------------------------------------------------------
+
+END = 2**63 - 1  # how PyTorch writes a slice without an end
+X, SAMPLES = Layout(("n", 6, 8), (48, 8, 1), "f32"), [(10,), (7,), (2,)]
+
+
+def viewed(operator: str, *args: Any, gives: Sequence[tuple[Any, Any]]) -> tuple[int | str, ...]:
+    layouts = tuple(Layout(tuple(shape), tuple(strides), "f32") for shape, strides in gives)
+    step = Step(layouts, operator=operator, args=({"value": 0}, *args), listed=len(layouts) > 1)
+    assert views.is_view(step)
+    return views.view_of(step, [X], ("n",), SAMPLES).offsets
+
+
+@pytest.mark.parametrize(
+    ("operator", "args", "gives", "offsets"),
+    [
+        ("aten.view.default", [[{"size": "n * 6"}, 8]], [(["n * 6", 8], [8, 1])], (0,)),
+        ("aten.permute.default", [[2, 0, 1]], [([8, "n", 6], [1, 48, 8])], (0,)),
+        ("aten.unsqueeze.default", [1], [(["n", 1, 6, 8], [48, 48, 8, 1])], (0,)),
+        ("aten.expand.default", [[2, {"size": "n"}, 6, 8]], [([2, "n", 6, 8], [0, 48, 8, 1])], (0,)),
+        ("aten.select.int", [1, 4], [(["n", 8], [48, 1])], (32,)),
+        ("aten.select.int", [-1, -2], [(["n", 6], [48, 8])], (6,)),
+        ("aten.select.int", [0, -1], [([6, 8], [8, 1])], {10: 432, 2: 48}),
+        ("aten.slice.Tensor", [1, 2, END], [(["n", 4, 8], [48, 8, 1])], (16,)),
+        ("aten.slice.Tensor", [1, -2, END], [(["n", 2, 8], [48, 8, 1])], (32,)),
+        ("aten.slice.Tensor", [2, 1, 8, 3], [(["n", 6, 3], [48, 8, 3])], (1,)),
+        ("aten.slice.Tensor", [0, {"size": "n // 2"}, END], [(["n - n // 2", 6, 8], [48, 8, 1])], {10: 240, 7: 144}),
+        ("aten.narrow.default", [1, 3, 2], [(["n", 2, 8], [48, 8, 1])], (24,)),
+        ("aten.split.Tensor", [4, 1], [(["n", 4, 8], [48, 8, 1]), (["n", 2, 8], [48, 8, 1])], (0, 32)),
+        ("aten.unbind.int", [2], [(["n", 6], [48, 8])] * 8, tuple(range(8))),
+    ],
+)  # fmt: skip
+def test_where_a_view_begins(operator, args, gives, offsets):
+    """PyTorch is asked each time; these are the numbers."""
+    found = viewed(operator, *args, gives=gives)
+    if isinstance(offsets, dict):
+        of = expression(found[0], ("n",), "")
+        assert {n: of((n,)) for n in offsets} == offsets
+    else:
+        assert found == offsets
+
+
+@pytest.mark.parametrize(
+    ("operator", "args", "gives", "words"),
+    [
+        ("aten.reshape.default", [[8, 48]], [([8, 48], [48, 1])], "it copies"),
+        ("aten.clone.default", [], [(["n", 6, 8], [1, "n", "n * 6"])], "to other strides"),
+        ("aten.select.int", [0, {"value": 3}], [([6, 8], [8, 1])], "a number that is computed"),
+        ("aten.select.int", [7, 0], [([6, 8], [8, 1])], "dimension is not known"),
+    ],
+)
+def test_what_is_no_view(operator, args, gives, words, monkeypatch):
+    if operator == "aten.reshape.default":  # of what is turned
+        monkeypatch.setitem(globals(), "X", Layout((6, 8, 8), (1, 48, 6), "f32"))
+    with pytest.raises(views.NoView, match=words):
+        viewed(operator, *args, gives=gives)
+
+
+def test_a_wrong_layout_is_not_believed():
+    with pytest.raises(InternalCompilerError, match="begins at 16 with strides"):
+        viewed("aten.slice.Tensor", 1, 2, 6, gives=[(["n", 4, 8], [32, 8, 1])])
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------------
