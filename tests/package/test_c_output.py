@@ -74,6 +74,10 @@ def arguments(n: int, m: int) -> list[torch.Tensor]:
     return [torch.rand(*shape, generator=generator) for shape in ((n, 32), (m, 32), (n, 32))]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
 def addresses(tensors: list[torch.Tensor]) -> list[int]:
     return [x.data_ptr() for x in tensors]
 
@@ -274,12 +278,16 @@ class TestWriting:
         compile_strictly(remembering.parent / "c", kind, [compiler(), *standard])
 
     def test_the_same_bytes_again(self, remembering: Path, tmp_path: Path):
+        fusecade.export_c(remembering, tmp_path / "again")
+        assert contents(tmp_path / "again") == contents(remembering.parent / "c")
+
+    @pytest.mark.slow
+    def test_the_same_bytes_without_a_package(self, remembering: Path, tmp_path: Path):
         options: Any = {"targets": ["sm_90", "gfx942"], "dynamic": packaged.REMEMBERING_SIZES, "fuse": "always"}
         options |= {"buckets": [{"n": 64, "m": 64}, {"n": 512, "m": 512}], "format": "c"}
         made = fusecade.export(packaged.remembering, packaged.REMEMBERING, tmp_path / "new" / "d", **options)
         assert made.digest == Package.open(remembering).digest and made.reports.keys() == {"sm_90", "gfx942"}
-        ours, theirs = ({p.name: p.read_bytes() for p in f.iterdir()} for f in (made.path, remembering.parent / "c"))
-        assert ours == theirs
+        assert contents(made.path) == contents(remembering.parent / "c")
 
     def test_what_the_header_says(self, program: Built):
         text = program.header.read_text()
@@ -344,6 +352,7 @@ class TestRefused:
         assert found.source is not None and "this line" in found.source.code
         assert "keep this line outside" in found.next_step
 
+    @pytest.mark.slow
     def test_a_copy_to_other_strides(self, tmp_path: Path):
         def heads(x):
             q = x.view(-1, 4, 16).transpose(0, 1)
@@ -437,6 +446,7 @@ class TestNames:
         said = compiled_and_run(tmp_path / "t.c")
         assert [int(n) for n in said.split()] == [len(x.encode()) + 1 for x in every]
 
+    @pytest.mark.slow
     def test_a_function_of_hostile_names(self, tmp_path: Path):
         """Keywords of C, macros, and names that are one but for their case or what is no letter."""
         space: dict[str, Any] = {"torch": torch}
