@@ -52,6 +52,32 @@ def test_a_product_alone_is_a_kernel_only_where_kernels_are_asked_for(target: st
     assert len(seen.kernels) == 1
 
 
+def kernels_on_cpu(fn, inputs) -> int:
+    program = program_of(fn, inputs)
+    canonicalise_program(program)
+    return len(fuse_program(program, get_target("cpu")).kernels)
+
+
+def test_a_map_that_its_readers_can_compute_along_costs_nothing_apart():
+    """Scaled scores: the library's product, and the scale in the kernel of the softmax.  Written out, they are a kernel."""
+    q, k = torch.randn(12, 512, 64), torch.randn(12, 512, 64)
+
+    def scores(q, k):
+        return q @ k.mT * 0.125
+
+    def ranked(q, k):
+        return torch.sort(scores(q, k))[0]
+
+    assert kernels_on_cpu(scores, [q, k]) == 1
+    assert kernels_on_cpu(lambda q, k: torch.softmax(scores(q, k), -1), [q, k]) == 0
+    assert kernels_on_cpu(ranked, [q, k]) == 1  # nobody to compute it along
+
+
+def test_maps_in_front_of_a_norm_are_no_kernel():
+    x = [torch.randn(512, 768) for _ in range(3)]
+    assert kernels_on_cpu(lambda a, b, c: torch.layer_norm(a + b + c, (768,)), x) == 0
+
+
 def test_a_product_beside_what_fuses_is_left_to_the_library():
     inputs = [torch.randn(64, 16), torch.randn(16, 32)]
     program = program_of(lambda x, w: (torch.softmax(x @ w, -1) @ w.mT).tanh() @ w, inputs)
