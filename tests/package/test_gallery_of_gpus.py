@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 import fusecade
 from fusecade.commands.inspect import disassembled
@@ -24,7 +25,15 @@ CASES = {
     "nearest_centre": ("assign", lambda m: [torch.empty(4096, 64), torch.empty(256, 64)]),
     "relative_positions": ("attend", lambda m: [torch.empty(s) for s in m.shapes(2, 256, 64)]),
     "dynamic_mask": ("attend", lambda m: [torch.empty(s) for s in m.shapes(2, 512, 64)]),
+    "prepacked": ("attend", lambda m: m.inputs_of(2, 512, 64, "cpu", torch.float32)),
+    "sparse_retrieval_head": ("head", lambda m: m.inputs_of(2, 128, 64, 512, "cpu", torch.float32)),
+    "low_rank_projections": ("attend", lambda m: m.inputs_of(512, 64, 16, "cpu", torch.float32)),
+    "absorbed_projections": ("attend", lambda m: m.inputs_of(16, 512, 64, "cpu", torch.float32)),
 }
+
+
+def test_every_file_is_tried():
+    assert {path.stem for path in GALLERY.glob("*.py")} == set(CASES)
 
 
 def build(name: str, path: Path) -> str:
@@ -34,7 +43,7 @@ def build(name: str, path: Path) -> str:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     function, make = CASES[name]
-    args = [x.to("meta", torch.float16) if x.is_floating_point() else x.to("meta") for x in make(module)]
+    args = tree_map(lambda x: x.to("meta", torch.float16) if x.is_floating_point() else x.to("meta"), make(module))
     fusecade.export(getattr(module, function), args, path, targets=TARGETS, fuse="always")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
