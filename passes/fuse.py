@@ -45,6 +45,7 @@ from .unfused_cost import UnfusedCost, node_name
 from .walk import LoopOptions
 
 MUCH_MORE = 1.25  # times the predicted saving
+AS_MUCH = 1.25  # times the bytes of a result, that its map may read: a bias or a row beside is not much
 CPU_GAIN = 0.85  # of the time of its operations apart: a tile program is many calls, which a busy machine can hold up
 
 
@@ -239,15 +240,13 @@ class _Fuser:
         """Maps at the end of a cluster that cost nothing where they are left apart: whoever reads them is a pointwise or
         reduction kernel, which then reads what they read, and that is no more."""
         joined: set[EinsumOp] = set()
-        if self.target.kind != "cpu" or self.always:
-            return joined
         for op in reversed(self._in_order(ops)):
             readers = {u.operation for r in op.results for u in r.uses}
             read = sum(map(self.likely.bytes, op.inputs))
             if (
                 op.is_map
                 and readers
-                and read <= MUCH_MORE * self.likely.bytes(op.results[0])
+                and read <= AS_MUCH * self.likely.bytes(op.results[0])
                 and all(
                     isinstance(o, EinsumOp) and o not in self.taken and not self.candidates.is_contraction(o)
                     for o in readers - joined
@@ -376,7 +375,7 @@ class _Fuser:
                 - self.unfused.apart(scale, self.candidates.outputs(frozenset(scale)))[0]
             )
             apart = min(apart, beside)
-        if joined := self._joined_by_readers(ops):
+        if not self.always and (joined := self._joined_by_readers(ops)):
             rest = [o for o in ops if o not in joined]
             if not rest:
                 return Refused("fusing would not pay: what reads it can compute it along")

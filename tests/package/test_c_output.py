@@ -590,7 +590,7 @@ def test_an_operator_of_the_gallery_is_refused(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake on this machine")
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake here: apt install cmake")
 @pytest.mark.parametrize("kind", ["cuda", "hip"])
 def test_the_build_file(remembering: Path, tmp_path: Path, kind: str):
     """With a driver in place of the toolkit's; the example stops where its results are not what they have to be."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +109,14 @@ def test_what_is_kept_is_bounded(loaded, short, monkeypatch):
 def test_threads_with_sizes_of_their_own(loaded, monkeypatch):
     monkeypatch.setattr(direct, "MOST_KNOWN", 2)  # so that plans are thrown away all the time
     cases = [qkv(n, m) for n, m in ((8, 12), (70, 3), (5, 90), (33, 33))]
-    right, wrong = [attend(*case) for case in cases], list[Any]()
+    right = [attend(*case) for case in cases]
 
-    def work(start: int) -> None:
-        try:
-            for k in range(50):
-                at = (start + k) % len(cases)
-                if not torch.allclose(loaded(*cases[at]), right[at], atol=1e-5):
-                    wrong.append(at)
-        except Exception as error:
-            wrong.append(error)
+    def work(start: int) -> list[int]:
+        order = [(start + k) % len(cases) for k in range(50)]
+        return [at for at in order if not torch.allclose(loaded(*cases[at]), right[at], atol=1e-5)]
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        wrong = [at for found in threads.map(work, range(4)) for at in found]
     assert not wrong
 
 

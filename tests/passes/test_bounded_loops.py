@@ -126,6 +126,17 @@ def test_what_is_counted_is_what_the_interpreter_does(text: str):
     assert work.transcendental_elements == work.elements.get("exp", 0)
 
 
+@given(bounded(), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=2, max_size=5))
+def test_a_binding_counts_the_same_whatever_was_counted_before(text: str, bindings: list[tuple[int, int]]):
+    """Sums over walks are kept from one binding of tile sizes to the next."""
+    kernel = next(iter(parse_module(text).body.block.ops))
+    assert isinstance(kernel, tile.KernelOp)
+    kept = census.Census(kernel, kernel.parameters)
+    for bi, bj in bindings:
+        binding = {"BI": bi, "BJ": bj}
+        assert kept.count(binding) == census.Census(kernel, kernel.parameters).count(binding)
+
+
 def kernel_of(n: int, bi: int, bj: int, *walks: tuple[str, str]) -> tile.KernelOp:
     """n rows against n keys in loops with these bounds, one head."""
     shape = {"h": 1, "n": n, "m": n, "w": 9, "access": "i - j"}

@@ -52,10 +52,10 @@ def test_a_product_alone_is_a_kernel_only_where_kernels_are_asked_for(target: st
     assert len(seen.kernels) == 1
 
 
-def kernels_on_cpu(fn, inputs) -> int:
+def kernels_by_cost(fn, inputs, target: str = "cpu") -> int:
     program = program_of(fn, inputs)
     canonicalise_program(program)
-    return len(fuse_program(program, get_target("cpu")).kernels)
+    return len(fuse_program(program, get_target(target)).kernels)
 
 
 def test_a_map_that_its_readers_can_compute_along_costs_nothing_apart():
@@ -68,14 +68,14 @@ def test_a_map_that_its_readers_can_compute_along_costs_nothing_apart():
     def ranked(q, k):
         return torch.sort(scores(q, k))[0]
 
-    assert kernels_on_cpu(scores, [q, k]) == 1
-    assert kernels_on_cpu(lambda q, k: torch.softmax(scores(q, k), -1), [q, k]) == 0
-    assert kernels_on_cpu(ranked, [q, k]) == 1  # nobody to compute it along
+    assert kernels_by_cost(scores, [q, k]) == 1
+    assert kernels_by_cost(lambda q, k: torch.softmax(scores(q, k), -1), [q, k]) == 0
+    assert kernels_by_cost(ranked, [q, k]) == 1  # nobody to compute it along
 
 
 def test_maps_in_front_of_a_norm_are_no_kernel():
     x = [torch.randn(512, 768) for _ in range(3)]
-    assert kernels_on_cpu(lambda a, b, c: torch.layer_norm(a + b + c, (768,)), x) == 0
+    assert kernels_by_cost(lambda a, b, c: torch.layer_norm(a + b + c, (768,)), x) == 0
 
 
 def test_a_product_beside_what_fuses_is_left_to_the_library():
