@@ -59,12 +59,20 @@ def backend(
     if chosen.remainder == "inductor" and target.kind == "cpu" and inductor_problem() is None:
         session.checks.start(gm)
     saved: list[Saved] = []
+    later: list[fx.GraphModule] = []  # the backward graph, when there is one and it has not been planned
     known = Known()  # the forward is planned twice, and the backward computes parts of it again
 
-    def plan_forward(graph: fx.GraphModule) -> Plan | None:
+    def only_plan(graph: fx.GraphModule) -> Plan | None:
         # Only looked at, so that nothing is tuned for it.
         looked_up = tuned_for(environment, target)
         return plan_quietly(graph, target, chosen, environment.cache_dir, hints_of(graph), looked_up, known)
+
+    def partition(joint: fx.GraphModule, inputs: Any, **rest: Any) -> Any:
+        by_cost = Partitioner(target, only_plan, saved.extend, chosen.strict)
+        split = by_cost if chosen.save == "by_cost" else min_cut_rematerialization_partition
+        forward, backward = split(joint, inputs, **rest)
+        later[:] = [backward]
+        return forward, backward
 
     def compile_graph(role: str) -> Callable[[fx.GraphModule, Sequence[Any]], Any]:
         def compiler(graph: fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -75,6 +83,9 @@ def backend(
                 graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning, scripts=scripts,
                 known=known,
             )  # fmt: skip
+            while later and session.checks.running and chosen.tune == "off":
+                only_plan(later.pop())  # Inductor has to wait; the plan is kept, and found when its turn comes
+            later.clear()
             built = build(
                 plan, inputs, chosen, folder, session=session, fallbacks=fallbacks,
                 backward=role == "backward", inference=role == "inference", scripts=scripts,
@@ -95,11 +106,7 @@ def backend(
             bw_compiler=compile_graph("backward"),
             inference_compiler=compile_graph("inference"),
             decompositions=decompositions(),
-            partition_fn=(
-                Partitioner(target, plan_forward, saved.extend, chosen.strict)
-                if chosen.save == "by_cost"
-                else min_cut_rematerialization_partition
-            ),
+            partition_fn=partition,
         )(gm, example_inputs)
 
 

@@ -5,7 +5,7 @@
     python benchmarks/compile_time.py --quick                # few layers, short sequences, once each: does it run at all?
 
 Each measurement is a process of its own, and contenders take turns. "cold" begins with empty cache folders (Fusecade's,
-Inductor's and Triton's), "warm" is a second process with the folders that the cold one left. What counts is the first call
+Inductor's with the headers it compiles for a machine, and Triton's), "warm" is a second process with the folders that the cold one left. What counts is the first call
 less the second one: imports of PyTorch and of transformers, and the making of the model, are not in it; what a compiler
 imports when it is first asked is. Models are those of `models.py`, whole, or with one or two layers (`--quick`).
 """
@@ -36,7 +36,12 @@ ATTENTION = ("eager", "sdpa")  # as in `models.py`
 WHAT = ("forward", "step")
 CONTENDERS = ("inductor", "fusecade")
 STATES = ("cold", "warm")
-FOLDERS = {"FUSECADE_CACHE_DIR": "fusecade", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+FOLDERS = {
+    "FUSECADE_CACHE_DIR": "fusecade",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "TMPDIR": "temporary",  # here Inductor keeps the headers that it compiles once for a machine, whatever its cache is
+}
 COLD_WANTED, WARM_WANTED = 1.3, 0.5  # at most: of Inductor's cold time; of our own cold time
 LONGEST = 1800  # seconds of one process
 

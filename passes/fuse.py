@@ -366,6 +366,8 @@ class _Fuser:
         self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue], join: bool
     ) -> Trial | Refused:
         stream = stream_rank(kernel)
+        if not self.always and self.target.kind == "cpu" and all(o.is_map for o in ops):
+            return Refused("fusing would not pay: the rest of the graph makes one pointwise kernel of it as well")
         apart, traffic = self.unfused.apart(ops, outputs)
         scale = self._scale(ops)
         if scale:  # a kernel that computes it could scale the operand as well: what the rest then costs

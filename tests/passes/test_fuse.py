@@ -78,6 +78,12 @@ def test_maps_in_front_of_a_norm_are_no_kernel():
     assert kernels_by_cost(lambda a, b, c: torch.layer_norm(a + b + c, (768,)), x) == 0
 
 
+def test_maps_alone_are_left_to_the_rest_of_the_graph():
+    rows, row = torch.randn(1, 512, 768), torch.randn(1, 1, 768)
+    assert kernels_by_cost(lambda a, b, c: a + b.expand(1, 512, 768) + c, [rows, row, torch.randn(1, 512, 768)]) == 0
+    assert kernels_by_cost(lambda x: torch.relu(x) * 2, [torch.randn(4096, 4096)]) == 0
+
+
 def test_a_product_beside_what_fuses_is_left_to_the_library():
     inputs = [torch.randn(64, 16), torch.randn(16, 32)]
     program = program_of(lambda x, w: (torch.softmax(x @ w, -1) @ w.mT).tanh() @ w, inputs)
