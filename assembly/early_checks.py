@@ -46,7 +46,9 @@ def _ask() -> None:
     from torch._inductor.codecache import CppPythonBindingsCodeCache
 
     # All that comes before the kernel itself, which `submit_fn` is to compile and does not.
-    CppPythonBindingsCodeCache.load_pybinding_async([], 'extern "C" void kernel() {}', submit_fn=lambda compile_it: None)
+    CppPythonBindingsCodeCache.load_pybinding_async(
+        [], 'extern "C" void kernel() {}', submit_fn=lambda compile_it: None
+    )
 
 
 def _quietly(check: Callable[[], object]) -> None:

@@ -5,9 +5,10 @@
     python benchmarks/compile_time.py --quick                # few layers, short sequences, once each: does it run at all?
 
 Each measurement is a process of its own, and contenders take turns. "cold" begins with empty cache folders (Fusecade's,
-Inductor's with the headers it compiles for a machine, and Triton's), "warm" is a second process with the folders that the cold one left. What counts is the first call
-less the second one: imports of PyTorch and of transformers, and the making of the model, are not in it; what a compiler
-imports when it is first asked is. Models are those of `models.py`, whole, or with one or two layers (`--quick`).
+Inductor's with the headers it compiles for a machine, and Triton's), "warm" is a second process with the folders that the
+cold one left. What counts is the first call less the second one: imports of PyTorch and of transformers, and the making of
+the model, are not in it; what a compiler imports when it is first asked is. Models are those of `models.py`, whole, or with
+one or two layers (`--quick`).
 """
 
 from __future__ import annotations

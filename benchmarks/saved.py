@@ -37,7 +37,9 @@ CONTENDERS: dict[str, Callable[[], Callable[..., torch.Tensor]]] = {
 }
 
 
-def step(called: Callable[..., torch.Tensor], inputs: list[torch.Tensor], seed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def step(
+    called: Callable[..., torch.Tensor], inputs: list[torch.Tensor], seed: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     return torch.autograd.grad(called(*inputs), inputs, seed)
 
 
@@ -78,9 +80,7 @@ def measure(rows: int, rounds: int) -> Table:
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for name, taken in seconds.items():
         ratio = Spread.of(ours / theirs for ours, theirs in zip(taken, seconds["inductor"], strict=True))
-        table.add_row(
-            name, f"{saved[name] / 2**20:.2f}", f"{ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f})"
-        )
+        table.add_row(name, f"{saved[name] / 2**20:.2f}", f"{ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f})")
     return table
 
 
