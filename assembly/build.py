@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -32,11 +32,12 @@ from ..runtime.operator import Entry, register
 from .log_lines import log_built
 from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
-from .remainder import Boxed, Session, compile_with_inductor, computes, run_eagerly
+from .remainder import Boxed, Session, compile_with_inductor, computes, fall_back, run_eagerly
 from .reproduction import options_for, write_reproduction
 from .saved import Saved
 from .splice import Placed, splice
 from .titles import title_of
+from .visible_kernels import Hidden, all_hidden, shown
 
 log = logging.getLogger("fusecade")
 
@@ -48,6 +49,7 @@ class Built:
     run: takes the graph's inputs as one list (and empties it), returns its outputs.
     fallbacks: (part, reason) of what was to be compiled and runs eagerly; it can grow when the graph first runs.
     saved: what the graph, a forward, keeps for its backward.  entries: the kernels that it calls.
+    hidden: (kernel, reason) of those that Inductor calls through our operator; the others are part of its program.
     """
 
     run: Boxed
@@ -57,6 +59,7 @@ class Built:
     fallbacks: list[tuple[str, str]] = field(default_factory=list)
     saved: tuple[Saved, ...] = ()
     entries: tuple[Entry, ...] = ()
+    hidden: tuple[Hidden, ...] = ()
 
 
 def make_plan(
@@ -176,14 +179,14 @@ def _assemble(
 ) -> Built:
     session = session or Session()
     try:
-        if options.remainder == "inductor":
-            graph = splice(plan.gm, placed)
-            if session.records or computes(graph):
-                compiled = compile_with_inductor(
-                    graph, example_inputs, backward=backward, inference=inference, session=session, fallbacks=fallbacks
-                )
-                if compiled is not None:
-                    return Built(compiled, plan, graph, "inductor", fallbacks)
+        if options.remainder == "inductor" and (session.records or computes(splice(plan.gm, placed))):
+            compile_graph = partial(
+                compile_with_inductor,
+                example_inputs=example_inputs, backward=backward, inference=inference, session=session,
+            )  # fmt: skip
+            built = _compiled(plan, placed, compile_graph, fallbacks)
+            if built is not None:
+                return built
         graph = splice(plan.gm, placed, through_operator=False)
     except InternalCompilerError as error:
         if options.strict:
@@ -192,6 +195,28 @@ def _assemble(
         warnings.warn(FallbackWarning("a graph", error.message), stacklevel=4)
         graph = plan.gm
     return Built(run_eagerly(graph), plan, graph, "eager", fallbacks)
+
+
+def _compiled(
+    plan: Plan,
+    placed: Sequence[Placed],
+    compile_graph: Callable[[fx.GraphModule], Boxed | str],
+    fallbacks: list[tuple[str, str]],
+) -> Built | None:
+    """By Inductor, with the kernels as part of its program; where it fails, with calls of them; None where it fails again."""
+    seen, hidden = shown(placed)
+    if any(one.visible for one in seen):
+        graph = splice(plan.gm, seen)
+        compiled = compile_graph(graph)
+        if not isinstance(compiled, str):
+            return Built(compiled, plan, graph, "inductor", fallbacks, hidden=tuple(hidden))
+        hidden = all_hidden(placed, hidden, compiled)
+    graph = splice(plan.gm, placed)
+    compiled = compile_graph(graph)
+    if not isinstance(compiled, str):
+        return Built(compiled, plan, graph, "inductor", fallbacks, hidden=tuple(hidden))
+    fall_back(compiled, fallbacks)
+    return None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ def _summary(built: Built, role: str) -> Iterator[str]:
         yield f"not fused{times}: {what}: {reason}"
     for (operator, reason), times in _counted(plan.externs):
         yield f"no kernel{times}: {operator}: {reason}"
+    for (name, reason), times in _counted(built.hidden):
+        yield f"not part of Inductor's program{times}: {name}: {reason}"
     for part, reason in built.fallbacks:
         yield f"runs eagerly: {part}: {reason}"
 

@@ -19,6 +19,7 @@ from torch.fx.traceback import preserve_node_meta
 from ..errors import FallbackWarning, InvalidArgument
 from ..runtime.operator import OPERATOR
 from .early_checks import EarlyChecks
+from .visible_kernels import LAYOUT
 
 Boxed = Callable[[list[Any]], Sequence[Any]]
 
@@ -27,7 +28,7 @@ _VIEWS = {
     getattr(torch.ops.aten, name)
     for name in (
         "view _unsafe_view reshape permute transpose t expand slice select unsqueeze squeeze split split_with_sizes "
-        "unbind alias detach as_strided sym_size"
+        "unbind alias detach as_strided sym_size empty_strided"
     ).split()
 }
 
@@ -60,16 +61,11 @@ def compile_with_inductor(
     backward: bool = False,
     inference: bool = False,
     session: Session,
-    fallbacks: list[tuple[str, str]],
-) -> Boxed | None:
-    """The graph compiled by Inductor, which takes our operator as it stands; None where it cannot.
-
-    The reason goes to `fallbacks`, and once into a warning.
-    """
+) -> Boxed | str:
+    """The graph compiled by Inductor, which takes our operator as it stands, and launches; or why it cannot be."""
     if (why := inductor_problem()) is not None:
-        _fall_back(why, fallbacks)
-        return None
-    from torch._inductor import compile_fx
+        return why
+    from torch._inductor import compile_fx, config
     from torch._inductor.fx_passes.replace_random import replace_random_passes
     from torch._inductor.virtualized import V
 
@@ -84,22 +80,21 @@ def compile_with_inductor(
         # Every output keeps the strides that were traced: AOTAutograd, and the user, rely on them.
         output.meta["user_visible_output_idxs"] = [n for n, x in enumerate(results) if isinstance(x, fx.Node)]
         session.checks.finish()
-        with session.settings_on():
+        with session.settings_on(), config.patch(LAYOUT):
             return compile_fx.compile_fx_inner(
                 gm, list(example_inputs), is_backward=backward, is_inference=inference,
                 static_input_idxs=_saved_inputs(gm) if backward else _static_inputs(), **session.arguments(backward),
             )  # type: ignore[return-value]  # fmt: skip
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"Inductor failed: {type(error).__name__}: {lines[0] if lines else ''}"
-        _fall_back(reason, fallbacks)
-        return None
+        return f"Inductor failed: {type(error).__name__}: {lines[0] if lines else ''}"
 
 
 _warned: set[str] = set()
 
 
-def _fall_back(reason: str, fallbacks: list[tuple[str, str]]) -> None:
+def fall_back(reason: str, fallbacks: list[tuple[str, str]]) -> None:
+    """The rest runs eagerly, which is warned of once for each reason."""
     fallbacks.append(("the rest of the graph", reason))
     if reason not in _warned:
         _warned.add(reason)

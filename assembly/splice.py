@@ -2,6 +2,8 @@
 
 before   s = bmm(q, k);  p = softmax(s);  o = bmm(p, v)
 after    c = fusecade.call("3fa9…", [q, k, v], []);  o = c[0]
+
+A kernel that other compilers are shown becomes its launches instead (`launch_nodes`).
 """
 
 from __future__ import annotations
@@ -15,27 +17,33 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._higher_order_ops.triton_kernel_wrap import triton_kernel_wrapper_functional
 
 from ..driver import Call
 from ..errors import InternalCompilerError
 from ..runtime.operator import OPERATOR, Entry
+from .launch_nodes import insert_launches
 from .regions import Region
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A kernel that is loaded, with its call and the region it replaces (None where that cannot stand alone)."""
+    """A kernel that is loaded, with its call and the region it replaces (None where that cannot stand alone).
+
+    visible: whether it is put into the graph as launches, not as a call.
+    """
 
     call: Call
     entry: Entry
     region: Region | None
+    visible: bool = False
 
 
 def splice(gm: fx.GraphModule, placed: Sequence[Placed], *, through_operator: bool = True) -> fx.GraphModule:
     """A copy of `gm` in which kernels are called.
 
-    through_operator: call the operator, which other compilers take as it is; otherwise the loaded kernel itself, which
-    saves the dispatcher's time in a graph that runs as it is.
+    through_operator: call the operator, which other compilers take as it is, or launch what they are to see; otherwise call
+    the loaded kernel itself, which saves the dispatcher's time in a graph that runs as it is.
     Raises InternalCompilerError when the calls cannot be put into an order.
     """
     graph = fx.Graph()
@@ -48,8 +56,11 @@ def splice(gm: fx.GraphModule, placed: Sequence[Placed], *, through_operator: bo
         for one in placed:
             old = [copies[node] for node in one.call.outputs]
             before = len(graph.nodes)
-            call = _insert_call(graph, one, copies, old, through_operator)
-            getitems = [_insert_getitem(graph, call, n, node) for n, node in enumerate(old)]
+            if through_operator and one.visible:
+                getitems = _insert_launches(graph, one, copies, old)
+            else:
+                call = _insert_call(graph, one, copies, old, through_operator)
+                getitems = [_insert_getitem(graph, call, n, node) for n, node in enumerate(old)]
             first = min(position[node] for node in old)
             for n, node in enumerate(list(graph.nodes)[before - 1 : -1]):
                 position[node] = first + n / 1e6
@@ -79,6 +90,18 @@ def _insert_call(
     call.meta["val"] = [node.meta["val"] for node in old]
     _keep_origin(call, old[-1])
     return call
+
+
+def _insert_launches(
+    graph: fx.Graph, one: Placed, copies: dict[fx.Node, fx.Node], old: Sequence[fx.Node]
+) -> list[fx.Node]:
+    before = len(graph.nodes)
+    tensors = [_lifted(graph, copies[node]) for node in one.call.inputs]
+    sizes = [_insert_size(graph, one.call.sizes[name], copies) for name in one.call.artifact.sizes]
+    outputs = insert_launches(graph, one.entry.kernel, tensors, sizes, one.entry.device)
+    for node in list(graph.nodes)[before - 1 : -1]:
+        _keep_origin(node, old[-1])
+    return outputs
 
 
 def _lifted(graph: fx.Graph, node: fx.Node) -> fx.Node:
@@ -148,7 +171,8 @@ def _sort(graph: fx.Graph, position: dict[fx.Node, float]) -> None:
 
 def _has_effect(node: fx.Node) -> bool:
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return True  # nobody says what it runs: a random operator, say
+        # Nobody says what it runs: a random operator, say.  A launch runs one kernel, and writes to copies of its own.
+        return node.target is not triton_kernel_wrapper_functional
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return False
     return torch.Tag.nondeterministic_seeded in node.target.tags or node.target._schema.is_mutable

@@ -124,6 +124,7 @@ class Stages:
     """
 
     def __init__(self, artifact: KernelArtifact, launches: Sequence[Launch]) -> None:
+        self.launches = list(launches)
         self._inputs = len(artifact.inputs)
         self._workspaces = [Sized(x, artifact.sizes) for x in artifact.workspaces]
         place = {name: n for n, name in enumerate(artifact.sizes)}

@@ -45,7 +45,7 @@ class Launcher:
                 f"kernel {self.artifact.name} counts in 32 bits, and a size is {max(sizes)}",
                 next_step="compile it for that size, not for a symbol",
             )
-        constants = self.constants | {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
+        constants = self.constants | self.whole_constants(sizes)
         device = tensors[0].device
         if self.described:
             tensors = aligned(tensors, self.described)
@@ -63,6 +63,10 @@ class Launcher:
                 provide_scratch()
             with torch.accelerator.device_index(device.index):
                 self.kernel[(programs,)](*tensors, *sizes, **constants)
+
+    def whole_constants(self, sizes: Sequence[int]) -> dict[str, int]:
+        """The constants that depend on sizes: how many lanes hold a whole rank."""
+        return {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
 
     def _interpretable(self, tensors: Sequence[torch.Tensor]) -> None:
         """Triton's interpreter keeps bfloat16 as bits, and multiplies the bits (triton-lang/triton, issue 11584)."""

@@ -1,0 +1,127 @@
+"""A kernel's launches as nodes that Inductor and AOTInductor know, in place of one call of an operator that they do not.
+
+before   c = fusecade.call("3fa9…", [x], [n]);  o = c[0]
+after    e = empty_strided([n, 64], [64, 1])
+         c = triton_kernel_wrapper_functional(kernel, grid=(cdiv(n, 128), 1, 1), {x_ptr: x, o_ptr: e, n: n}, clone=[o_ptr])
+         o = c["o_ptr"]
+
+The functional form is what AOTAutograd makes of `torch.library.wrap_triton`: Inductor finds that nobody else reads `e`, and
+launches the kernel on it without a copy.  Which kernels can go this way is said in `visible_kernels`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import fx
+from torch._guards import detect_fake_mode
+from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_functional
+from torch.fx.proxy import GraphAppendingTracer
+
+from ..codegen.artifact import KernelArtifact, Layout, Stage
+from ..runtime.loaded import LoadedKernel, Sized, Stages
+from ..runtime.triton_launch import Launcher
+
+# Options of a launch, which Triton and Inductor read from a configuration, also where the kernel has them as parameters.
+_OF_THE_LAUNCH = ("num_warps", "num_stages")
+
+
+def insert_launches(
+    graph: fx.Graph,
+    kernel: LoadedKernel,
+    tensors: Sequence[fx.Node],
+    sizes: Sequence[fx.Node | int],
+    device: torch.device,
+) -> list[fx.Node]:
+    """Nodes that compute the kernel's outputs, at the graph's insertion point; each knows its value.
+
+    tensors, sizes: what the kernel is given, in its order.
+    """
+    artifact, make = kernel.artifact, _Maker(graph, [node.meta["val"] for node in tensors])
+    values = {name: make.proxy(size) for name, size in zip(artifact.sizes, sizes, strict=True)}
+    places = [
+        *tensors,
+        *(make.empty(layout, values, device) for layout in (*artifact.workspaces, *artifact.outputs)),
+    ]
+    for stage, launch in zip(stages_of(artifact), launchers_of(kernel), strict=True):
+        written = make.launch(launch, stage, places, [values[name] for name in stage.kernel.sizes])
+        for place, node in zip(stage.writes, written, strict=True):
+            places[place] = node
+    return places[len(places) - len(artifact.outputs) :]
+
+
+def stages_of(artifact: KernelArtifact) -> tuple[Stage, ...]:
+    """The kernels of a call, one or several, with the places of their tensors."""
+    if artifact.stages:
+        return artifact.stages
+    end = len(artifact.inputs)
+    return (Stage(artifact, tuple(range(end)), tuple(range(end, end + len(artifact.outputs)))),)
+
+
+def launchers_of(kernel: LoadedKernel) -> list[Launcher]:
+    """In the order of `stages_of`, for kernels that are Triton's."""
+    return cast(list[Launcher], kernel.launch.launches if isinstance(kernel.launch, Stages) else [kernel.launch])
+
+
+class _Maker(GraphAppendingTracer):
+    """Makes nodes that know their values; arithmetic on its proxies makes nodes, too."""
+
+    def __init__(self, graph: fx.Graph, values: Sequence[Any]) -> None:
+        super().__init__(graph)
+        self._mode = detect_fake_mode(list(values)) or nullcontext()
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *named: Any, **more: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *named, **more)
+        known_args, known_kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        with self._mode:
+            node.meta["val"] = target(*known_args, **known_kwargs)
+        if target is triton_kernel_wrapper_functional:
+            # Inductor gives the tensors the strides that they have here: the kernel was printed for these.
+            node.meta["eager_input_vals"] = (known_args, known_kwargs)
+        return node
+
+    def proxy(self, size: fx.Node | int) -> Any:  # type: ignore[override]
+        return fx.Proxy(size, self) if isinstance(size, fx.Node) else size
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda x: x.node if isinstance(x, fx.Proxy) else x)
+        return self.create_node("call_function", target, args, kwargs)
+
+    def empty(self, layout: Layout, sizes: Mapping[str, Any], device: torch.device) -> fx.Node:
+        sized = Sized(layout, tuple(sizes))
+        shape, strides = sized.of(list(sizes.values()))
+        return self.call(torch.ops.aten.empty_strided.default, shape, strides, dtype=sized.dtype, device=device)
+
+    def launch(self, launch: Launcher, stage: Stage, places: Sequence[fx.Node], sizes: Sequence[Any]) -> list[fx.Node]:
+        """What the launch writes, one node each."""
+        tensors = [places[n] for n in (*stage.reads, *stage.writes)]
+        names = launch.kernel.arg_names
+        constants = {**launch.constants, **launch.whole_constants(sizes)}
+        given = {name: value for name, value in constants.items() if name not in _OF_THE_LAUNCH}
+        outputs = list(names[len(stage.reads) : len(tensors)])
+        call = self.call(
+            triton_kernel_wrapper_functional,
+            kernel_idx=kernel_side_table.add_kernel(_configured(launch)),
+            constant_args_idx=kernel_side_table.add_constant_args({}),
+            grid=[(launch.grid(sizes), 1, 1)],
+            tma_descriptor_metadata={},
+            kwargs={**dict(zip(names, [*tensors, *sizes], strict=False)), **given},
+            tensors_to_clone=outputs,
+        )
+        return [self.call(operator.getitem, call, name) for name in outputs]
+
+
+def _configured(launch: Launcher) -> Any:
+    """The kernel with the options of its launch, as a choice between configurations of which there is one."""
+    import triton
+
+    options = {name: launch.constants[name] for name in _OF_THE_LAUNCH if name in launch.constants}
+    parameters = {name: value for name, value in options.items() if name in launch.kernel.arg_names}
+    return triton.autotune(configs=[triton.Config(parameters, **options)], key=[])(launch.kernel)
+
+
+__all__ = ["insert_launches", "launchers_of", "stages_of"]
