@@ -1,14 +1,16 @@
-"""AOTInductor with our kernels inside: a model as one `.pt2`, everything but the kernels compiled to C++.
+"""AOTInductor with our kernels inside: a model as one `.pt2`.
 
 fusecade.aot_inductor(model, (x,), "model.pt2");  run = fusecade.load_aot_inductor("model.pt2");  out = run(x)
 
-The kernels come along as text in the package's metadata, and are called through the operator `fusecade::call`: where the
+Triton kernels are compiled into the package like Inductor's own.  Those that cannot be (`assembly/visible_kernels.py`), and
+kernels for the CPU, come along as text in its metadata, and are called through the operator `fusecade::call`: where such a
 package runs there has to be Python with Fusecade.  A package is native code; load only what you trust.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,17 +21,20 @@ import torch
 from .assembly.build import make_plan, place_kernels
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.exported import decomposed, with_graph
-from .assembly.remainder import inductor_problem, settings_of
-from .assembly.splice import splice
+from .assembly.remainder import failure_of, inductor_problem, settings_of
+from .assembly.splice import Placed, splice
 from .assembly.titles import title_of
+from .assembly.visible_kernels import LAYOUT, all_hidden, log_hidden, shown
 from .codegen.artifact import KernelArtifact, Layout
-from .driver import Environment, Options, check_parameters, pick_target, tuned_for
+from .driver import Environment, Options, Plan, check_parameters, pick_target, tuned_for
 from .errors import InvalidPackage, MissingTool
 from .report import Report, report_of
 from .runtime.cache import read_artifact
 from .runtime.files import usable_folder
 from .runtime.loaded import load
 from .runtime.operator import Entry, register
+
+log = logging.getLogger("fusecade")
 
 METADATA = "fusecade"  # the name under which a package has our kernels
 FORMAT = 1
@@ -85,6 +90,28 @@ def aot_inductor(
     )  # fmt: skip
     placed = place_kernels(plan, options, folder, fallbacks, scripts=environment.reproductions)
     on_report(report_of(plan, fallbacks))
+    seen, hidden = shown(placed, ahead=True)
+    if any(one.visible for one in seen):
+        try:
+            made = _package(program, plan, seen, path, settings)
+            log_hidden(hidden)
+            return made
+        except Exception as error:
+            log.debug("AOTInductor failed with kernels in its program", exc_info=True)
+            hidden = all_hidden(placed, hidden, failure_of(error, "AOTInductor"))
+    made = _package(program, plan, placed, path, settings)
+    log_hidden(hidden)
+    return made
+
+
+def _package(
+    program: torch.export.ExportedProgram,
+    plan: Plan,
+    placed: Sequence[Placed],
+    path: str | Path | None,
+    settings: Mapping[str, Any],
+) -> Path:
+    """The package; kernels that AOTInductor is not shown go into its metadata."""
     kernels = {
         one.entry.key: {
             "artifact": replace(one.call.artifact, facts={}).to_json(),
@@ -93,12 +120,13 @@ def aot_inductor(
             "title": title_of(one.call),
         }
         for one in placed
+        if not one.visible
     }
     text = json.dumps({"format": FORMAT, "kernels": kernels}, sort_keys=True)
     made = torch._inductor.aoti_compile_and_package(
         with_graph(program, splice(plan.gm, placed)),
         package_path=str(path) if path is not None else None,
-        inductor_configs={**settings, "aot_inductor.metadata": {METADATA: text}},
+        inductor_configs={**settings, **LAYOUT, "aot_inductor.metadata": {METADATA: text}},
     )
     return Path(made)
 

@@ -26,9 +26,6 @@ from ..codegen.artifact import KernelArtifact, Layout, Stage
 from ..runtime.loaded import LoadedKernel, Sized, Stages
 from ..runtime.triton_launch import Launcher
 
-# Options of a launch, which Triton and Inductor read from a configuration, also where the kernel has them as parameters.
-_OF_THE_LAUNCH = ("num_warps", "num_stages")
-
 
 def insert_launches(
     graph: fx.Graph,
@@ -100,28 +97,18 @@ class _Maker(GraphAppendingTracer):
         """What the launch writes, one node each."""
         tensors = [places[n] for n in (*stage.reads, *stage.writes)]
         names = launch.kernel.arg_names
-        constants = {**launch.constants, **launch.whole_constants(sizes)}
-        given = {name: value for name, value in constants.items() if name not in _OF_THE_LAUNCH}
+        kernel, constants = launch.configured(sizes)
         outputs = list(names[len(stage.reads) : len(tensors)])
         call = self.call(
             triton_kernel_wrapper_functional,
-            kernel_idx=kernel_side_table.add_kernel(_configured(launch)),
+            kernel_idx=kernel_side_table.add_kernel(kernel),
             constant_args_idx=kernel_side_table.add_constant_args({}),
             grid=[(launch.grid(sizes), 1, 1)],
             tma_descriptor_metadata={},
-            kwargs={**dict(zip(names, [*tensors, *sizes], strict=False)), **given},
+            kwargs={**dict(zip(names, [*tensors, *sizes], strict=False)), **constants},
             tensors_to_clone=outputs,
         )
         return [self.call(operator.getitem, call, name) for name in outputs]
-
-
-def _configured(launch: Launcher) -> Any:
-    """The kernel with the options of its launch, as a choice between configurations of which there is one."""
-    import triton
-
-    options = {name: launch.constants[name] for name in _OF_THE_LAUNCH if name in launch.constants}
-    parameters = {name: value for name, value in options.items() if name in launch.kernel.arg_names}
-    return triton.autotune(configs=[triton.Config(parameters, **options)], key=[])(launch.kernel)
 
 
 __all__ = ["insert_launches", "launchers_of", "stages_of"]

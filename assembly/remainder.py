@@ -86,8 +86,13 @@ def compile_with_inductor(
                 static_input_idxs=_saved_inputs(gm) if backward else _static_inputs(), **session.arguments(backward),
             )  # type: ignore[return-value]  # fmt: skip
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"Inductor failed: {type(error).__name__}: {lines[0] if lines else ''}"
+        return failure_of(error, "Inductor")
+
+
+def failure_of(error: Exception, compiler: str) -> str:
+    """Why a compiler gave up, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{compiler} failed: {type(error).__name__}: {lines[0] if lines else ''}"
 
 
 _warned: set[str] = set()

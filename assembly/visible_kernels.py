@@ -51,6 +51,11 @@ def all_hidden(placed: Sequence[Placed], hidden: Sequence[Hidden], why: str) -> 
     return [(name, known.get(name, why)) for name in dict.fromkeys(one.call.artifact.name for one in placed)]
 
 
+def log_hidden(hidden: Sequence[Hidden]) -> None:
+    for name, reason in hidden:
+        log.info("not part of Inductor's program: %s: %s", name, reason)
+
+
 def _obstacles(one: Placed, ahead: bool) -> Iterator[str]:
     """Why a kernel cannot be shown, the plainest reasons first."""
     artifact, entry = one.call.artifact, one.entry
@@ -103,4 +108,4 @@ def _holds(condition: Any, ahead: bool) -> bool:
     return bool(condition)
 
 
-__all__ = ["LAYOUT", "Hidden", "all_hidden", "shown"]
+__all__ = ["LAYOUT", "Hidden", "all_hidden", "log_hidden", "shown"]

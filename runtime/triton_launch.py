@@ -68,6 +68,19 @@ class Launcher:
         """The constants that depend on sizes: how many lanes hold a whole rank."""
         return {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
 
+    def configured(self, sizes: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+        """The kernel with the options of its launch, as a choice of which there is one; and its other constants.
+
+        This is how kernels of users have options in Inductor, which launches them itself.  A kernel that has an option as a
+        parameter too is given it by the choice.
+        """
+        import triton
+
+        constants = self.constants | self.whole_constants(sizes)
+        options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+        parameters = {name: value for name, value in options.items() if name in self.kernel.arg_names}
+        return triton.autotune(configs=[triton.Config(parameters, **options)], key=[])(self.kernel), constants
+
     def _interpretable(self, tensors: Sequence[torch.Tensor]) -> None:
         """Triton's interpreter keeps bfloat16 as bits, and multiplies the bits (triton-lang/triton, issue 11584)."""
         if "tl.dot(" in self.artifact.source and any(t.dtype == torch.bfloat16 for t in tensors):
