@@ -24,7 +24,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from ..codegen.artifact import KernelArtifact, Layout, Stage
 from ..runtime.loaded import LoadedKernel, Sized, Stages
-from ..runtime.triton_launch import Launcher
+from ..runtime.triton_launch import OPTIONS, Launcher
 
 
 def insert_launches(
@@ -33,10 +33,12 @@ def insert_launches(
     tensors: Sequence[fx.Node],
     sizes: Sequence[fx.Node | int],
     device: torch.device,
+    known: dict[str, Any],
 ) -> list[fx.Node]:
     """Nodes that compute the kernel's outputs, at the graph's insertion point; each knows its value.
 
-    tensors, sizes: what the kernel is given, in its order.
+    tensors, sizes: what the kernel is given, in its order.  known: kernels that the graph has launches of, by fingerprint:
+    one that is launched several times is compiled once.
     """
     artifact, make = kernel.artifact, _Maker(graph, [node.meta["val"] for node in tensors])
     values = {name: make.proxy(size) for name, size in zip(artifact.sizes, sizes, strict=True)}
@@ -45,7 +47,10 @@ def insert_launches(
         *(make.empty(layout, values, device) for layout in (*artifact.workspaces, *artifact.outputs)),
     ]
     for stage, launch in zip(stages_of(artifact), launchers_of(kernel), strict=True):
-        written = make.launch(launch, stage, places, [values[name] for name in stage.kernel.sizes])
+        if (fingerprint := stage.kernel.fingerprint) not in known:
+            known[fingerprint] = launch.configured()
+        given = [values[name] for name in stage.kernel.sizes]
+        written = make.launch(known[fingerprint], launch, stage, places, given)
         for place, node in zip(stage.writes, written, strict=True):
             places[place] = node
     return places[len(places) - len(artifact.outputs) :]
@@ -93,11 +98,14 @@ class _Maker(GraphAppendingTracer):
         shape, strides = sized.of(list(sizes.values()))
         return self.call(torch.ops.aten.empty_strided.default, shape, strides, dtype=sized.dtype, device=device)
 
-    def launch(self, launch: Launcher, stage: Stage, places: Sequence[fx.Node], sizes: Sequence[Any]) -> list[fx.Node]:
+    def launch(
+        self, kernel: Any, launch: Launcher, stage: Stage, places: Sequence[fx.Node], sizes: Sequence[Any]
+    ) -> list[fx.Node]:
         """What the launch writes, one node each."""
         tensors = [places[n] for n in (*stage.reads, *stage.writes)]
         names = launch.kernel.arg_names
-        kernel, constants = launch.configured(sizes)
+        constants = {**launch.constants, **launch.whole_constants(sizes)}
+        given = {name: value for name, value in constants.items() if name not in OPTIONS}
         outputs = list(names[len(stage.reads) : len(tensors)])
         call = self.call(
             triton_kernel_wrapper_functional,
@@ -105,7 +113,7 @@ class _Maker(GraphAppendingTracer):
             constant_args_idx=kernel_side_table.add_constant_args({}),
             grid=[(launch.grid(sizes), 1, 1)],
             tma_descriptor_metadata={},
-            kwargs={**dict(zip(names, [*tensors, *sizes], strict=False)), **constants},
+            kwargs={**dict(zip(names, [*tensors, *sizes], strict=False)), **given},
             tensors_to_clone=outputs,
         )
         return [self.call(operator.getitem, call, name) for name in outputs]

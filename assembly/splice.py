@@ -52,12 +52,13 @@ def splice(gm: fx.GraphModule, placed: Sequence[Placed], *, through_operator: bo
     graph.output(result).meta.update(gm.graph.output_node().meta)
     position: dict[fx.Node, float] = {node: float(n) for n, node in enumerate(graph.nodes)}
     replaced: list[tuple[fx.Node, fx.Node]] = []
+    known: dict[str, Any] = {}
     with graph.inserting_before(graph.output_node()):
         for one in placed:
             old = [copies[node] for node in one.call.outputs]
             before = len(graph.nodes)
             if through_operator and one.visible:
-                getitems = _insert_launches(graph, one, copies, old)
+                getitems = _insert_launches(graph, one, copies, old, known)
             else:
                 call = _insert_call(graph, one, copies, old, through_operator)
                 getitems = [_insert_getitem(graph, call, n, node) for n, node in enumerate(old)]
@@ -93,12 +94,12 @@ def _insert_call(
 
 
 def _insert_launches(
-    graph: fx.Graph, one: Placed, copies: dict[fx.Node, fx.Node], old: Sequence[fx.Node]
+    graph: fx.Graph, one: Placed, copies: dict[fx.Node, fx.Node], old: Sequence[fx.Node], known: dict[str, Any]
 ) -> list[fx.Node]:
     before = len(graph.nodes)
     tensors = [_lifted(graph, copies[node]) for node in one.call.inputs]
     sizes = [_insert_size(graph, one.call.sizes[name], copies) for name in one.call.artifact.sizes]
-    outputs = insert_launches(graph, one.entry.kernel, tensors, sizes, one.entry.device)
+    outputs = insert_launches(graph, one.entry.kernel, tensors, sizes, one.entry.device, known)
     for node in list(graph.nodes)[before - 1 : -1]:
         _keep_origin(node, old[-1])
     return outputs

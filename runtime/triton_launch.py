@@ -16,6 +16,7 @@ from ..errors import InvalidArgument
 from .descriptors import aligned, provide_scratch
 from .expressions import function_of
 
+OPTIONS = ("num_warps", "num_stages")  # of a launch, and not of a kernel, though one may have parameters of these names
 LARGEST_TILE = 1 << 16  # elements that the last tile may reach beyond the end
 
 
@@ -29,7 +30,7 @@ class Launcher:
         self.described: tuple[int, ...] = tuple(launch.get("described", ()))
         self.grid = function_of(launch["grid"], artifact.sizes)
         self.constants: dict[str, Any] = dict(launch.get("constexprs", {}))
-        self.constants |= {name: launch[name] for name in ("num_warps", "num_stages") if name in launch}
+        self.constants |= {name: launch[name] for name in OPTIONS if name in launch}
         self.whole: dict[str, tuple[Callable[[Sequence[int]], int], int]] = {
             name: (function_of(extent, artifact.sizes), int(least))
             for name, (extent, least) in launch.get("whole", {}).items()
@@ -68,18 +69,17 @@ class Launcher:
         """The constants that depend on sizes: how many lanes hold a whole rank."""
         return {name: lanes(max(least, f(sizes))) for name, (f, least) in self.whole.items()}
 
-    def configured(self, sizes: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-        """The kernel with the options of its launch, as a choice of which there is one; and its other constants.
+    def configured(self) -> Any:
+        """The kernel with the options of its launch, as a choice between configurations of which there is one.
 
         This is how kernels of users have options in Inductor, which launches them itself.  A kernel that has an option as a
         parameter too is given it by the choice.
         """
         import triton
 
-        constants = self.constants | self.whole_constants(sizes)
-        options = {name: constants.pop(name) for name in ("num_warps", "num_stages") if name in constants}
+        options = {name: self.constants[name] for name in OPTIONS if name in self.constants}
         parameters = {name: value for name, value in options.items() if name in self.kernel.arg_names}
-        return triton.autotune(configs=[triton.Config(parameters, **options)], key=[])(self.kernel), constants
+        return triton.autotune(configs=[triton.Config(parameters, **options)], key=[])(self.kernel)
 
     def _interpretable(self, tensors: Sequence[torch.Tensor]) -> None:
         """Triton's interpreter keeps bfloat16 as bits, and multiplies the bits (triton-lang/triton, issue 11584)."""
