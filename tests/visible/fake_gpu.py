@@ -12,6 +12,9 @@ import torch
 import triton
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor import config
+from torch._inductor.codecache import AotCodeCompiler
+from torch._inductor.codegen.cpp_wrapper_gpu import DeferredTritonCallWrapper
+from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.graph import GraphLowering
 from triton.backends.compiler import GPUTarget
 
@@ -33,8 +36,8 @@ class _Driver:
         return torch.device("cuda", 0)
 
 
-class Stop(Exception):
-    """Inductor has written its code; there is nothing to run it on."""
+class Stop(BaseException):
+    """Inductor has written its code; there is nothing to run it on.  No error, which would have another way tried."""
 
 
 @contextmanager
@@ -45,6 +48,9 @@ def fake_gpu() -> Iterator[list[str]]:
     def save(code: str) -> None:
         written.append(code)
         raise Stop
+
+    def save_ahead(graph: Any, code: str, *_: Any, **__: Any) -> None:
+        save(code)
 
     always: Callable[[Any], Callable[..., Any]] = lambda value: lambda *_, **__: value  # noqa: E731
     state = torch.zeros(16, dtype=torch.uint8)
@@ -66,5 +72,9 @@ def fake_gpu() -> Iterator[list[str]]:
         stack.enter_context(patch("torch._inductor.fx_passes.joint_graph.lazy_init", always(None)))
         stack.enter_context(patch.object(GraphLowering, "save_output_code", staticmethod(save)))
         stack.enter_context(config.patch(fx_graph_cache=False))
+        # Ahead of time kernels are compiled, and their sizes noted, before the code is complete.
+        stack.enter_context(patch.object(PythonWrapperCodegen, "generate_and_run_autotune_block", always(None)))
+        stack.enter_context(patch.object(DeferredTritonCallWrapper, "generate", always(None)))
+        stack.enter_context(patch.object(AotCodeCompiler, "compile", staticmethod(save_ahead)))
         stack.enter_context(patch.object(triton.runtime.driver, "_active", _Driver()))
         yield written

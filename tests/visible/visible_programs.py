@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,7 @@ PROGRAMS = {
 
 def write(name: str, folder: Path) -> None:
     """NAME.py or NAME.cpp with Inductor's code, NAME.json with what was planned."""
-    from fake_gpu import fake_gpu
+    from fake_gpu import Stop, fake_gpu
     from torch._inductor import compile_fx
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -97,9 +98,8 @@ def write(name: str, folder: Path) -> None:
     placed, hidden = shown(place_kernels(plan, options, folder / "cache", fallbacks))
     graph = splice(plan.gm, placed)
     inner = partial(compile_fx.compile_fx_inner, cpp_wrapper=program.cpp)
-    with fake_gpu() as written, patch.object(compile_fx, "compile_fx_inner", inner):
+    with fake_gpu() as written, suppress(Stop), patch.object(compile_fx, "compile_fx_inner", inner):
         why = compile_with_inductor(graph, captured.example, inference=True, session=Session())
-    if not written:
         raise RuntimeError(f"{name}: {why}")
     (folder / f"{name}.{'cpp' if program.cpp else 'py'}").write_text(written[0])
     about = {
@@ -109,6 +109,38 @@ def write(name: str, folder: Path) -> None:
     (folder / f"{name}.json").write_text(json.dumps(about))
 
 
+class Module(torch.nn.Module):
+    def forward(self, q, k, v):
+        return attend_and_scan(q, k, v)
+
+
+def write_ahead(folder: Path) -> None:
+    """ahead.cpp with AOTInductor's code, ahead.json with what it was given of ours."""
+    from fake_gpu import Stop, fake_gpu
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    import fusecade
+
+    given: dict[str, Any] = {}
+    package = torch._inductor.aoti_compile_and_package
+
+    def spy(program, *, inductor_configs, **named):
+        given.update(graph=str(program.graph), metadata=inductor_configs["aot_inductor.metadata"])
+        return package(program, inductor_configs=inductor_configs, **named)
+
+    n, m = torch.export.Dim("n", min=8), torch.export.Dim("m", min=8)
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        tensors = tuple(torch.empty(shape, device="cuda") for shape in _HEADS)
+        with torch.no_grad():
+            program = torch.export.export(Module(), tensors, dynamic_shapes=({1: n}, {1: m}, {1: m}))
+    with fake_gpu() as written, suppress(Stop), patch.object(torch._inductor, "aoti_compile_and_package", spy):
+        fusecade.aot_inductor(program, path=folder / "model.pt2", target="sm_90", fuse="always")
+    (folder / "ahead.cpp").write_text(written[0])
+    (folder / "ahead.json").write_text(json.dumps(given))
+
+
 if __name__ == "__main__":
     for one in PROGRAMS:
         write(one, Path(sys.argv[1]))
+    write_ahead(Path(sys.argv[1]))
