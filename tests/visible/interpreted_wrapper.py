@@ -18,16 +18,17 @@ from unittest.mock import patch
 
 import torch
 from torch._inductor.async_compile import AsyncCompile
-from torch._inductor.runtime import triton_heuristics, triton_helpers
+from torch._inductor.runtime import triton_helpers, triton_heuristics
 
 _HEURISTICS = ("user_autotune", "pointwise", "reduction", "persistent_reduction")
 _BLOCKS = {"XBLOCK": 8, "R0_BLOCK": 64}  # of Inductor's own kernels, of those kinds that are met here
+_EMPTY = "lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype)"
 _NUMBER = count()
 
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel: its function's name.  user: whether it is one that Inductor was given.  divisible: arguments at multiples of 16."""
+    """kernel: its function's name.  user: whether Inductor was given it.  divisible: places of arguments at multiples of 16."""
 
     kernel: str
     user: bool
@@ -76,7 +77,7 @@ def load(code: str, folder: Path) -> tuple[Callable[[list[torch.Tensor]], Any], 
         return kernel
 
     with _without_a_device(), patch.object(AsyncCompile, "triton", compiled):
-        module = _module(re.sub(r"(_cuda\b = ).*", r"\1lambda *about: torch.empty_strided(*about[:2], dtype=about[2])", code), folder)  # fmt: skip
+        module = _module(re.sub(r"(?m)^(empty_strided_cuda = ).*", rf"\1{_EMPTY}", code), folder)
 
     def call(arguments: list[torch.Tensor]) -> Any:
         with _without_a_device():
