@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import fx
 from torch._guards import detect_fake_mode
 from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table, triton_kernel_wrapper_functional
+from torch.fx.node import map_aggregate
 from torch.fx.proxy import GraphAppendingTracer
 
 from ..codegen.artifact import KernelArtifact, Layout, Stage
@@ -32,19 +32,19 @@ def insert_launches(
     kernel: LoadedKernel,
     tensors: Sequence[fx.Node],
     sizes: Sequence[fx.Node | int],
-    device: torch.device,
+    like: torch.Tensor,
     known: dict[str, Any],
 ) -> list[fx.Node]:
     """Nodes that compute the kernel's outputs, at the graph's insertion point; each knows its value.
 
-    tensors, sizes: what the kernel is given, in its order.  known: kernels that the graph has launches of, by fingerprint:
-    one that is launched several times is compiled once.
+    tensors, sizes: what the kernel is given, in its order.  like: an output as the graph knows it, a fake tensor.
+    known: kernels that the graph has launches of, by fingerprint: one that is launched several times is compiled once.
     """
-    artifact, make = kernel.artifact, _Maker(graph, [node.meta["val"] for node in tensors])
-    values = {name: make.proxy(size) for name, size in zip(artifact.sizes, sizes, strict=True)}
+    artifact, make = kernel.artifact, _Maker(graph, like)
+    values = {name: make.size(size) for name, size in zip(artifact.sizes, sizes, strict=True)}
     places = [
         *tensors,
-        *(make.empty(layout, values, device) for layout in (*artifact.workspaces, *artifact.outputs)),
+        *(make.empty(layout, values, like.device) for layout in (*artifact.workspaces, *artifact.outputs)),
     ]
     for stage, launch in zip(stages_of(artifact), launchers_of(kernel), strict=True):
         if (fingerprint := stage.kernel.fingerprint) not in known:
@@ -72,9 +72,11 @@ def launchers_of(kernel: LoadedKernel) -> list[Launcher]:
 class _Maker(GraphAppendingTracer):
     """Makes nodes that know their values; arithmetic on its proxies makes nodes, too."""
 
-    def __init__(self, graph: fx.Graph, values: Sequence[Any]) -> None:
+    def __init__(self, graph: fx.Graph, like: torch.Tensor) -> None:
         super().__init__(graph)
-        self._mode = detect_fake_mode(list(values)) or nullcontext()
+        mode = detect_fake_mode([like])
+        assert mode is not None, "values are computed, and must not be real"
+        self._mode = mode
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *named: Any, **more: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *named, **more)
@@ -86,11 +88,13 @@ class _Maker(GraphAppendingTracer):
             node.meta["eager_input_vals"] = (known_args, known_kwargs)
         return node
 
-    def proxy(self, size: fx.Node | int) -> Any:  # type: ignore[override]
-        return fx.Proxy(size, self) if isinstance(size, fx.Node) else size
+    def size(self, size: fx.Node | int) -> Any:
+        """For arithmetic; a size that is known is a number."""
+        value = size.meta["val"] if isinstance(size, fx.Node) else size
+        return fx.Proxy(size, self) if isinstance(size, fx.Node) and not isinstance(value, int) else value
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda x: x.node if isinstance(x, fx.Proxy) else x)
+        args, kwargs = map_aggregate((args, kwargs), lambda x: x.node if isinstance(x, fx.Proxy) else x)
         return self.create_node("call_function", target, args, kwargs)
 
     def empty(self, layout: Layout, sizes: Mapping[str, Any], device: torch.device) -> fx.Node:

@@ -99,7 +99,7 @@ def _insert_launches(
     before = len(graph.nodes)
     tensors = [_lifted(graph, copies[node]) for node in one.call.inputs]
     sizes = [_insert_size(graph, one.call.sizes[name], copies) for name in one.call.artifact.sizes]
-    outputs = insert_launches(graph, one.entry.kernel, tensors, sizes, one.entry.device, known)
+    outputs = insert_launches(graph, one.entry.kernel, tensors, sizes, old[0].meta["val"], known)
     for node in list(graph.nodes)[before - 1 : -1]:
         _keep_origin(node, old[-1])
     return outputs

@@ -1,6 +1,6 @@
 """Programs of which Inductor is shown the kernels, and the code that it writes for them.
 
-`python visible_programs.py FOLDER` writes that code, without a GPU; it has to run where Triton's interpreter is off.
+`python visible_programs.py FOLDER NAME...` writes that code, without a GPU; it has to run where Triton's interpreter is off.
 """
 
 from __future__ import annotations
@@ -141,6 +141,8 @@ def write_ahead(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for one in PROGRAMS:
-        write(one, Path(sys.argv[1]))
-    write_ahead(Path(sys.argv[1]))
+    for one in sys.argv[2:]:
+        if one == "ahead":
+            write_ahead(Path(sys.argv[1]))
+        else:
+            write(one, Path(sys.argv[1]))
