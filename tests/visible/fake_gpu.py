@@ -11,7 +11,6 @@ from unittest.mock import patch
 import torch
 import triton
 from torch._dynamo.device_interface import CudaInterface
-from torch._inductor import config
 from torch._inductor.codecache import AotCodeCompiler
 from torch._inductor.codegen.cpp_wrapper_gpu import DeferredTritonCallWrapper
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
@@ -22,6 +21,7 @@ PROPERTIES = SimpleNamespace(
     name="none", type="cuda", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, warp_size=32,
     regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048, max_threads_per_block=1024,
     shared_memory_per_block=49152, shared_memory_per_block_optin=232448, L2_cache_size=50 << 20, is_integrated=False,
+    gcnArchName="",
 )  # fmt: skip
 
 
@@ -71,7 +71,6 @@ def fake_gpu() -> Iterator[list[str]]:
         # Patterns of attention are traced on the device itself.
         stack.enter_context(patch("torch._inductor.fx_passes.joint_graph.lazy_init", always(None)))
         stack.enter_context(patch.object(GraphLowering, "save_output_code", staticmethod(save)))
-        stack.enter_context(config.patch(fx_graph_cache=False))
         # Ahead of time kernels are compiled, and their sizes noted, before the code is complete.
         stack.enter_context(patch.object(PythonWrapperCodegen, "generate_and_run_autotune_block", always(None)))
         stack.enter_context(patch.object(DeferredTritonCallWrapper, "generate", always(None)))
