@@ -15,6 +15,7 @@ from torch._inductor.codecache import AotCodeCompiler
 from torch._inductor.codegen.cpp_wrapper_gpu import DeferredTritonCallWrapper
 from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
 from triton.backends.compiler import GPUTarget
 
 PROPERTIES = SimpleNamespace(
@@ -52,6 +53,12 @@ def fake_gpu() -> Iterator[list[str]]:
     def save_ahead(graph: Any, code: str, *_: Any, **__: Any) -> None:
         save(code)
 
+    define = DeferredTritonCallWrapper.generate
+
+    def define_here(self: Any, wrapper: Any) -> None:
+        if not V.graph.aot_mode:
+            define(self, wrapper)
+
     always: Callable[[Any], Callable[..., Any]] = lambda value: lambda *_, **__: value  # noqa: E731
     state = torch.zeros(16, dtype=torch.uint8)
     with ExitStack() as stack:
@@ -73,7 +80,7 @@ def fake_gpu() -> Iterator[list[str]]:
         stack.enter_context(patch.object(GraphLowering, "save_output_code", staticmethod(save)))
         # Ahead of time kernels are compiled, and their sizes noted, before the code is complete.
         stack.enter_context(patch.object(PythonWrapperCodegen, "generate_and_run_autotune_block", always(None)))
-        stack.enter_context(patch.object(DeferredTritonCallWrapper, "generate", always(None)))
+        stack.enter_context(patch.object(DeferredTritonCallWrapper, "generate", define_here))
         stack.enter_context(patch.object(AotCodeCompiler, "compile", staticmethod(save_ahead)))
         stack.enter_context(patch.object(triton.runtime.driver, "_active", _Driver()))
         yield written
