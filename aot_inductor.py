@@ -91,16 +91,17 @@ def aot_inductor(
     placed = place_kernels(plan, options, folder, fallbacks, scripts=environment.reproductions)
     on_report(report_of(plan, fallbacks))
     seen, hidden = shown(placed, ahead=True)
+    made = None
     if any(one.visible for one in seen):
         try:
             made = _package(program, plan, seen, path, settings)
-            log_hidden(hidden)
-            return made
         except Exception as error:
             log.debug("AOTInductor failed with kernels in its program", exc_info=True)
             hidden = all_hidden(placed, hidden, failure_of(error, "AOTInductor"))
-    made = _package(program, plan, placed, path, settings)
-    log_hidden(hidden)
+    if made is None:
+        made = _package(program, plan, placed, path, settings)
+    if chosen.kind != "cpu":
+        log_hidden(hidden)
     return made
 
 

@@ -42,7 +42,7 @@ def _summary(built: Built, role: str) -> Iterator[str]:
         yield f"not fused{times}: {what}: {reason}"
     for (operator, reason), times in _counted(plan.externs):
         yield f"no kernel{times}: {operator}: {reason}"
-    for (name, reason), times in _counted(built.hidden):
+    for (name, reason), times in _counted(built.hidden if plan.target.kind != "cpu" else ()):
         yield f"not part of Inductor's program{times}: {name}: {reason}"
     for part, reason in built.fallbacks:
         yield f"runs eagerly: {part}: {reason}"

@@ -28,7 +28,7 @@ _VIEWS = {
     getattr(torch.ops.aten, name)
     for name in (
         "view _unsafe_view reshape permute transpose t expand slice select unsqueeze squeeze split split_with_sizes "
-        "unbind alias detach as_strided sym_size empty_strided"
+        "unbind alias detach as_strided sym_size"
     ).split()
 }
 

@@ -13,7 +13,7 @@ from interpreted_wrapper import Launch, load
 from visible_programs import PROGRAMS
 
 QUICK = ["dynamic", "shifted", "long_row"]
-REST = ["static", "packed", "twice"]
+REST = ["static", "packed", "turned", "wide", "twice"]
 
 
 def about(written: Path, name: str) -> dict[str, Any]:

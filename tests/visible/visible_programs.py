@@ -38,6 +38,16 @@ def shifted(x, k, v):
     return torch.cumsum(attend(q, k, v), 1)
 
 
+def turned(x, k, v):
+    """An input that Inductor could as well lay out the other way round."""
+    return torch.cumsum(attend(torch.cumsum(x.transpose(1, 2), -1), k, v), 1)
+
+
+def wide(x):
+    """An input whose rows Inductor could as well keep farther apart, at multiples of 128 bytes."""
+    return torch.cumsum(torch.softmax(torch.cumsum(x, 0), -1), 0)
+
+
 def twice(q, k, v):
     """A kernel that reads what another wrote, and what lies between them."""
     return torch.cumsum(attend(torch.cumsum(attend(q, k, v), 1), k, v), 1)
@@ -70,6 +80,8 @@ PROGRAMS = {
     "dynamic_cpp": Program(attend_and_scan, _HEADS, _NAMED, cpp=True),
     "packed": Program(packed, ((2, 48, 48),)),
     "shifted": Program(shifted, ((2, 48, 20), *_HEADS[1:])),
+    "turned": Program(turned, ((2, 16, 48), *_HEADS[1:])),
+    "wide": Program(wide, ((32, 1033),)),
     "twice": Program(twice, _HEADS),
     "long_row": Program(long_row, ((2, 1 << 16),)),
 }
