@@ -24,7 +24,7 @@ from .assembly.exported import decomposed, with_graph
 from .assembly.remainder import failure_of, inductor_problem, settings_of
 from .assembly.splice import Placed, splice
 from .assembly.titles import title_of
-from .assembly.visible_kernels import LAYOUT, all_hidden, log_hidden, shown
+from .assembly.visible_kernels import LAYOUT, Hidden, all_hidden, log_hidden, shown
 from .codegen.artifact import KernelArtifact, Layout
 from .driver import Environment, Options, Plan, check_parameters, pick_target, tuned_for
 from .errors import InvalidPackage, MissingTool
@@ -90,14 +90,14 @@ def aot_inductor(
     )  # fmt: skip
     placed = place_kernels(plan, options, folder, fallbacks, scripts=environment.reproductions)
     on_report(report_of(plan, fallbacks))
-    seen, hidden = shown(placed, ahead=True)
-    made = None
-    if any(one.visible for one in seen):
-        try:
+    made, hidden = None, list[Hidden]()
+    try:
+        seen, hidden = shown(placed, ahead=True)
+        if any(one.visible for one in seen):
             made = _package(program, plan, seen, path, settings)
-        except Exception as error:
-            log.debug("AOTInductor failed with kernels in its program", exc_info=True)
-            hidden = all_hidden(placed, hidden, failure_of(error, "AOTInductor"))
+    except Exception as error:
+        log.debug("AOTInductor failed with kernels in its program", exc_info=True)
+        hidden = all_hidden(placed, hidden, failure_of(error, "AOTInductor"))
     if made is None:
         made = _package(program, plan, placed, path, settings)
     if chosen.kind != "cpu":

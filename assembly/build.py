@@ -32,7 +32,7 @@ from ..runtime.operator import Entry, register
 from .log_lines import log_built
 from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
-from .remainder import Boxed, Session, compile_with_inductor, computes, fall_back, run_eagerly
+from .remainder import Boxed, Session, compile_with_inductor, computes, failure_of, fall_back, run_eagerly
 from .reproduction import options_for, write_reproduction
 from .saved import Saved
 from .splice import Placed, splice
@@ -204,13 +204,17 @@ def _compiled(
     fallbacks: list[tuple[str, str]],
 ) -> Built | None:
     """By Inductor, with the kernels as part of its program; where it fails, with calls of them; None where it fails again."""
-    seen, hidden = shown(placed)
-    if any(one.visible for one in seen):
-        graph = splice(plan.gm, seen)
-        compiled = compile_graph(graph)
-        if not isinstance(compiled, str):
-            return Built(compiled, plan, graph, "inductor", fallbacks, hidden=tuple(hidden))
-        hidden = all_hidden(placed, hidden, compiled)
+    try:
+        seen, hidden = shown(placed)
+        if any(one.visible for one in seen):
+            graph = splice(plan.gm, seen)
+            compiled = compile_graph(graph)
+            if not isinstance(compiled, str):
+                return Built(compiled, plan, graph, "inductor", fallbacks, hidden=tuple(hidden))
+            hidden = all_hidden(placed, hidden, compiled)
+    except Exception as error:
+        log.debug("kernels cannot be shown", exc_info=True)
+        hidden = all_hidden(placed, (), failure_of(error, "making the graph"))
     graph = splice(plan.gm, placed)
     compiled = compile_graph(graph)
     if not isinstance(compiled, str):

@@ -5,6 +5,7 @@ Inductor is not asked here: its graph runs as it is, and launches run under Trit
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from torch import fx
 from torch._higher_order_ops.triton_kernel_wrap import triton_kernel_wrapper_functional as LAUNCH
 from torch._inductor import compile_fx
-from visible_programs import attend, attend_and_scan, twice
+from visible_programs import Module, attend, attend_and_scan, twice
 
+import fusecade
 from fusecade import torch_backend
 from fusecade.assembly import visible_kernels
 from fusecade.runtime.operator import OPERATOR
@@ -162,3 +164,38 @@ def test_kernels_for_the_cpu_stay_calls(seen: list[fx.GraphModule]):
     close(run(*tensors), attend_and_scan, *tensors)
     assert calls(seen[0], OPERATOR)
     assert torch_backend.compiled[-1].hidden == (("k0", "it is no Triton kernel"),)
+
+
+def test_where_showing_fails_the_operator_is_called(seen: list[fx.GraphModule], monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: Any) -> Any:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(visible_kernels, "_obstacles", failing)
+    tensors = heads()
+    close(compiled(attend_and_scan)(*tensors), attend_and_scan, *tensors)
+    assert calls(seen[0], OPERATOR)
+    [(name, reason)] = torch_backend.compiled[-1].hidden
+    assert (name, reason) == ("k0", "making the graph failed: ZeroDivisionError: a mistake of ours")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_ahead_of_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, works: bool):
+    given: list[tuple[fx.GraphModule, list[str]]] = []
+
+    def package(program: Any, *, package_path: str, inductor_configs: dict[str, Any]) -> str:
+        kernels = json.loads(inductor_configs["aot_inductor.metadata"]["fusecade"])["kernels"]
+        given.append((program.graph_module, list(kernels)))
+        if not works and calls(program.graph_module, LAUNCH):
+            raise RuntimeError("no launches in packages")
+        return package_path
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package)
+    monkeypatch.setattr(visible_kernels, "is_interpreted", lambda kernel: False)
+    with caplog.at_level(logging.INFO, "fusecade"):
+        fusecade.aot_inductor(Module(), tuple(heads()), "model.pt2", target="sm_90", fuse="always")
+    gm, kernels = given[-1]
+    assert len(given) == (1 if works else 2)
+    assert bool(calls(gm, LAUNCH)) == works
+    assert [call.args[0] for call in calls(gm, OPERATOR)] == kernels
+    assert bool(kernels) != works
+    assert ("AOTInductor failed: RuntimeError: no launches in packages" in caplog.text) != works
