@@ -32,7 +32,16 @@ from ..runtime.operator import Entry, register
 from .log_lines import log_built
 from .plan_cache import Tuning, cached_plan
 from .regions import Region, region_of
-from .remainder import Boxed, Session, compile_with_inductor, computes, failure_of, fall_back, run_eagerly
+from .remainder import (
+    Boxed,
+    Session,
+    compile_with_inductor,
+    computes,
+    failure_of,
+    fall_back,
+    inductor_problem,
+    run_eagerly,
+)
 from .reproduction import options_for, write_reproduction
 from .saved import Saved
 from .splice import Placed, splice
@@ -206,7 +215,7 @@ def _compiled(
     """By Inductor, with the kernels as part of its program; where it fails, with calls of them; None where it fails again."""
     try:
         seen, hidden = shown(placed)
-        if any(one.visible for one in seen):
+        if inductor_problem() is None and any(one.visible for one in seen):
             graph = splice(plan.gm, seen)
             compiled = compile_graph(graph)
             if not isinstance(compiled, str):
