@@ -41,7 +41,8 @@ class KernelArtifact:
     params: tile sizes and launch parameters bound in the source.
     launch: for Triton, `grid` (Python expression over sizes), `signature`, `constexprs`, `divisible`, `num_warps`,
             `num_stages`, and `described`, the positions of buffers that descriptors need aligned; for torch, `programs`
-            (Python expression: size of the flattened grid).
+            (Python expression: size of the flattened grid), and `shared_by`, how many cores are to share each operation,
+            where they are not to take programs of their own.
     facts: what the report shows (passes, bytes, flops, footprint, predicted time, certificates, the tile program's text).
     stages: the kernels of a call that takes several, in order; it has no source, function and launch of its own then.
     workspaces: the memory between them, allocated for the call.

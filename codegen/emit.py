@@ -41,6 +41,8 @@ def emit(kernel: tile.KernelOp, target: Target, multiples: Mapping[str, int] | N
     if target.kind == "cpu":
         printed = print_torch(bound)
         kind, launch = "torch", {"programs": symbols.to_python(symbols.from_text(printed.grid))}
+        if kernel.parameters.get("share_operations"):
+            launch["shared_by"] = target.sms
     else:
         printed = print_triton(bound, wide=not index_fits(bound))
         kind = "triton"

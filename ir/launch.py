@@ -1,4 +1,4 @@
-"""Launch parameters: what a kernel for a GPU may be given besides its tile sizes.  None changes what it computes.
+"""Launch parameters: what a kernel may be given besides its tile sizes.  None changes what it computes.
 
     num_warps        warps of a program
     num_stages       steps of a loop for which loads are on their way at the same time
@@ -6,9 +6,10 @@
                      True: as many as the target runs at the same time
     warp_specialize  loads and dots of the loops in warps of their own, where the compiler can
     descriptors      loads of whole tiles by tensor descriptor (TMA), where they have one
+    share_operations on a CPU: one program after the other, the cores share each operation; else each core takes programs
 
-The first two are chosen by price.  Of the others the price says nothing, so they are off unless asked for; a tuner, which
-measures, finds them among a kernel's choices.
+The first two and the last are chosen by price.  Of the others the price says nothing, so they are off unless asked for; a
+tuner, which measures, finds them among a kernel's choices.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .target import Target
 
 Given = tuple[tuple[str, int], ...]  # parameters that a user chose, by name; `persistent` may be True
 
-SWITCHES = ("warp_specialize", "descriptors")  # off or on
+SWITCHES = ("warp_specialize", "descriptors", "share_operations")  # off or on
 MOST_STAGES = 8
 MOST_WARPS = 32
 # The first architectures that have them.  On sm_90 Triton 3.9 leaves loops as they are with 8 warps, and does not compile
@@ -75,9 +76,8 @@ def check_target(given: Given, target: Target) -> None:
     there = available(target)
     for name, value in given:
         if name not in there and value:
-            what = f"it has {', '.join(there)}" if there else "it has no launch parameters"
             raise InvalidArgument(
-                f"target {target.name} has no launch parameter {name}: {what}",
+                f"target {target.name} has no launch parameter {name}: it has {', '.join(there)}",
                 next_step=f"leave {name} out, or compile for another target",
             )
         if name == "num_warps" and value * target.warp_size > target.max_threads:
@@ -91,6 +91,6 @@ def check_target(given: Given, target: Target) -> None:
 def available(target: Target) -> tuple[str, ...]:
     """The launch parameters that kernels of a target have."""
     if target.kind == "cpu":
-        return ()
+        return ("share_operations",)
     arch = int(target.arch.removeprefix("sm_").rstrip("af")) if target.kind == "cuda" else 0
-    return tuple(n for n in LAUNCH_PARAMETERS if arch >= SINCE.get(n, 0))
+    return tuple(n for n in LAUNCH_PARAMETERS if n != "share_operations" and arch >= SINCE.get(n, 0))

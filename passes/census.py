@@ -52,14 +52,14 @@ class Transfer:
 class Dot:
     """A dot of a kernel: what it multiplies, floating-point operations of all its executions, (m, n, k) of one of them.
 
-    batched: whether its tiles have batch ranks, of more than one element.  stepped: whether both operands are loaded, a
-    step of the contracted rank at a time.
+    batch: products in one of them, 0 where it has no batch ranks.  stepped: whether both operands are loaded, a step of the
+    contracted rank at a time.
     """
 
     dtype: str
     flops: float
     shape: tuple[int, int, int]
-    batched: bool
+    batch: int = 0
     stepped: bool = False
 
 
@@ -306,7 +306,7 @@ class Census:
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (product(size, e.rows), product(size, e.columns), size[e.over])
                 stepped = e.over in e.loops and not e.made
-                w.dots.append(Dot(e.dtype, 2.0 * total, shape, product(size, e.batch) > 1, stepped))
+                w.dots.append(Dot(e.dtype, 2.0 * total, shape, product(size, e.batch) if e.batch else 0, stepped))
                 made = [(product(tile_of, r), shape[0], shared) for r, shared in e.made]
                 w.made_operands[at] = w.made_operands.get(at, []) + made
                 if e.dtype in ("f32", "f64"):

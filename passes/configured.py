@@ -24,7 +24,7 @@ from ..ir.launch import LAUNCH_PARAMETERS, available, checked
 from ..ir.target import Target
 from .algebra.forms import Refused
 from .census import Census, Work
-from .cost import Price, price
+from .cost import Price, price_with
 from .emit_tiles import emit_tiles
 from .kernel_shape import KernelShape
 from .schedule import (
@@ -288,8 +288,7 @@ class _Priced:
             if self.census is None:
                 self.census = Census(self.emitted, self.shape.sizes, 2 * self.target.sms)
             self.counted[key] = self.census.count(params)
-        warps, stages = params.get("num_warps", 4), params.get("num_stages", 2)
-        p = price(self.counted[key], self.target, warps, stages, bool(params.get("persistent")))
+        p = price_with(self.counted[key], self.target, params)
         if not p.fits:
             return None
         return replace(p, us=p.us * self.shape.unevenness(params) + self.more_us)

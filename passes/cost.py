@@ -7,6 +7,7 @@ it in cache.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..ir.target import Target
@@ -37,6 +38,17 @@ CPU_MAP_RATE = 3.0e9
 CPU_VECTOR_RATE = (
     4.5e9  # elements of a matrix that a core multiplies by a vector in a second, from its cache (measured)
 )
+
+
+# Of programs that the cores take in turns: Python's lock goes from one to the other at each operation (measured).
+CPU_TEAM_US = 300.0  # that the beginning and the end of a launch cost
+CPU_HANDOVER_US = 4.0
+# Of operations that the cores share.
+CPU_SHARED_US = 1.0  # for one more core to begin and to end
+CPU_SHARED_DOT = 1.03  # of the time of a product that is cut by rows
+CPU_SPLIT_DOT = 1.4  # of one that a core has to itself otherwise: what follows finds the rows in the other's cache
+CPU_GRAIN = 32768  # elements that PyTorch gives a core at least
+CPU_SWEEPS = 0.4  # of tile operations go over a tile; the others are views
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,14 @@ def price(w: Work, target: Target, warps: int = 4, stages: int = 2, persistent: 
     as the machine begins the next program, and nothing of the next one is asked for earlier.
     """
     return _price_cpu(w, target) if target.kind == "cpu" else _price_gpu(w, target, warps, stages, persistent)
+
+
+def price_with(w: Work, target: Target, params: Mapping[str, int]) -> Price:
+    """`price` with launch parameters by name."""
+    if target.kind == "cpu":
+        return _price_cpu(w, target, bool(params.get("share_operations")))
+    warps, stages = params.get("num_warps", 4), params.get("num_stages", 2)
+    return _price_gpu(w, target, warps, stages, bool(params.get("persistent")))
 
 
 def hbm_bytes(w: Work, target: Target) -> int:
@@ -196,7 +216,7 @@ def _gpu_efficiency(dot: Dot, target: Target) -> float:
     m, n, _ = dot.shape
     if 0 not in dot.shape:
         efficiency *= min(1.0, 2 * m * n / (m + n) / 64) ** 0.5
-    return efficiency * (BATCHED if dot.batched else 1.0)
+    return efficiency * (BATCHED if dot.batch > 1 else 1.0)
 
 
 def _filled(dot: Dot, depth: float) -> float:
@@ -212,23 +232,41 @@ def _cpu_dot(dot: Dot, target: Target) -> float:
     return dot.flops / (target.dot_flops(dot.dtype if dot.dtype in target.flops else "f32") * _filled(dot, 0.3))
 
 
-def _price_cpu(w: Work, target: Target) -> Price:
-    """A tile program as torch calls: dots, sweeps over tiles, transcendental functions, and the calls themselves."""
+def _price_cpu(w: Work, target: Target, shared: bool = False) -> Price:
+    """A tile program as torch calls: dots, sweeps over tiles, transcendental functions, and the calls themselves.
+
+    shared: whether the cores share each operation, where there are programs enough for each to take its own.
+    """
     hbm = hbm_bytes(w, target)
     live = w.carried_bytes + 2 * w.temporary_bytes + w.loop_load_bytes + w.kept_load_bytes
     vectors = sum(d.flops / (2 * CPU_VECTOR_RATE * target.sms) for d in w.dots if 1 in d.shape[:2])
-    dots = sum(_cpu_dot(d, target) for d in w.dots if 1 not in d.shape[:2])
+    matrices = [d for d in w.dots if 1 not in d.shape[:2]]
     sweep = sum(n / CPU_RATES.get(f, CPU_MAP_RATE) for f, n in w.elements.items()) / target.sms
     sweep *= 1.0 if live <= target.sram_bytes else min(2.0, (live / target.sram_bytes) ** 0.12)
-    spread = target.sms if w.programs >= 2 * target.sms else 1  # of fewer programs, the cores share each operation
-    calls = w.operations * target.launch_us * 1e-6 / spread
-    uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if w.programs else 1.0
+    if shared:
+        dots = sum(_cpu_dot(d, target) * _cpu_sharing(d, target) for d in matrices)
+        each = sum(w.elements.values()) / max(1.0, CPU_SWEEPS * w.operations)
+        sweep *= target.sms / min(target.sms, max(1.0, each / CPU_GRAIN))
+        calls = w.operations * (target.launch_us + CPU_SHARED_US) * 1e-6
+    else:
+        apart = w.programs >= 2 * target.sms  # of fewer programs, the cores share each operation
+        uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if w.programs else 1.0
+        dots, sweep = uneven * sum(_cpu_dot(d, target) for d in matrices), uneven * sweep
+        calls = w.operations * target.launch_us * 1e-6 / (target.sms if apart else 1)
+        calls += (CPU_TEAM_US + w.operations * CPU_HANDOVER_US) * 1e-6 if apart else 0.0
     times = {
-        "compute": dots * uneven,
-        "sweeps": sweep * uneven,
+        "compute": dots,
+        "sweeps": sweep,
         "calls": calls,
         "memory": max(0.5 * hbm / target.hbm_bytes_per_s, vectors),  # a matrix is multiplied by a vector as it comes
     }
     bound_by = max(times, key=lambda k: times[k])
     us = sum(times.values()) * 1e6
     return Price(us, bound_by, hbm, live, w.carried_bytes, True, us)
+
+
+def _cpu_sharing(dot: Dot, target: Target) -> float:
+    """Times that a product takes where the cores share it."""
+    if not dot.batch:
+        return CPU_SHARED_DOT
+    return min(CPU_SPLIT_DOT, math.ceil(dot.batch / target.sms) * target.sms / dot.batch)

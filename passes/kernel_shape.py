@@ -235,7 +235,9 @@ class KernelShape:
             if role in ("grid", "loop")
         }
         found |= self._shared_sizes([r for r, role in roles.items() if role == "grid" and not self._batch(r)])
-        return found if self.cpu else found | {"num_warps": self._warps(roles), "num_stages": [2, 3]}
+        return found | (
+            {"share_operations": [0, 1]} if self.cpu else {"num_warps": self._warps(roles), "num_stages": [2, 3]}
+        )
 
     def _warps(self, roles: Mapping[str, str]) -> list[int]:
         """More than eight only where a row is held that leaves fewer threads no registers."""

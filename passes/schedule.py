@@ -34,7 +34,7 @@ from ..ir.target import Target
 from .algebra.forms import Refused
 from .census import Census, Work
 from .closed_tiles import ALL, MASKS, NEVER
-from .cost import Price, price
+from .cost import Price, price_with
 from .data_bounds import DataBounds, data_bounds
 from .emit_tiles import SKIPPED, VISITED, WITHIN, emit_tiles
 from .idle_loops import drop_idle_loops
@@ -52,7 +52,7 @@ MUCH_LESS = 0.8  # times the bytes
 FAR_LESS = 0.6  # times the bytes, where a launch comes with it
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
-PRICED = ("num_warps", "num_stages")  # the launch parameters that change a price
+PRICED = ("num_warps", "num_stages", "share_operations")  # the launch parameters that change a price
 MOST_PARTS = 256  # that a program of the merge holds whole
 WIDE_TILES = (256, 128)  # of a streamed rank that the products of a loop inside spread over
 
@@ -444,7 +444,7 @@ def _walked(
     emitted.params = best.kernel.params
     params = emitted.parameters
     w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
-    p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2), bool(params.get("persistent")))
+    p = price_with(w, shape.target, params)
     p = replace(p, us=p.us * shape.unevenness(params))
     return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
@@ -550,7 +550,7 @@ def _price_bindings(
             if sizes not in counted:
                 counted[sizes] = census.count(params)
             w = counted[sizes]
-            p = price(w, shape.target, params.get("num_warps", 4), params.get("num_stages", 2), persistent)
+            p = price_with(w, shape.target, {"persistent": persistent, **params})
             p = replace(p, us=p.us * shape.unevenness(params))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]

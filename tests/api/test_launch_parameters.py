@@ -128,10 +128,18 @@ def test_a_kernel_lists_its_choices_the_present_one_first():
     assert chosen.params["persistent"] in (148, 296, 444, 592)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_cores_share_operations_where_a_user_says_so(asked: bool):
+    x = torch.randn(4096, 256)
+    kernel = fusecade.compile(rows, (x,), target="cpu", fuse="always", parameters={"share_operations": asked})
+    assert [k.params["share_operations"] for k in kernel.report.kernels] == [int(asked)]
+    torch.testing.assert_close(kernel(x), rows(x))
+
+
 @pytest.mark.parametrize(
     ("parameters", "target", "says"),
     [
-        ({"persist": True}, "sm_90", "num_warps, num_stages, persistent, warp_specialize, descriptors\nnext: use 'persistent'"),
+        ({"persist": True}, "sm_90", "warp_specialize, descriptors, share_operations\nnext: use 'persistent'"),
         ({"num_warps": 3}, "sm_90", "num_warps is 3; it may be a power of two up to 32"),
         ({"num_stages": True}, "sm_90", "num_stages is True; it may be 1 to 8"),
         ({"persistent": -1}, "sm_90", "it may be False, True, or a number of programs"),
@@ -139,7 +147,8 @@ def test_a_kernel_lists_its_choices_the_present_one_first():
         ({"descriptors": True}, "sm_80", "target sm_80 has no launch parameter descriptors: it has num_warps"),
         ({"warp_specialize": True}, "sm_90", "target sm_90 has no launch parameter warp_specialize"),
         ({"num_warps": 32}, "gfx942", "a program of gfx942 has at most 16 warps"),
-        ({"num_warps": 4}, "cpu", "target cpu has no launch parameter num_warps: it has no launch parameters"),
+        ({"num_warps": 4}, "cpu", "target cpu has no launch parameter num_warps: it has share_operations"),
+        ({"share_operations": True}, "sm_90", "target sm_90 has no launch parameter share_operations"),
         (["persistent"], "sm_90", "parameters are list, and must be names with values"),
     ],
 )  # fmt: skip

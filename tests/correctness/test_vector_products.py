@@ -62,7 +62,7 @@ def test_the_matrix_comes_while_it_is_multiplied():
     """What is bound by memory takes the same time without arithmetic; what comes from cache does not."""
     target, elements = get_target("cpu"), 1 << 26
     read = Work(programs=8, loads=[Transfer("k", 4 * elements, 4 * elements)])
-    both = replace(read, dots=[Dot("f32", 2.0 * elements, (1, 2048, 64), False)])
+    both = replace(read, dots=[Dot("f32", 2.0 * elements, (1, 2048, 64))])
     assert price(both, target).us == price(read, target).us
     cached = replace(both, loads=[])
     assert 0 < price(cached, target).us < price(both, target).us

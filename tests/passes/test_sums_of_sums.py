@@ -54,7 +54,7 @@ def test_a_batch_is_walked_element_by_element(large: Scheduled):
     dots = [op for op in large.kernel.walk() if isinstance(op, tile.DotOp)]
     assert dots
     assert not any(op.batch for op in dots)
-    assert not any(d.batched for d in large.work.dots)
+    assert not any(d.batch > 1 for d in large.work.dots)
 
 
 def test_a_sum_of_sums_has_one_accumulator(large: Scheduled):

@@ -9,8 +9,9 @@ import time
 import pytest
 import torch
 
+from fusecade.codegen.artifact import KernelArtifact
 from fusecade.runtime import team
-from fusecade.runtime.cpu import run_grid
+from fusecade.runtime.cpu import Launcher, run_grid
 
 
 @pytest.fixture(params=["team", "workers"], autouse=True)
@@ -71,6 +72,24 @@ def test_several_threads_take_part(threads_of: str):
     run_grid(program, 64, 2)
     assert len(where) == 2
     assert (threading.get_ident() in where) == (threads_of == "team")
+
+
+@pytest.mark.parametrize(("priced_for", "alone"), [(0, False), (1, False), (2, True), (8, True)])
+def test_cores_share_operations_where_that_was_priced_for_as_many(priced_for: int, alone: bool, monkeypatch):
+    """More cores than the price knows of take programs of their own."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    where: list[int] = []
+
+    def program(x: torch.Tensor, start: int, stop: int) -> None:
+        where.append(threading.get_ident())
+        time.sleep(0.002)
+
+    launch = {"programs": "64", "shared_by": priced_for} if priced_for else {"programs": "64"}
+    artifact = KernelArtifact("k", "torch", "cpu", "", "k_programs", (), (), (), {}, launch)
+    for run in (lambda x: Launcher(program, artifact)([x], []), lambda x: Launcher(program, artifact).bound([])([x])):
+        where.clear()
+        run(torch.ones(1))
+        assert (where == [threading.get_ident()]) == alone
 
 
 def test_products_within_are_right():
