@@ -291,7 +291,7 @@ class _Priced:
         p = price_with(self.counted[key], self.target, params)
         if not p.fits:
             return None
-        return replace(p, us=p.us * self.shape.unevenness(params) + self.more_us)
+        return replace(p, us=p.us * self.shape.unevenness(params, self.shape.sizes) + self.more_us)
 
 
 __all__ = ["TuningSpace", "name_of", "scheduled_as", "tuning_space"]

@@ -250,7 +250,7 @@ def _price_cpu(w: Work, target: Target, shared: bool = False) -> Price:
         calls = w.operations * (target.launch_us + CPU_SHARED_US) * 1e-6
     else:
         apart = w.programs >= 2 * target.sms  # of fewer programs, the cores share each operation
-        uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if w.programs else 1.0
+        uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if apart else 1.0
         dots, sweep = uneven * sum(_cpu_dot(d, target) for d in matrices), uneven * sweep
         calls = w.operations * target.launch_us * 1e-6 / (target.sms if apart else 1)
         calls += (CPU_TEAM_US + w.operations * CPU_HANDOVER_US) * 1e-6 if apart else 0.0

@@ -33,6 +33,7 @@ LONG_ROW = 8192  # elements that eight warps hold with registers to spare
 # A side of a contraction with fewer is not yet worth a tile of its own: further ranks go into the same tile.
 FEW_ROWS = 64
 LARGE = 4096  # stands for a size that is not known when it is needed for a decision
+FARTHER = 16  # times its likely value: how large a size that is not fixed may well become
 
 
 class KernelShape:
@@ -58,6 +59,7 @@ class KernelShape:
             for e in arg.type.dims:  # pyright: ignore
                 for n in symbols.names(e):
                     self.sizes.setdefault(n, LARGE)
+        self.far = self._far(sizes)
         self.dots: list[Contraction] = contractions(kernel)
         self.bands = band_ranks(kernel)
         # A matrix unit has no use for a single row; a library's product on a CPU reads the matrix once for it.
@@ -75,14 +77,25 @@ class KernelShape:
         self.cpu = target.kind == "cpu"
         self.whole_limit = 1024 if self.cpu else 256
 
+    def _far(self, likely: Mapping[str, int]) -> dict[str, int] | None:
+        """Sizes of a call that tiles are chosen for as well, where a CPU may get larger ones than are likely; else None.
+
+        There a tile ends where its rank ends, so that one that is long for the likely size costs no more than what there
+        is.  On a GPU it is masked, and computed in full.
+        """
+        dynamic = {n for e in self.extents.values() for n in symbols.names(e)} & likely.keys()
+        if self.target.kind != "cpu" or not dynamic:
+            return None
+        return self.sizes | {n: FARTHER * likely[n] for n in dynamic}
+
     def value(self, rank: str) -> int:
         return symbols.evaluate(self.extents[rank], self.sizes)
 
-    def unevenness(self, params: Mapping[str, int]) -> float:
+    def unevenness(self, params: Mapping[str, int], sizes: Mapping[str, int]) -> float:
         """How much longer the longest part takes than a part of equal share."""
         if self.parts is None or isinstance(self.parts, Shares):
             return 1.0
-        extent, count = self.value(self.parts.rank), params[self.parts.count]
+        extent, count = symbols.evaluate(self.extents[self.parts.rank], sizes), params[self.parts.count]
         step = params[parameter(self.parts.rank)]
         return -(-extent // (step * count)) * step * count / max(1, extent)
 
@@ -264,7 +277,7 @@ class KernelShape:
 
     def _sizes_of(self, rank: str, role: str, longest: int) -> list[int]:
         """longest: step of a loop beside contractions on a GPU."""
-        extent = max(1, self.value(rank))
+        extent = max(1, symbols.evaluate(self.extents[rank], self.far or self.sizes))
         if self.cpu and self._batch(rank):
             return sorted({s for s in (1, 2, 4, 8, extent) if s <= min(extent, 16)})
         if self.cpu:

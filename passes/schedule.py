@@ -49,6 +49,7 @@ WORTH_A_LOOP = 1.005  # a loop without the mask is kept where the mask in all ti
 WORTH_ASKING = 1.03  # asking data which tiles are closed, in the loop or ahead, may be predicted to cost this much
 ALIKE = 1.02  # prices whose ratio is less do not decide between what moves
 MUCH_LESS = 0.8  # times the bytes
+AS_GOOD = 1.1  # prices whose ratio is less: what larger sizes than are likely may cost the likely ones
 FAR_LESS = 0.6  # times the bytes, where a launch comes with it
 SHORTEST_PART = 256  # elements of a streamed rank: a shorter part is all beginning and end
 SPLIT_GAIN = 0.95  # two kernels must be predicted to take less than this part of one
@@ -340,13 +341,16 @@ def schedule_whole(
         if isinstance(emitted, Refused):
             reasons.append(emitted.reason)
             continue
-        priced = _price_bindings(shape, roles, Census(emitted, shape.sizes, 2 * target.sms), options.launch, pinned)
+        census = Census(emitted, shape.sizes, 2 * target.sms)
+        priced = _price_bindings(shape, roles, census, options.launch, pinned)
         if not priced:
             reasons.append("no tile sizes fit the target's registers and shared memory")
             continue
         priced.sort(key=_preference)
         if not shape.cpu:
             _leanest_first(priced)
+        if shape.far:
+            _best_from_afar_first(priced, Census(emitted, shape.far, 2 * target.sms), shape)
         filled = min(filled, *((_filled(us, w.programs, target), w.programs) for us, _, w, _ in priced))
         even = min(even, *(_even(us, w, target) for us, _, w, _ in priced))
         us, _, w, p = priced[0]
@@ -377,7 +381,13 @@ def _masked_throughout(
     if VISITED not in best.kernel.attributes:
         return best
     other = _walked(best, replace(best.walk, full_tiles=False), kernel, shape, inputs)
-    return best if other is None or other.price.us > best.price.us * WORTH_A_LOOP else other
+    if other is None or other.price.us > best.price.us * WORTH_A_LOOP:
+        return best
+    if shape.far:  # of a length that is likely there may be no full tile, and many of a longer one
+        with_loop, without = (_far_us(Census(s.kernel, shape.far), s.kernel.parameters, shape) for s in (best, other))
+        if without > with_loop * WORTH_A_LOOP:
+            return best
+    return other
 
 
 def _asking(best: Scheduled, kernel: KernelOp, shape: KernelShape, inputs: Sequence[tile.BufferType]) -> Scheduled:
@@ -445,7 +455,7 @@ def _walked(
     params = emitted.parameters
     w = Census(emitted, shape.sizes, 2 * shape.target.sms).count(params)
     p = price_with(w, shape.target, params)
-    p = replace(p, us=p.us * shape.unevenness(params))
+    p = replace(p, us=p.us * shape.unevenness(params, shape.sizes))
     return replace(best, kernel=emitted, work=w, price=p, walk=walk)
 
 
@@ -551,7 +561,7 @@ def _price_bindings(
                 counted[sizes] = census.count(params)
             w = counted[sizes]
             p = price_with(w, shape.target, {"persistent": persistent, **params})
-            p = replace(p, us=p.us * shape.unevenness(params))
+            p = replace(p, us=p.us * shape.unevenness(params, shape.sizes))
             seen[key] = (p.us, key, w, p)
         us, _, _, p = seen[key]
         return us if p.fits else math.inf
@@ -589,6 +599,24 @@ def _leanest_first(priced: list[tuple[float, tuple, Work, Price]]) -> None:
     if _moved(leanest[2]) < MUCH_LESS * _moved(priced[0][2]):
         priced.remove(leanest)
         priced.insert(0, leanest)
+
+
+def _best_from_afar_first(priced: list[tuple[float, tuple, Work, Price]], far: Census, shape: KernelShape) -> None:
+    """Of bindings that are about as good for the likely sizes, the one goes first that is the cheapest for larger ones.
+
+    Where those prices are all but the same, that with the fewest calls: where sizes are small, they are most of the time.
+    """
+    rows = [row for row in priced if row[0] <= AS_GOOD * priced[0][0]]
+    us = [_far_us(far, dict(row[1]), shape) for row in rows]
+    alike = [row for row, t in zip(rows, us, strict=True) if t <= ALIKE * min(us)]
+    best = min(alike, key=lambda row: row[2].operations)
+    priced.remove(best)
+    priced.insert(0, best)
+
+
+def _far_us(far: Census, params: Mapping[str, int], shape: KernelShape) -> float:
+    """Microseconds on a CPU for larger sizes than are likely.  far: counts for these."""
+    return price(far.count(params), shape.target).us * shape.unevenness(params, shape.far or shape.sizes)
 
 
 def _moved(w: Work) -> int:

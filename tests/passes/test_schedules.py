@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import attention, attention_causal, kmeans
@@ -10,6 +12,7 @@ from harness import layouts, program_of
 from fusecade.ir import tile
 from fusecade.ir.cascade import EinsumOp
 from fusecade.ir.target import get_target
+from fusecade.passes import census, cost
 from fusecade.passes.canonicalise import canonicalise_program
 from fusecade.passes.fuse import fuse_program
 from fusecade.passes.repair import repair_kernel
@@ -21,15 +24,17 @@ def pooled(h, e):
     return torch.log1p(torch.relu(h @ e.T)).amax(1)
 
 
-def compiled(fn, shapes, target: str, dtype=torch.float16) -> tuple[list[Scheduled], list[EinsumOp]]:
+def compiled(
+    fn, shapes, target: str, dtype=torch.float16, dynamic=None, sizes=None, always=False
+) -> tuple[list[Scheduled], list[EinsumOp]]:
     """The scheduled kernels of a function, and the operations outside of them."""
     machine = get_target(target)
-    program = program_of(fn, [torch.empty(s, dtype=dtype, device="meta") for s in shapes])
+    program = program_of(fn, [torch.empty(s, dtype=dtype, device="meta") for s in shapes], dynamic)
     canonicalise_program(program)
     found = []
-    for kernel in fuse_program(program, machine, {}).kernels:
+    for kernel in fuse_program(program, machine, sizes or {}, always=always).kernels:
         repair_kernel(kernel, kernel.streamed, machine)
-        scheduled = schedule_kernel(kernel, machine, *layouts(kernel), {})
+        scheduled = schedule_kernel(kernel, machine, *layouts(kernel), sizes or {})
         assert isinstance(scheduled, Scheduled)
         found.append(scheduled)
     return found, [op for op in program.body.block.ops if isinstance(op, EinsumOp)]
@@ -93,3 +98,31 @@ def test_one_program_does_not_draw_the_bandwidth_of_a_machine(fn, shape: tuple[i
     """A long reduction to a few numbers needs its rank split; while nothing splits it, it is no kernel of ours."""
     found, _ = compiled(fn, [shape], target)
     assert all(s.work.programs >= 16 for s in found)
+
+
+@pytest.mark.parametrize(("fn", "likely"), [(attention, 128), (attention, 512), (attention_causal, 128)])
+def test_tiles_of_a_dynamic_length_suit_lengths_far_above_the_likely_one(fn, likely: int):
+    """As good for the likely length as its best, and within a tenth of what is best for 16 times as much."""
+    dynamic = {name: {1: "n"} for name in "qkv"}
+
+    def alone(length: int, sizes: dict[str, int]) -> Scheduled:
+        (s,), _ = compiled(fn, [(8, length, 64)] * 3, "cpu", torch.float32, dynamic, sizes, always=True)
+        return s
+
+    def us(s: Scheduled, length: int) -> float:
+        return cost.price(census.work(s.kernel, sizes={"n": length}), get_target("cpu")).us
+
+    chosen, far = alone(likely, {"n": likely}), 16 * likely
+    (fixed,), _ = compiled(fn, [(8, far, 64)] * 3, "cpu", torch.float32, always=True)
+    assert us(chosen, far) <= 1.1 * fixed.price.us
+    assert us(chosen, likely) <= 1.1 * min(price for _, price in chosen.space)
+
+
+def test_the_cores_share_each_operation_of_few_programs():
+    """Three programs run one behind the other, each on all cores: they take no longer than one that does as much."""
+    target = get_target("cpu")
+    (s,), _ = compiled(attention, [(12, 256, 64)] * 3, "cpu", torch.float32, always=True)
+    few = 2 * target.sms - 1
+    w = census.work(s.kernel)
+    one, some = (cost.price(replace(w, programs=n, heaviest=1.0), target).us for n in (1, few))
+    assert few % target.sms and some == one
