@@ -16,7 +16,7 @@ import torch
 from data.tuned_program import SHAPES, attend
 
 import fusecade
-from fusecade import api, driver
+from fusecade import api, driver, torch_backend
 from fusecade.assembly import tuning as tuning_module
 from fusecade.assembly.devices import Machine, TimedDevice
 from fusecade.assembly.tunable import Tunable, bucket
@@ -281,6 +281,50 @@ class TestTune:
         assert compiled(tune="quick").parameters.startswith("tuned here")
         monkeypatch.setattr(tuning_module, "search", None)  # the second time nothing is searched
         assert compiled(tune="quick").parameters.startswith("tuned here")
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("fresh_compiler")
+    @pytest.mark.parametrize("dynamic", [True, None])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_of_a_dynamic_length_none_but_the_first_is_tuned_for(
+        self, dynamic: bool | None, training: bool, monkeypatch: pytest.MonkeyPatch
+    ):
+        """One search a kernel while it compiles; then 20 lengths, without another search, plan or graph."""
+        from fusecade.autotune import options
+
+        searched: list[str] = []
+
+        def search(*args, **kwargs):
+            searched.append("search")
+            return tuning_module_search(*args, **kwargs)
+
+        tuning_module_search = tuning_module.search
+        monkeypatch.setattr(tuning_module, "search", search)
+        monkeypatch.setitem(options.MODES, "quick", options_of(sampler="random", trials=3, seconds=20))
+        chosen = {"tune": "quick", "fuse": "always", "remainder": "eager"}
+        run = torch.compile(attend, backend="fusecade", dynamic=dynamic, options=chosen)
+
+        def check(length: int) -> None:
+            given = [torch.randn(2, length, 16, requires_grad=training) for _ in range(3)]
+            for x in given if dynamic is None else ():
+                torch._dynamo.mark_dynamic(x, 1)
+            results = []
+            for fn in (run, attend):
+                y = fn(*given)
+                results.append([y, *(torch.autograd.grad(y.sum(), given) if training else ())])
+            for mine, theirs in zip(*results, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+        check(200)
+        graphs = list(torch_backend.compiled)
+        kernels = [c for built in graphs for c in built.plan.calls]
+        assert len(graphs) == 1 + training and 1 <= len(searched) <= len(kernels)
+        assert all(c.artifact.facts["parameters"].startswith("tuned here") for c in kernels)
+        once = len(searched)
+        monkeypatch.setattr(torch_backend, "make_plan", None)
+        for length in (*range(2, 40, 3), 41, 64, 97, 200, 640, 1025, 777):
+            check(length)
+        assert len(searched) == once and list(torch_backend.compiled) == graphs
 
 
 class TestDevices:
