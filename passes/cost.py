@@ -42,7 +42,7 @@ CPU_VECTOR_RATE = (
 
 # Of programs that the cores take in turns: Python's lock goes from one to the other at each operation (measured).
 CPU_TEAM_US = 300.0  # that the beginning and the end of a launch cost
-CPU_HANDOVER_US = 4.0
+CPU_HANDOVER_US = 2.5
 # Of operations that the cores share.
 CPU_SHARED_US = 1.0  # for one more core to begin and to end
 CPU_SHARED_DOT = 1.03  # of the time of a product that is cut by rows
@@ -252,7 +252,7 @@ def _price_cpu(w: Work, target: Target, shared: bool = False) -> Price:
         apart = w.programs >= 2 * target.sms  # of fewer programs, the cores share each operation
         uneven = max(w.heaviest, math.ceil(w.programs / target.sms)) / (w.programs / target.sms) if apart else 1.0
         dots, sweep = uneven * sum(_cpu_dot(d, target) for d in matrices), uneven * sweep
-        calls = w.operations * target.launch_us * 1e-6 / (target.sms if apart else 1)
+        calls = w.operations * target.launch_us * 1e-6  # Python makes one at a time, for all cores
         calls += (CPU_TEAM_US + w.operations * CPU_HANDOVER_US) * 1e-6 if apart else 0.0
     times = {
         "compute": dots,

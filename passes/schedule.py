@@ -602,14 +602,9 @@ def _leanest_first(priced: list[tuple[float, tuple, Work, Price]]) -> None:
 
 
 def _best_from_afar_first(priced: list[tuple[float, tuple, Work, Price]], far: Census, shape: KernelShape) -> None:
-    """Of bindings that are about as good for the likely sizes, the one goes first that is the cheapest for larger ones.
-
-    Where those prices are all but the same, that with the fewest calls: where sizes are small, they are most of the time.
-    """
+    """Of bindings that are about as good for the likely sizes, the one goes first that is the cheapest for larger ones."""
     rows = [row for row in priced if row[0] <= AS_GOOD * priced[0][0]]
-    us = [_far_us(far, dict(row[1]), shape) for row in rows]
-    alike = [row for row, t in zip(rows, us, strict=True) if t <= ALIKE * min(us)]
-    best = min(alike, key=lambda row: row[2].operations)
+    best = min(rows, key=lambda row: _far_us(far, dict(row[1]), shape))
     priced.remove(best)
     priced.insert(0, best)
 
