@@ -39,10 +39,14 @@ class Accesses(Scratch):
         if set(names) != set(names_of(layout)):
             layout = names
         known = self.values[op.value]
-        scope.add(
-            f"{self.piece(op, layout)}"
-            + (f".fill_({known.text})" if known.number else f".copy_({self.aligned(op.value, layout)})")
-        )
+        place, flips = self.forward_piece(op, layout)
+        if known.number:
+            scope.add(f"{place}.fill_({known.text})")
+            return
+        value = self.aligned(op.value, layout)
+        if flips:  # a flipped view is a copy: what is stored is flipped, not where
+            value = f"{value}.expand({place}.shape).flip({flips})"
+        scope.add(f"{place}.copy_({value})")
 
     def offset(self, op: tile.LoadOp | tile.StoreOp) -> sympy.Expr:
         kind = cast(tile.BufferType, op.buffer.type)
@@ -54,7 +58,15 @@ class Accesses(Scratch):
         return symbols.affine(self.offset(op), self.ranks.names) is not None
 
     def piece(self, op: tile.LoadOp | tile.StoreOp, layout: Layout) -> str:
-        """The elements that an access touches in this program, as a view whose dimensions are `layout`."""
+        """The elements that an access touches in this program, as a tensor whose dimensions are `layout`.
+
+        Of an access that walks backwards it is a copy, else a view.
+        """
+        view, flips = self.forward_piece(op, layout)
+        return f"{view}.flip({flips})" if flips else view
+
+    def forward_piece(self, op: tile.LoadOp | tile.StoreOp, layout: Layout) -> tuple[str, str]:
+        """The same as a view in the order of addresses, and the dimensions along which the access walks backwards."""
         linear = symbols.affine(self.offset(op), self.ranks.names)
         if linear is None:
             raise NotPrintable(f"the access {op.access.text()} is not affine")
@@ -96,7 +108,7 @@ class Accesses(Scratch):
             if d is not None and self.ranks[d].role == "band":
                 self.helpers.add("stretch")
                 text = f"stretch({text}, {place}, {self.use('start', d)}, {self.use('stop', d)})"
-        return f"{text}.flip({', '.join(str(f) for f in flips)})" if flips else text
+        return text, ", ".join(map(str, flips))
 
     def view(self, op: tile.LoadOp | tile.StoreOp, sizes: list[str], strides: list[str], constant: sympy.Expr) -> str:
         buffer = self.buffers[op.buffer]

@@ -120,6 +120,15 @@ def test_softmax_of_any_matrix(runner, random_tensor, n, m, layout):
     torch.testing.assert_close(out, x.double().softmax(1), equal_nan=True, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("n", [8, 7])  # tiles of four rows
+@pytest.mark.parametrize(("access", "flipped"), [("n - 1 - i, j", [0]), ("i, m - 1 - j", [1]), ("n - 1 - i, m - 1 - j", [0, 1])])
+def test_softmax_stored_backwards(runner, random_tensor, n, access, flipped):
+    x = random_tensor(n, 37, dtype=torch.float16)
+    kernel = runner.kernel("softmax", replaced={"%o<[i, j]>": f"%o<[{access}]>"})
+    [out] = runner.check(kernel, [x], {"n": n, "m": 37, "x0": 37, "x1": 1})
+    torch.testing.assert_close(out, x.double().softmax(1).flip(flipped), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(("n", "p", "q"), [(32, 16, 64), (21, 19, 45)])
 def test_rms_norm_into_a_gemm(runner, random_tensor, n, p, q):
     x, w = random_tensor(n, q, dtype=torch.float16), random_tensor(p, q, dtype=torch.float16)
