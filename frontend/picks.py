@@ -4,7 +4,7 @@
     y[i, k] = u  where k is one of t[i, c]   =  { u where k = t[i, 0] or k = t[i, 1] ..., else x[i, k] }
 
 Used when the other dimensions of the index are those of the tensor, and the index has a few elements along the row.  An index
-out of range, for which PyTorch raises an error, reads NaN and writes nothing.
+out of range, for which PyTorch raises an error, reads NaN and writes nothing.  A negative one is out of range.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from xdsl.dialects.builtin import i64
 
 from ..ir.cascade import EinsumOp
 from .builder import Einsum, Out, Scalar, Tensor, View
@@ -44,12 +43,12 @@ def picked(t, node: fx.Node, source: Tensor, index: Tensor, k: int) -> View:
     at = [e.rank(d) for d in dims]
     row = [e.rank("k") if n == k else r for n, r in enumerate(at)]
     x = e.read(source, row)
-    hit = e.index(e.rank("k")) == _from_start(e, e.read(index, at), source.shape[k])
+    hit = e.index(e.rank("k")) == e.read(index, at)
     dtype = t.dtype(node)
     (found,) = e.finish([Out("sum", hit.select(x, 0), dims, dtype, "picked")])
     e = Einsum(t, node, dict(zip(dims, index.shape, strict=True)))
     at = [e.rank(d) for d in dims]
-    i = _from_start(e, e.read(index, at), source.shape[k])
+    i = e.read(index, at)
     inside = (i >= 0) & (i < e.index(source.shape[k]))
     value = inside.select(e.read(Tensor(found, index.shape, dtype), at), math.nan)
     return e.finish([Out("map", value, dims, dtype)])[0]
@@ -73,14 +72,9 @@ def scatter(t, node: fx.Node, a) -> View:
     for c in range(int(a.index.shape[k])):
         at = [ZERO + c if n == k else r for n, r in enumerate(here)]
         new = e.read(a.src, at).to(kind) if isinstance(getattr(a, "src", None), Tensor) else e.number(a.value, kind)
-        hit = e.index(here[k]) == _from_start(e, e.read(a.index, at), shape[k])
+        hit = e.index(here[k]) == e.read(a.index, at)
         result = hit.select(new, result) if isinstance(result, Scalar) else new
     return e.finish([Out("map", result, dims, dtype)])[0]
-
-
-def _from_start(e: Einsum, i: Scalar, extent: Expr) -> Scalar:
-    """A negative index counts from the end."""
-    return (i < 0).select(i + e.index(extent).to(i64), i)
 
 
 TABLE: dict[Any, Any] = {aten.scatter: scatter}

@@ -121,7 +121,9 @@ def test_softmax_of_any_matrix(runner, random_tensor, n, m, layout):
 
 
 @pytest.mark.parametrize("n", [8, 7])  # tiles of four rows
-@pytest.mark.parametrize(("access", "flipped"), [("n - 1 - i, j", [0]), ("i, m - 1 - j", [1]), ("n - 1 - i, m - 1 - j", [0, 1])])
+@pytest.mark.parametrize(
+    ("access", "flipped"), [("n - 1 - i, j", [0]), ("i, m - 1 - j", [1]), ("n - 1 - i, m - 1 - j", [0, 1])]
+)
 def test_softmax_stored_backwards(runner, random_tensor, n, access, flipped):
     x = random_tensor(n, 37, dtype=torch.float16)
     kernel = runner.kernel("softmax", replaced={"%o<[i, j]>": f"%o<[{access}]>"})

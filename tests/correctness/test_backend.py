@@ -127,6 +127,24 @@ class TestResults:
         inputs = [torch.randn(4, length, 64), torch.randn(4, 48, 64), torch.randn(4, 48, 64)]
         torch.testing.assert_close(compiled(attend)(*inputs), attend(*inputs))
 
+    @pytest.mark.parametrize("turn", [(-1,), (0,), (0, 1), (2,)], ids=str)
+    def test_results_that_are_turned_round(self, turn: tuple[int, ...]):
+        inputs = qkv(3, 40, 16)
+        for fn in (lambda q, k, v: attend(q, k, v).flip(turn), lambda q, k, v: torch.softmax(q * k + v, -1).flip(turn)):
+            torch.testing.assert_close(compiled(fn, fuse="always")(*inputs), fn(*inputs))
+        assert kernels() >= 1
+
+    @pytest.mark.parametrize("label", [-3, 30, 1 << 40])
+    def test_a_label_out_of_range_reads_nan(self, label: int):
+        """PyTorch raises an error, also for negative ones, which do not count from the end."""
+        h, w, t = torch.randn(10, 16), torch.randn(16, 30), torch.randint(30, (10,))
+        run = compiled(lambda h, w, t: F.cross_entropy(h @ w, t, reduction="none"), fuse="always")
+        wanted = F.cross_entropy(h @ w, t, reduction="none")
+        torch.testing.assert_close(run(h, w, t), wanted)
+        t[4], wanted[4] = label, torch.nan
+        torch.testing.assert_close(run(h, w, t), wanted, equal_nan=True)
+        assert kernels() >= 1
+
     def test_an_empty_reduction(self):
         inputs = [torch.randn(4, 8, 64), torch.randn(4, 0, 64), torch.randn(4, 0, 64)]
         torch.testing.assert_close(compiled(attend)(*inputs), attend(*inputs), equal_nan=True)
