@@ -106,7 +106,11 @@ class CompiledFunction:
         self.__doc__ = fn.__doc__
         self._captured, self._built = captured, built
         self._guards = Guards(captured, self.__name__, fn)
-        self._parameters = list(captured.parameters.values())
+        kinds = [kind for kind, _ in captured.inputs]
+        # Those of a module come ahead of the arguments, what a function closes over behind them.
+        ahead = kinds.index("argument") if "argument" in kinds else len(kinds)
+        held = [captured.parameters[str(key)] for kind, key in captured.inputs if kind == "parameter"]
+        self._parameters, self._closed_over = held[:ahead], held[ahead:]
 
     def __repr__(self) -> str:
         kernels = len(self._built.plan.calls)
@@ -119,7 +123,7 @@ class CompiledFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         tensors = self._guards.check(args, kwargs)
-        results = self._built.run([*self._parameters, *tensors])
+        results = self._built.run([*self._parameters, *tensors, *self._closed_over])
         # Those of other strides were copied: what changes is what was given.
         return self._give(results, self._guards.given(args, kwargs) if self._captured.mutated else tensors)
 

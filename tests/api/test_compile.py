@@ -149,6 +149,46 @@ def test_of_other_strides_too():
     assert torch.equal(x, wanted)
 
 
+class TestClosures:
+    def test_tensors_that_a_function_closes_over(self):
+        w, wide = torch.randn(16, 11), torch.randn(11, 5, dtype=torch.float64)
+        fn = lambda x, y: torch.softmax(x @ w + y, -1) @ wide.to(x.dtype) + w.sum()  # noqa: E731
+        given = [torch.randn(7, 16), torch.randn(7, 11)]
+        kernel = compiled(fn, given)
+        torch.testing.assert_close(kernel(*given), fn(*given))
+        assert kernel.report.kernels and not kernel.report.fallbacks
+        w.mul_(2)  # they are not copied
+        torch.testing.assert_close(kernel(*given), fn(*given))
+
+    def test_beside_parameters_and_arguments_that_change(self):
+        class Counts(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear, self.held = nn.Linear(16, 11), [torch.randn(11, 16)]
+                self.register_buffer("seen", torch.zeros(16))
+
+            def forward(self, x):
+                y = torch.softmax(self.linear(x), -1) @ self.held[0]
+                self.seen += y.sum(0)
+                x.add_(1)
+                return y
+
+        mine, theirs = Counts(), Counts()
+        theirs.load_state_dict(mine.state_dict())
+        theirs.held = mine.held
+        kernel = compiled(mine, [torch.randn(7, 16)])
+        for x in (torch.randn(7, 16), torch.randn(7, 16)):
+            other = x.clone()
+            with torch.no_grad():
+                torch.testing.assert_close(kernel(x), theirs(other))
+            torch.testing.assert_close(x, other)
+        torch.testing.assert_close(mine.seen, theirs.seen)
+
+    def test_alone(self):
+        w = torch.randn(16, 11)
+        torch.testing.assert_close(compiled(lambda: torch.softmax(w * 2, -1), [])(), torch.softmax(w * 2, -1))
+
+
 class TestDynamic:
     NAMES: ClassVar = {0: {1: "n"}, 1: {1: "m"}, 2: {1: "m"}}
 
