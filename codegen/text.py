@@ -88,6 +88,9 @@ PYTHON = Spelling(
 )
 
 
+_QUOTIENTS = (sympy.floor, sympy.ceiling, sympy.Mod)
+
+
 def index_text(expression: sympy.Expr | int, name_of: Callable[[str], str], spelling: Spelling, level: int = 0) -> str:
     """An index expression as Python text.  `level` 0: anywhere; 1: a factor; 2: an atom."""
     e = sympy.sympify(expression)
@@ -106,7 +109,9 @@ def index_text(expression: sympy.Expr | int, name_of: Callable[[str], str], spel
         text = ""
         for t in in_order(e.args):
             negative = t.could_extract_minus_sign()
-            piece = sub(-t if negative else t, 1)
+            part = -t if negative else t
+            # A sign in front binds more tightly than // and %.
+            piece = sub(part, 2 if negative and not text and isinstance(part, _QUOTIENTS) else 1)
             text = (f"-{piece}" if negative else piece) if not text else f"{text} {'-' if negative else '+'} {piece}"
         return wrap(text, 0)
     if isinstance(e, sympy.Mul):
