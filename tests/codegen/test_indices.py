@@ -21,6 +21,8 @@ def _combined(inner: st.SearchStrategy[sympy.Expr]) -> st.SearchStrategy[sympy.E
     return st.one_of(
         two.map(lambda p: p[0] + p[1]),
         two.map(lambda p: p[0] - p[1]),
+        st.tuples(inner, divisor).map(lambda p: 50 - sympy.Mod(*p)),
+        st.tuples(inner, divisor).map(lambda p: 50 - floordiv(*p)),
         two.map(lambda p: p[0] * p[1]),
         *(st.tuples(inner, divisor).map(lambda p, make=make: make(*p)) for make in (floordiv, ceildiv, sympy.Mod)),
         *(two.map(lambda p, make=make: make(*p)) for make in (sympy.Min, sympy.Max)),
