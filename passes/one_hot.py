@@ -131,8 +131,10 @@ def _extremes(op: Operation) -> Iterator[Extreme]:
                 owner = source.owner
                 if not (isinstance(owner, EinsumOp) and owner.is_map and len(owner.inputs) == 1):
                     break
-                outermost, *rest = reversed(list(owner.body.block.ops)[:-1]) if len(owner.results) == 1 else (None,)
-                if outermost is None or rest or scalar.name_of(outermost) not in INCREASING:
+                functions = [scalar.name_of(o) for o in owner.body.block.ops][
+                    :-1
+                ]  # none where it hands on what it reads
+                if len(owner.results) != 1 or len(functions) != 1 or functions[0] not in INCREASING:
                     break
                 at = dict(zip(owner.out_ranks(), access.data, strict=True))
                 source, access = owner.inputs[0], owner.accesses.data[0].substitute(at)

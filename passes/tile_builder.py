@@ -162,6 +162,8 @@ class TileBuilder:
         bands = [r for r in names if self.role(r) == "band"]
         if not bands:
             return value
+        if bands[0] in access.ranks:
+            raise Stop(f"what is computed along the band {bands[0]} is read as it is")
         ranks = self.table.ordered(access.ranks)
         return self.emit(("pick", *bands), [value], lambda: tile.PickOp(value, bands[0], ranks), ranks)[0]
 

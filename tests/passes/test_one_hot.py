@@ -142,3 +142,14 @@ def test_copies_are_fused(target: str):
     seen = check(outer, OUTER, target, walks=2)
     assert len(seen.kernels) == 2
     assert seen.unfused == []
+
+
+def test_an_extreme_of_what_a_map_hands_on():
+    """Negative padding is a map that computes nothing."""
+
+    def run(x: Tensor) -> Tensor:
+        y = torch.nn.functional.pad(x * 2, (-1, 0))
+        return ((y.argmax(0, keepdim=True) == 0) + y).roll(-1, 1).square().sum(0)
+
+    rewritten(run, X)
+    check(run, [X])
