@@ -23,7 +23,7 @@ from ..ir.digits import Digits, digits
 from .edit import Edit, Editor
 from .importer import Imported
 from .indices import ONE, ZERO, Expr, same
-from .sizes import size
+from .sizes import element_type, size
 
 aten = torch.ops.aten
 
@@ -33,6 +33,9 @@ class Unrealisable(Exception):
 
 
 Place = tuple[fx.Node, tuple[Digits, ...]]
+
+
+_FLOATS = {element_type(d): d for d in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 
 
 def trial_of(imported: Imported) -> tuple[ProgramOp, dict[SSAValue, Place]]:
@@ -184,6 +187,12 @@ class _Realiser:
         if set(left) != {*batch, *rows, *over} or set(right) != {*batch, *columns, *over}:
             raise Unrealisable("a rank is summed on one side only")
         shape = lambda *groups: [_product(op.extents[r] for r in g) for g in groups]  # noqa: E731
+        dtype = _FLOATS.get(op.results[0].type.element_type)  # type: ignore[attr-defined]
+        # Casts are no operations of their own in the program: the product is in the dtype of its result.
+        x, y = (
+            z if dtype in (None, z.meta["val"].dtype) else self._call(aten._to_copy.default, z, dtype=dtype)
+            for z in (x, y)
+        )
         groups = [batch] if batch else []
         x = self._view(self._permute(x, [left.index(r) for r in (*batch, *rows, *over)]), shape(*groups, rows, over))
         y = self._view(

@@ -145,6 +145,17 @@ class TestResults:
         torch.testing.assert_close(run(h, w, t), wanted, equal_nan=True)
         assert kernels() >= 1
 
+    @pytest.mark.parametrize("given", [torch.float64, torch.bfloat16], ids=str)
+    def test_products_of_weights_in_another_dtype_in_a_new_order(self, given: torch.dtype):
+        x, w, v = (torch.randn(s).to(d) for s, d in (((999, 64), torch.float32), ((64, 900), given), ((900, 8), given)))
+
+        def fn(x, w, v):
+            return ((x @ w.float()) @ v.float()).relu().sum(-1)
+
+        for fuse in ("always", "by_cost"):
+            torch.testing.assert_close(compiled(fn, fuse=fuse)(x, w, v), fn(x, w, v), rtol=1e-3, atol=1e-2)
+            assert any(rule == "reassociate" for rule, *_ in torch_backend.compiled[-1].plan.rewrites)
+
     def test_an_empty_reduction(self):
         inputs = [torch.randn(4, 8, 64), torch.randn(4, 0, 64), torch.randn(4, 0, 64)]
         torch.testing.assert_close(compiled(attend)(*inputs), attend(*inputs), equal_nan=True)
