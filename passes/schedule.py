@@ -611,7 +611,7 @@ def _best_from_afar_first(priced: list[tuple[float, tuple, Work, Price]], far: C
 
 def _far_us(far: Census, params: Mapping[str, int], shape: KernelShape) -> float:
     """Microseconds on a CPU for larger sizes than are likely.  far: counts for these."""
-    return price(far.count(params), shape.target).us * shape.unevenness(params, shape.far or shape.sizes)
+    return price_with(far.count(params), shape.target, params).us * shape.unevenness(params, shape.far or shape.sizes)
 
 
 def _moved(w: Work) -> int:
