@@ -46,7 +46,7 @@ from .walk import LoopOptions
 
 MUCH_MORE = 1.25  # times the predicted saving
 AS_MUCH = 1.25  # times the bytes of a result, that its map may read: a bias or a row beside is not much
-CPU_GAIN = 0.85  # of the time of its operations apart: a tile program is many calls, which a busy machine can hold up
+CPU_GAIN = 0.88  # of the time of its operations apart: a tile program is many calls, which a busy machine can hold up
 
 
 @dataclass(frozen=True)

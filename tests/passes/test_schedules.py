@@ -110,7 +110,7 @@ def test_tiles_of_a_dynamic_length_suit_lengths_far_above_the_likely_one(fn, lik
         return s
 
     def us(s: Scheduled, length: int) -> float:
-        return cost.price(census.work(s.kernel, sizes={"n": length}), get_target("cpu")).us
+        return cost.price_with(census.work(s.kernel, sizes={"n": length}), get_target("cpu"), s.kernel.parameters).us
 
     chosen, far = alone(likely, {"n": likely}), 16 * likely
     (fixed,), _ = compiled(fn, [(8, far, 64)] * 3, "cpu", torch.float32, always=True)
@@ -119,10 +119,13 @@ def test_tiles_of_a_dynamic_length_suit_lengths_far_above_the_likely_one(fn, lik
 
 
 def test_more_programs_for_the_same_operations_are_not_cheaper_by_themselves():
-    """Few run one behind the other, each operation on all cores; of many, Python still makes one call at a time."""
+    """Few run one behind the other, each operation on all cores, and so do many where that is chosen; else Python still makes
+    one call at a time, and its lock is handed over at each."""
     target = get_target("cpu")
     (s,), _ = compiled(attention, [(12, 256, 64)] * 3, "cpu", torch.float32, always=True)
     w = census.work(s.kernel)
     few = 2 * target.sms - 1  # not the same number for each core
-    one, some, many = (cost.price(replace(w, programs=n, heaviest=1.0), target).us for n in (1, few, 8 * target.sms))
-    assert few % target.sms and one == some == many
+    works = [replace(w, programs=n, heaviest=1.0) for n in (1, few, 8 * target.sms)]
+    one, some, many = (cost.price_with(work, target, {"share_operations": 0}).us for work in works)
+    assert few % target.sms and one == some < many
+    assert len({cost.price_with(work, target, {"share_operations": 1}).us for work in works}) == 1

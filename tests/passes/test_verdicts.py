@@ -212,20 +212,7 @@ def test_enough_programs_are_not_split():
     assert [s.merge for s in found.scheduled] == [None]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "argmax",
-        pytest.param(
-            "logsumexp",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="predicted to take 0.88 of the time apart, where the bar on a CPU is 0.85; measured, it takes 0.69 to "
-                "0.77 of what Inductor takes, and a third of eager: the price is off, not the bar",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["argmax", "logsumexp"])
 def test_a_head_on_two_cores_streams_the_vocabulary(name: str):
     found = verdict_of(HEADS[name], [(2048, 256), (30522, 256)], "cpu", torch.float32)
     assert [dots for dots, _ in found.kernels] == [1] and found.products == 0
