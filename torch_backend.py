@@ -83,8 +83,8 @@ def backend(
                 graph, target, chosen, folder, fallbacks, hints=hints_of(graph), tuning=tuning, scripts=scripts,
                 known=known,
             )  # fmt: skip
-            while later and session.checks.running and chosen.tune == "off":
-                only_plan(later.pop())  # Inductor has to wait; the plan is kept, and found when its turn comes
+            if later and session.checks.running and chosen.tune == "off":
+                only_plan(later[0])  # Inductor has to wait; the plan is kept, and found when its turn comes
             later.clear()
             built = build(
                 plan, inputs, chosen, folder, session=session, fallbacks=fallbacks,

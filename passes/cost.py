@@ -85,21 +85,21 @@ def _operand_bytes(made: list[tuple[int, int, bool]], warps: int) -> int:
     return total
 
 
-def price(w: Work, target: Target, warps: int = 4, stages: int = 2, persistent: bool = False) -> Price:
+def price(
+    w: Work, target: Target, warps: int = 4, stages: int = 2, persistent: bool = False, shared: bool = False
+) -> Price:
     """Time of one launch on `target`, from what it does.
 
     That programs are persistent changes what fits, not the time: each begins its next result when the one before is done,
     as the machine begins the next program, and nothing of the next one is asked for earlier.
     """
-    return _price_cpu(w, target) if target.kind == "cpu" else _price_gpu(w, target, warps, stages, persistent)
+    return _price_cpu(w, target, shared) if target.kind == "cpu" else _price_gpu(w, target, warps, stages, persistent)
 
 
 def price_with(w: Work, target: Target, params: Mapping[str, int]) -> Price:
     """`price` with launch parameters by name."""
-    if target.kind == "cpu":
-        return _price_cpu(w, target, bool(params.get("share_operations")))
     warps, stages = params.get("num_warps", 4), params.get("num_stages", 2)
-    return _price_gpu(w, target, warps, stages, bool(params.get("persistent")))
+    return price(w, target, warps, stages, bool(params.get("persistent")), bool(params.get("share_operations")))
 
 
 def hbm_bytes(w: Work, target: Target) -> int:

@@ -131,9 +131,7 @@ def _extremes(op: Operation) -> Iterator[Extreme]:
                 owner = source.owner
                 if not (isinstance(owner, EinsumOp) and owner.is_map and len(owner.inputs) == 1):
                     break
-                functions = [scalar.name_of(o) for o in owner.body.block.ops][
-                    :-1
-                ]  # none where it hands on what it reads
+                *functions, _ = map(scalar.name_of, owner.body.block.ops)  # none where it hands on what it reads
                 if len(owner.results) != 1 or len(functions) != 1 or functions[0] not in INCREASING:
                     break
                 at = dict(zip(owner.out_ranks(), access.data, strict=True))

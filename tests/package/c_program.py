@@ -55,7 +55,7 @@ class Launched:
 def compiler() -> str:
     found = shutil.which("gcc") or shutil.which("cc")
     if found is None:
-        pytest.skip("no C compiler on this machine")
+        pytest.skip("no C compiler here: apt install gcc")
     return found
 
 
@@ -63,7 +63,7 @@ def headers(kind: str) -> list[str]:
     """Those of the driver, which come with Triton."""
     folder = INCLUDE[kind]
     if not (folder / ("cuda.h" if kind == "cuda" else "hip/hip_runtime_api.h")).is_file():
-        pytest.skip(f"this Triton brings no headers of {kind}")
+        pytest.skip(f"this Triton brings no headers of {kind}: the one that `pip install .[test]` takes does")
     return ["-isystem", str(folder)]
 
 
