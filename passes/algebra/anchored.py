@@ -47,9 +47,9 @@ def derive_anchored(
     raw = derive(reduction, in_flight, leaves)
     if isinstance(raw, Refused) or raw.form != "moments" or reduction.combiner not in ("sum", "prod"):
         return raw
-    if _has_counted_power(raw):
-        return replace(raw, cancels=True)
     context = Context(leaves, in_flight & reduction.expr.free_symbols)
+    if _has_counted_power(raw) or _small_differences(reduction.expr, context) > 1:
+        return replace(raw, cancels=True)
     names = {str(s) for s in reduction.expr.free_symbols}
     shifted: dict[Expr, tuple[Symbol, Symbol]] = {}
 
@@ -90,6 +90,31 @@ def derive_anchored(
     return replace(
         form, accumulators=accumulators, anchors=anchors, certificate=f"{text}; = {form.readout} with {folds}"
     )
+
+
+def _small_differences(e: Expr, context: Context) -> int:
+    """How many factors of a product subtract something from a moving exponential: (exp(x - m)/l - μ)**2 has two.
+
+    One may be expanded, for its terms are rounded like the difference itself.  A product of two is smaller than its terms by
+    both differences, and an exponential is measured from nothing but its gauge: no anchor makes it small.
+    """
+    if not context.mixed(e) or exponent(e, context) is not None:
+        return 0
+    if e.is_Mul:
+        return sum(_small_differences(f, context) for f in e.args)
+    if e.is_Pow:
+        return e.exp * _small_differences(e.base, context) if e.exp.is_Integer and e.exp > 0 else 0
+    if e.is_Add:
+        common, rest = _common_factors(e)
+        if common:
+            return sum(_small_differences(f, context) for f in (*common, rest))
+        moving = [a for a in e.args if context.mixed(a) and _has_exponential(a, context)]
+        return max(int(bool(moving)), *(_small_differences(a, context) for a in e.args))
+    return 0
+
+
+def _has_exponential(e: Expr, context: Context) -> bool:
+    return any(exponent(f, context) is not None and context.mixed(f) for f in sp.preorder_traversal(e))
 
 
 def _has_counted_power(form: OnlineForm) -> bool:

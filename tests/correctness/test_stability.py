@@ -84,6 +84,18 @@ def test_a_stray_first_element_is_no_bad_anchor(name: str, stray: float):
     )
 
 
+@pytest.mark.parametrize("spread", [0.01, 0.3, 3.0])
+def test_nearly_equal_probabilities(spread: float):
+    x = spread * _data(ROWS, 300)
+
+    def normalised(x):
+        return F.layer_norm(torch.softmax(x, -1), (300,), eps=1e-12)
+
+    kernel = fusecade.compile(normalised, (x,), target="cpu", fuse="always")
+    assert len(kernel.report.kernels) == 1
+    _close(kernel(x), normalised(x), normalised(x.double()))
+
+
 def _close(actual, eager, exact) -> None:
     """Error against float64 at most twice eager's, plus one unit in the last place of the output's scale."""
     as_tuple = (lambda x: x) if isinstance(exact, tuple) else (lambda x: (x,))

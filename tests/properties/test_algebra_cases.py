@@ -456,6 +456,18 @@ def test_anchored_moments_do_not_cancel(name: str):
     np.testing.assert_allclose(run(cascade, levels, anywhere)[last], expected, rtol=1e-6, atol=1e-6)
 
 
+def test_squared_differences_of_an_exponential_are_not_expanded():
+    """Σ (p - μ)² of nearly equal p would be lost in Σ p² - 2 μ Σ p + n μ²; one difference alone loses nothing more."""
+    p = exp(x - m) / total
+    stages = (Reduction(m, "max", x), Reduction(total, "sum", exp(x - m)), Reduction(mu, "sum", p))
+    for spread in ((p - mu / N) ** 2, w * p * (p - mu / N) * (p / 2 + mu)):
+        cascade = Cascade((*stages, Reduction(q, "sum", spread)), leaves=frozenset([x, w]))
+        assert count(cascade).level[q] == 1
+        assert count(cascade, anchored=True).level[q] == 2
+    linear = Cascade((*stages, Reduction(q, "sum", w * (p - mu / N))), leaves=frozenset([x, w]))
+    assert count(linear, anchored=True).level[q] == 1
+
+
 def test_reasons_name_the_pair():
     cascade = next(c for c in CASES if c.name == "absmax scale, rounded").cascade
     levels = count(cascade)
