@@ -15,6 +15,7 @@ import sympy
 import torch
 from xdsl.ir import Operation, SSAValue
 
+from .assembly.collector import collector_paused
 from .assembly.devices import Machine, TimedDevice
 from .assembly.printing import print_kernel
 from .assembly.reassociated import reassociated
@@ -30,7 +31,7 @@ from .frontend.indices import dim
 from .frontend.sizes import element_type, size
 from .ir import symbols, tile
 from .ir.attributes import AccessMap
-from .ir.cascade import KernelOp
+from .ir.cascade import KernelOp, ProgramOp
 from .ir.launch import check_target, checked
 from .ir.names import anonymous, note
 from .ir.target import Target, get_target
@@ -280,7 +281,8 @@ def plan_graph(
     Raises UnsupportedProgram for a graph that is not functional ATen.
     """
     options = options or Options()
-    found = reassociated(gm, target, hints, size_names)
+    with collector_paused():
+        found = reassociated(gm, target, hints, size_names)
     opaque = found.imported.opaque()
     plan = _Pipeline(
         found.imported, found.gm, target, options, dict(hints or {}), size_names or {}, configure, known
@@ -319,6 +321,27 @@ class _Pipeline:
 
     def run(self) -> Plan:
         program = self.imported.program
+        with collector_paused():
+            fused = self._fused(program)
+        verify(program)
+        uses: dict[Operation, Uses] = {}
+        for kernel in fused.kernels:
+            call = self._lower(kernel, fused)
+            if isinstance(call, Refused):
+                names = tuple(note(kernel, "nodes").split())
+                self.plan.refusals.append(Refusal(names, call.reason))
+            else:
+                self.plan.calls.append(call)
+                uses[kernel] = _uses(call.artifact)
+
+        while (call := one_that_waits(self.gm, self.plan.calls)) is not None:
+            self.plan.calls = [c for c in self.plan.calls if c is not call]
+            self.plan.refusals.append(Refusal(call.nodes, "it would wait for what is computed from its own results"))
+        self.plan.memory = plan_memory(program, self.hints, uses)
+        return self.plan
+
+    def _fused(self, program: ProgramOp) -> Fused:
+        """The passes up to fusion, which leaves kernels in the program."""
         self.plan.program_text = print_module(program)
         _return_values(self.imported)
         values = dict.fromkeys(v.value for v in self.imported.views.values())
@@ -352,23 +375,7 @@ class _Pipeline:
         )
         self.plan.refusals = fused.refusals
         self._show("fuse")
-
-        verify(program)
-        uses: dict[Operation, Uses] = {}
-        for kernel in fused.kernels:
-            call = self._lower(kernel, fused)
-            if isinstance(call, Refused):
-                names = tuple(note(kernel, "nodes").split())
-                self.plan.refusals.append(Refusal(names, call.reason))
-            else:
-                self.plan.calls.append(call)
-                uses[kernel] = _uses(call.artifact)
-
-        while (call := one_that_waits(self.gm, self.plan.calls)) is not None:
-            self.plan.calls = [c for c in self.plan.calls if c is not call]
-            self.plan.refusals.append(Refusal(call.nodes, "it would wait for what is computed from its own results"))
-        self.plan.memory = plan_memory(program, self.hints, uses)
-        return self.plan
+        return fused
 
     def _show(self, stage: str) -> None:
         if not (self.options.print_after_all or log.isEnabledFor(logging.DEBUG)):
