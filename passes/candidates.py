@@ -21,7 +21,7 @@ from .row_factors import row_values
 
 
 class Candidates:
-    """The candidates of one block.
+    """The candidates of one block.  (`operands` is `inputs` here, at a tenth of the time.)
 
     bytes_of: size of a value in memory.  nested: reductions over several ranks that were taken apart.
     """
@@ -109,9 +109,9 @@ class Candidates:
         taken = {
             v.owner
             for o in cluster
-            for v in o.inputs
+            for v in o.operands
             if isinstance(v.owner, EinsumOp) and v.owner not in cluster and self.is_contraction(v.owner)
-            if {u.operation for u in v.uses} <= cluster and self.bytes_of(v) > sum(map(self.bytes_of, v.owner.inputs))
+            if {u.operation for u in v.uses} <= cluster and self.bytes_of(v) > sum(map(self.bytes_of, v.owner.operands))
         }
         cluster |= taken
         return bool(taken)
@@ -191,9 +191,9 @@ class Candidates:
             if op in cluster:
                 continue
             cluster.add(op)
-            for v in op.inputs:
+            for v in op.operands:
                 producer = v.owner
-                if isinstance(producer, EinsumOp) and (producer in within or not producer.inputs):
+                if isinstance(producer, EinsumOp) and (producer in within or not producer.operands):
                     pending.append(producer)
         return cluster
 
@@ -222,30 +222,31 @@ class Candidates:
 
     def take_private(self, cluster: set[EinsumOp], but: Container[Operation] = ()) -> None:
         """Add maps that only the cluster reads, and statistics of what it reads anyway.  but: what stays where it is."""
+        reads = {v for o in cluster for v in o.operands}
         changed = True
         while changed:
             changed = False
             for op in list(cluster):
-                for v in op.inputs:
+                for v in op.operands:
                     producer = v.owner
                     if not isinstance(producer, EinsumOp) or producer in cluster or producer in but:
                         continue
                     uses = {u.operation for u in v.uses}
-                    cheap_input = producer.is_map and uses <= cluster and not self._widens(producer, cluster)
-                    of_indices = not producer.inputs or (uses <= cluster and self._of_indices(producer))
-                    if producer.is_map and (cheap_input or of_indices):
-                        cluster.add(producer)
+                    taken: set[EinsumOp] = set()
+                    if producer.is_map:
+                        cheap_input = uses <= cluster and not self._widens(producer, reads)
+                        if cheap_input or not producer.operands or (uses <= cluster and self._of_indices(producer)):
+                            taken = {producer}
+                    elif uses <= cluster and not self.is_contraction(producer):
+                        taken = self._statistic_of_reads(producer, reads)
+                    if taken:
+                        cluster |= taken
+                        reads.update(x for o in taken for x in o.operands)
                         changed = True
-                    elif uses <= cluster and not self.is_contraction(producer) and not producer.is_map:
-                        statistic = self._statistic_of_reads(producer, cluster)
-                        if statistic:
-                            cluster |= statistic
-                            changed = True
 
-    def _statistic_of_reads(self, op: EinsumOp, cluster: set[EinsumOp]) -> set[EinsumOp] | None:
-        """`op` with the maps that only it reads, when all of that is computed from what the cluster reads anyway."""
-        reads = {x for o in cluster for x in o.inputs}
-        taken, pending = {op}, list(op.inputs)
+    def _statistic_of_reads(self, op: EinsumOp, reads: Container[SSAValue]) -> set[EinsumOp]:
+        """`op` with the maps that only it reads, when all of that is computed from `reads`, what a cluster reads anyway."""
+        taken, pending = {op}, list(op.operands)
         while pending:
             v = pending.pop()
             if v in reads:
@@ -253,18 +254,18 @@ class Candidates:
             owner = v.owner
             private = isinstance(owner, EinsumOp) and owner.is_map and {u.operation for u in v.uses} <= taken
             if not private:
-                return None
+                return set()
             taken.add(owner)  # pyright: ignore
-            pending.extend(owner.inputs)  # pyright: ignore
+            pending.extend(owner.operands)  # pyright: ignore
         return taken
 
     def _of_indices(self, op: EinsumOp) -> bool:
         """A map of maps of indices alone: it reads nothing, whatever the size of what lies between."""
-        return op.is_map and all(isinstance(v.owner, EinsumOp) and self._of_indices(v.owner) for v in op.inputs)
+        return op.is_map and all(isinstance(v.owner, EinsumOp) and self._of_indices(v.owner) for v in op.operands)
 
-    def _widens(self, op: EinsumOp, cluster: set[EinsumOp]) -> bool:
-        """A map that has the cluster read more than its result saves nothing by being recomputed per tile."""
-        more = {v for v in op.inputs if not any(v in o.inputs for o in cluster)}
+    def _widens(self, op: EinsumOp, reads: Container[SSAValue]) -> bool:
+        """A map that has a cluster read more than its result saves nothing by being recomputed per tile."""
+        more = {v for v in op.operands if v not in reads}
         return sum(self.bytes_of(v) for v in more) > 2 * sum(self.bytes_of(r) for r in op.results)
 
     def _contraction_with_maps(self, value: SSAValue) -> list[frozenset[EinsumOp]]:
@@ -293,7 +294,7 @@ class Candidates:
         rows = row_values(owner)
         self.take_private(alone, {v.owner for v in rows})
         scale = frozenset(cluster - alone)
-        if any(o.reduced for o in scale) and {v for o in alone for v in o.inputs if v.owner in scale} <= set(rows):
+        if any(o.reduced for o in scale) and {v for o in alone for v in o.operands if v.owner in scale} <= set(rows):
             self.scaled_by[owner] = scale
             found.append(frozenset(alone))
         return found

@@ -16,6 +16,7 @@ rank: an upper bound of what is moved.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -138,6 +139,25 @@ def work(
     return Census(kernel, {**bound, **(sizes or {})}).count(bound)
 
 
+@dataclass(frozen=True, eq=False)
+class _Counted:
+    """What is known of an entry whatever the parameters.
+
+    elements: of one full walk, without those along a band.  repeats: the ranks whose trips multiply that.  walk, points,
+    piece: numbers that entries share which are in the same loops with the same bounds, which are over the same ranks there,
+    and whose transfers may continue each other.  ranks: but for the band.
+    """
+
+    entry: Entry
+    elements: int
+    repeats: tuple[str, ...]
+    walk: int
+    points: int
+    piece: int
+    band: str | None
+    ranks: tuple[str, ...]
+
+
 class Census:
     """A kernel's operations, listed once, so that many parameter bindings can be counted quickly."""
 
@@ -148,14 +168,31 @@ class Census:
         self.listing = Listing(kernel, sizes)
         self.held = HeldTiles(kernel, self.listing)
         self.sums: dict[tuple, int] = {}
-        # What does not depend on parameters: elements of one full walk, and the ranks whose trips multiply it.
-        self.counted: list[tuple[Entry, int, tuple[str, ...]]] = []
+        self.walks: list[
+            tuple[tuple[str, ...], tuple[Bounds, ...]]
+        ] = []  # loops around operations, and bounds of those
+        self.counted: list[_Counted] = []
+        numbers: dict[tuple, int] = {}
         extent, bands, grid = self.listing.extent, self.listing.bands, self.listing.grid
         for e in self.listing.entries:
-            if e.kind != "carry":
-                elements = math.prod(extent[r] for r in e.ranks if r not in bands)
-                repeats = tuple(r for r in (*grid, *e.loops) if r not in e.ranks)
-                self.counted.append((e, elements, repeats))
+            if e.kind == "carry":
+                continue
+            at = (e.loops, e.bounds)
+            if at not in self.walks:
+                self.walks.append(at)
+            walk = self.walks.index(at)
+            points = numbers.setdefault((frozenset(e.ranks), walk), len(numbers))
+            piece = numbers.setdefault((e.kind, e.buffer, e.access, e.loops, e.skippable), len(numbers))
+            band = next((r for r in e.ranks if r in bands), None)
+            ranks = tuple(r for r in e.ranks if r != band)
+            repeats = tuple(r for r in (*grid, *e.loops) if r not in e.ranks)
+            elements = math.prod(extent[r] for r in e.ranks if r not in bands)
+            self.counted.append(_Counted(e, elements, repeats, walk, points, piece, band, ranks))
+        self.operations = Counter(c.walk for c in self.counted)
+        self.bounded: dict[str, set[int]] = {}  # by rank: the walks of it with bounds that go on from no other
+        for c in self.counted:
+            if c.entry.bounds and not c.entry.continues:
+                self.bounded.setdefault(c.entry.loops[-1], set()).add(c.walk)
 
     def _at_once(self, trips: Mapping[str, int], flight: int) -> dict[str, int]:
         """Of each grid rank, how many of its tiles `flight` programs have at the same time."""
@@ -233,7 +270,7 @@ class Census:
         shares = shares_of(self.kernel, known) if self.kernel.share is not None else None
         ahead = ahead_of(shares, self.kernel) if shares is not None else None
         walk = Trips(self.listing.grid, extent, size, known, ahead, self.sums)
-        runs_of: dict[tuple, int] = {}
+        runs = [walk.total((), *at) if at[1] else programs * product(trips, at[0]) for at in self.walks]
         waiting: dict[tuple[str, ...], float] = {}  # by innermost loop with loads: how often a program starts it
         holds = self.held.at(tile_of, self._single_steps(walk))
         w = Work(
@@ -245,39 +282,35 @@ class Census:
             nested=holds.nested,
             kept_bytes=holds.kept_bytes,
             column_elements=holds.column_elements,
+            operations=float(sum(n * runs[at] for at, n in self.operations.items())),
         )
-        totals: dict[tuple, int] = {}  # of elements in loops with bounds
-        pieces: dict[tuple, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
+        totals: dict[int, int] = {}  # of elements in loops with bounds
+        pieces: dict[int, int] = {}  # the loads of loops that others may continue: where they are in `w.loads`
+        made_operands: dict[int, list[tuple[int, int, bool]]] = {}
         alone = w.nested is not None and w.nested.held_bytes > ALONE  # one program on each multiprocessor, not two
         at_once = self._at_once(trips, self.flight // 2 if alone else self.flight)
         touched: dict[str, int] = {}
-        for e, elements, repeats in self.counted:
-            at = (e.loops, e.bounds)
-            if at not in runs_of:
-                runs_of[at] = walk.total((), *at) if e.bounds else programs * product(trips, e.loops)
-            w.operations += runs_of[at]
-            repeated = product(trips, repeats)
-            band = next((r for r in e.ranks if r in self.listing.bands), None)
-            ranks = e.ranks if band is None else tuple(r for r in e.ranks if r != band)
+        for c in self.counted:
+            e, at, band = c.entry, self.walks[c.walk], c.band
+            repeated = product(trips, c.repeats)
             long = 1 if band is None else size[band]
             if e.kind in ("load", "store"):
-                again = self._again(e, repeats, trips, tile_of, at_once, touched) if e.kind == "load" else ()
+                again = self._again(e, c.repeats, trips, tile_of, at_once, touched) if e.kind == "load" else ()
                 together = product(at_once, tuple(r for r in self.listing.grid if r not in e.ranks))
-                points = walk.total(ranks, *at, e.inside) if e.bounds else e.points * repeated
+                points = walk.total(c.ranks, *at, e.inside) if e.bounds else e.points * repeated
                 if band is not None:
                     points = loaded(walk, band, self.listing.bands[band], e.ranks, *at)
                 transfer = Transfer(e.buffer, points * e.width, min(points, e.distinct) * e.width, again, together)
                 moved = w.loads if e.kind == "load" else w.stores
                 left_out = e.kind == "load" and (e.skippable or e.narrowed)
                 w.skippable_load_bytes += transfer.bytes if left_out else 0
-                piece = (e.kind, e.buffer, e.access, e.loops, e.skippable)
-                if e.continues and piece in pieces:  # of the same walk: what it touches there may be the same
-                    before = moved[pieces[piece]]
+                if e.continues and c.piece in pieces:  # of the same walk: what it touches there may be the same
+                    before = moved[pieces[c.piece]]
                     total = before.bytes + transfer.bytes
                     distinct = min(total, e.distinct * e.width)
-                    moved[pieces[piece]] = replace(before, bytes=total, distinct=distinct)
+                    moved[pieces[c.piece]] = replace(before, bytes=total, distinct=distinct)
                     continue
-                pieces[piece] = len(moved)
+                pieces[c.piece] = len(moved)
                 moved.append(transfer)
                 if e.kind == "load":
                     held = e.width * product(tile_of, e.swept[-1])
@@ -296,19 +329,18 @@ class Census:
                         w.kept_load_bytes += held
                         w.waits += self._steps(e, e.loops, walk, trips, programs) if e.loops else 0
                 continue
-            total = elements * repeated * long
+            total = c.elements * repeated * long
             if e.bounds:
-                key = (frozenset(e.ranks), at)
-                if key not in totals:
-                    totals[key] = walk.total(ranks, *at) * long
-                total = totals[key]
+                if c.points not in totals:
+                    totals[c.points] = walk.total(c.ranks, *at) * long
+                total = totals[c.points]
             if e.kind == "dot":
                 w.dot_flops[e.dtype] = w.dot_flops.get(e.dtype, 0.0) + 2.0 * total
                 shape = (product(size, e.rows), product(size, e.columns), size[e.over])
                 stepped = e.over in e.loops and not e.made
                 w.dots.append(Dot(e.dtype, 2.0 * total, shape, product(size, e.batch) if e.batch else 0, stepped))
                 made = [(product(tile_of, r), shape[0], shared) for r, shared in e.made]
-                w.made_operands[at] = w.made_operands.get(at, []) + made
+                made_operands.setdefault(c.walk, []).extend(made)
                 if e.dtype in ("f32", "f64"):
                     m, n, k = shape
                     w.wide_operand_bytes = max(w.wide_operand_bytes, 4 * (m * k + k * n))
@@ -323,33 +355,29 @@ class Census:
             if e.kind == "special":
                 w.transcendental_elements += total
         w.waits += sum(waiting.values())
+        w.made_operands = {self.walks[n]: made for n, made in made_operands.items()}
         self._weigh(w, walk, trips, shares)
         return w
 
     def _weigh(self, w: Work, walk: Trips, trips: Mapping[str, int], shares: tile.Shares | None) -> None:
         """Of loops with bounds: how much of their ranks they walk, and how unevenly that falls to programs."""
-        bodies: dict[tuple[tuple[str, ...], tuple[Bounds, ...]], int] = {}  # with how many operations are in them
-        walks: dict[str, set[tuple]] = {}
-        apart = 0.0
-        for e, _, _ in self.counted:
-            if not e.bounds:
-                apart += product(trips, e.loops)
-                continue
-            bodies[e.loops, e.bounds] = bodies.get((e.loops, e.bounds), 0) + 1
-            if not e.continues:
-                walks.setdefault(e.loops[-1], set()).add((e.loops, e.bounds))
+        bodies = {at: n for at, n in self.operations.items() if self.walks[at][1]}
         if not bodies or not w.programs:
             return
+        apart = float(
+            sum(n * product(trips, self.walks[at][0]) for at, n in self.operations.items() if at not in bodies)
+        )
         heavy: dict[tuple[str, ...], np.ndarray] = {}  # operations, by tile of the grid ranks that bounds mention
-        for (loops, bounds), operations in bodies.items():
+        for at, operations in bodies.items():
+            loops, bounds = self.walks[at]
             axes = walk.axes(loops, bounds)
             steps = walk.by_tile((), loops, bounds)
             steps = steps.sum(tuple(n for n, r in enumerate(axes) if r not in self.listing.grid))
             around = math.prod(trips[r] for r in loops if r not in axes and all(b.rank != r for b in bounds))
             rows = tuple(r for r in axes if r in self.listing.grid)
             heavy[rows] = heavy.get(rows, np.zeros(())) + steps * (around * operations)
-            if loops[-1] in walks:
-                whole = len(walks[loops[-1]]) * product(trips, loops) * max(1, steps.size)
+            if loops[-1] in self.bounded:
+                whole = len(self.bounded[loops[-1]]) * product(trips, loops) * max(1, steps.size)
                 w.visits[loops[-1]] = w.visits.get(loops[-1], 0.0) + float(steps.sum() * around / whole)
         if shares is not None:
             pieces = sum((n if rows == self.listing.grid else n.mean() for rows, n in heavy.items()), np.zeros(()))

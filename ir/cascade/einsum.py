@@ -62,7 +62,7 @@ class EinsumOp(Structured):
 
     @property
     def is_map(self) -> bool:
-        return all(c == MAP for c in self.combiner_names)
+        return MAP in self.combiner_names  # and no other: `verify_`
 
     @property
     def yields(self) -> tuple[SSAValue, ...]:

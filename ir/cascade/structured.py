@@ -41,7 +41,7 @@ class Structured(IRDLOperation):
 
     @property
     def combiner_names(self) -> tuple[str, ...]:
-        return tuple(c.data for c in self.combiners.data)
+        return tuple(c.data for c in self.properties["combiners"].data)  # pyright: ignore
 
     def out_ranks(self, index: int = 0) -> tuple[str, ...]:
         """Rank names of result `index`, in dimension order."""
