@@ -52,7 +52,7 @@ class OnlineWriter:
         self.result: dict[sp.Symbol, SSAValue] = {s: v for v, s in algebra.name_of.items()}
         self.leaf_tensor: dict[sp.Symbol, tuple[SSAValue, AccessMap]] = {}
         settled = settle(cascade, levels, algebra.size(_extent(ops, rank)))
-        self.forms, self.anchors, self.near = settled.forms, settled.anchors, settled.near
+        self.forms, self.anchors, self.near, self.close = settled.forms, settled.anchors, settled.near, settled.close
         self.certificates: list[str] = []
         self.exchanged: dict[sp.Symbol, Exchanged] = {}
         self.lags: dict[sp.Symbol, FreeGauge] = {}  # the gauges that may lag, and by how much
@@ -291,6 +291,7 @@ class OnlineWriter:
             *((z, c) for c, z in self.anchors.items()),
             *self.near,
             *((moved_to(m), m) for _, m in self.near),
+            *self.close,
         ]
         for s, op in constants.items():
             writer.lazy[s] = lambda op=op: scalar.constant(abs(scalar.constant_value(op)), writer.floating)

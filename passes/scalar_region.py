@@ -147,6 +147,13 @@ class RegionWriter:
                     terms = [t for t in terms if t not in (sign * a, -sign * b)]
                     value = self.op("sub", self.r(a), self.r(b)) if sign == 1 else self.op("sub", self.r(b), self.r(a))
                     total = value if total is None else self.op("add", total, value)
+        for a, b in self.close:
+            shared, rest = self._shared_factor(a, b, terms)
+            if shared is not None:
+                terms = [t for t in terms if t not in rest]
+                inner = sp.Add(*[t / shared for t in rest])
+                value = self.op("mul", self.r(inner), self.r(shared))
+                total = value if total is None else self.op("add", total, value)
         for t in terms:
             if t.could_extract_minus_sign():
                 value = self.r(-t)
@@ -156,6 +163,17 @@ class RegionWriter:
                 total = value if total is None else self.op("add", total, value)
         assert total is not None
         return total
+
+    def _shared_factor(self, a: sp.Expr, b: sp.Expr, terms: list[sp.Expr]) -> tuple[sp.Expr | None, list[sp.Expr]]:
+        """(n, the terms that hold it) where n a and -n b are among the terms: n (a - b) is not as large as n a."""
+        for t in terms:
+            n = t / a
+            if n.free_symbols & (a.free_symbols | b.free_symbols) or abs(n) == 1 or -n * b not in terms:
+                continue
+            if n.is_Number:
+                return n, [u for u in terms if abs(u.as_coeff_Mul()[0]) == abs(n)]
+            return n, [t, -n * b, *(u for u in terms if u not in (t, -n * b) and not (u / n).has(*n.free_symbols))]
+        return None, []
 
     def _common_factor(self, e: sp.Add) -> tuple[sp.Expr, sp.Expr]:
         """(c, rest) with e = c * rest for a number c that all terms share up to sign.

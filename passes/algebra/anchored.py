@@ -65,14 +65,24 @@ def derive_anchored(
         stable = exponent(e, context) is not None and reduction.combiner == "sum"  # Π exp(z) is exp(Σ z)
         if not context.mixed(e) or stable or isinstance(e, sp.Piecewise):
             return e
-        if e.is_Add and any(context.mixed(a) for a in e.args):
-            common, e = _common_factors(e)
-            return Mul(*[visit(f) for f in common], visit(e)) if common else e.func(*[visit(a) for a in e.args])
         if e.is_Add:
-            leafy = [a for a in e.args if context.carries_leaf(a)]
-            away, anchor = symbols_for(Add(*leafy))
-            return Add(away, anchor, *[a for a in e.args if not context.carries_leaf(a)])
+            common, rest = _common_factors(e) if any(context.mixed(a) for a in e.args) else ([], e)
+            return Mul(*[visit(f) for f in common], visit(rest)) if common else difference(e)
         return e.func(*[visit(a) for a in e.args])
+
+    def difference(e: Expr) -> Expr:
+        """A sum that holds leaves and moving values: its leaves, measured, where something without leaves is subtracted."""
+        mixed = [a for a in e.args if context.mixed(a)]
+        if not any(context.moves(a) for a in e.args if a not in mixed):
+            return Add(*[visit(a) for a in e.args])
+        leafy = [a for a in e.args if a not in mixed and context.carries_leaf(a)]
+        terms = [a for a in e.args if not context.carries_leaf(a)]
+        if leafy:
+            terms += symbols_for(Add(*leafy))
+        for a in mixed:
+            h, z = _scaled_leaf(a, context) or (None, a)
+            terms += [visit(a)] if h is None else [h * part for part in symbols_for(z)]
+        return Add(*terms)
 
     moved = Reduction(reduction.name, reduction.combiner, visit(reduction.expr))
     if not shifted:
@@ -92,11 +102,20 @@ def derive_anchored(
     )
 
 
+def _scaled_leaf(e: Expr, context: Context) -> tuple[Expr, Expr] | None:
+    """(h, z) with e = h z, where h moves and carries no leaf, and z carries leaves and does not move; else None."""
+    factors = Mul.make_args(e)
+    if len(factors) < 2 or any(context.mixed(f) for f in factors):
+        return None
+    leafy = [f for f in factors if context.carries_leaf(f)]
+    return Mul(*[f for f in factors if f not in leafy]), Mul(*leafy)
+
+
 def _small_differences(e: Expr, context: Context) -> int:
-    """How many factors of a product subtract something from a moving exponential: (exp(x - m)/l - μ)**2 has two.
+    """How many factors of a product are differences that no anchor makes small: (exp(x - m)/l - μ)**2 has two.
 
     One may be expanded, for its terms are rounded like the difference itself.  A product of two is smaller than its terms by
-    both differences, and an exponential is measured from nothing but its gauge: no anchor makes it small.
+    both differences.
     """
     if not context.mixed(e) or exponent(e, context) is not None:
         return 0
@@ -108,13 +127,25 @@ def _small_differences(e: Expr, context: Context) -> int:
         common, rest = _common_factors(e)
         if common:
             return sum(_small_differences(f, context) for f in (*common, rest))
-        moving = [a for a in e.args if context.mixed(a) and _has_exponential(a, context)]
-        return max(int(bool(moving)), *(_small_differences(a, context) for a in e.args))
+        inner = max(_small_differences(a, context) for a in e.args)
+        return max(int(not _near_its_anchors(e, context)), inner)
     return 0
 
 
-def _has_exponential(e: Expr, context: Context) -> bool:
-    return any(exponent(f, context) is not None and context.mixed(f) for f in sp.preorder_traversal(e))
+def _near_its_anchors(e: Expr, context: Context) -> bool:
+    """Whether a sum is as small as one leaf, measured from its anchor: x r - μ is, x r - y q is not where x and y are alike.
+
+    An exponential is measured from nothing but its gauge, and so is what is behind another function.
+    """
+    mixed = [a for a in e.args if context.mixed(a)]
+    leafy = any(context.carries_leaf(a) and not context.moves(a) for a in e.args)
+    return leafy + len(mixed) <= 1 and all(_scaled_leaf(a, context) or _measured(a, context) for a in mixed)
+
+
+def _measured(e: Expr, context: Context) -> bool:
+    """Whether e is a difference near its anchors, times what does not carry leaves."""
+    mixed = [f for f in Mul.make_args(e) if context.carries_leaf(f)]
+    return len(mixed) == 1 and mixed[0].is_Add and _near_its_anchors(mixed[0], context)
 
 
 def _has_counted_power(form: OnlineForm) -> bool:

@@ -25,11 +25,13 @@ from .levels import Levels
 @dataclass(frozen=True)
 class Settled:
     """forms: how each reduction is folded.  anchors: constants of the row, and what each should be near.
-    near: values and their running maxima, whose differences are small where they count."""
+    near: values and their running maxima, whose differences are small where they count.
+    close: anchors, and extremes of what they are near, up to sign: pairs whose difference is small too."""
 
     forms: Mapping[Symbol, OnlineForm]
     anchors: Mapping[Symbol, Expr]
     near: tuple[tuple[Expr, Symbol], ...]
+    close: tuple[tuple[Expr, Expr], ...]
 
 
 def settle(cascade: Cascade, levels: Levels, size: Expr | None) -> Settled:
@@ -40,7 +42,7 @@ def settle(cascade: Cascade, levels: Levels, size: Expr | None) -> Settled:
     if work.anchors:
         forms = {s: work._through_anchors(f, forms) for s, f in forms.items()}
     forms = {s: work._short(f, forms) for s, f in forms.items()}
-    return Settled(forms, work.anchors, tuple(work.near))
+    return Settled(forms, work.anchors, tuple(work.near), work.close())
 
 
 class _Settler:
@@ -51,6 +53,12 @@ class _Settler:
         self.names = set(self.map)
         self.anchors: dict[Symbol, Expr] = {}
         self.near: list[tuple[Expr, Symbol]] = []
+
+    def close(self) -> tuple[tuple[Expr, Expr], ...]:
+        """(anchor, extreme), or (anchor, -extreme), of the same values."""
+        extremes = {self.map[m]: m for m in self.map if self.combiner[m] in ("max", "min")}
+        extremes |= {-z: -m for z, m in extremes.items()}
+        return tuple((c, extremes[z]) for c, z in self.anchors.items() if z in extremes)
 
     def _anchored(self, form: OnlineForm) -> OnlineForm:
         """The form with each anchor following a running maximum, or else shared by all that measure the same value."""

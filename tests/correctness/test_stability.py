@@ -96,6 +96,67 @@ def test_nearly_equal_probabilities(spread: float):
     _close(kernel(x), normalised(x), normalised(x.double()))
 
 
+def gap_to_maximum(x, y):
+    return (x.amax(-1, keepdim=True) - x).mean(-1)  # y has no part in it
+
+
+def smoothed_cross_entropy(x, y):
+    return F.cross_entropy(x, y.argmax(-1), reduction="none", label_smoothing=0.1)
+
+
+def soft_cross_entropy(x, y):
+    return F.cross_entropy(x, torch.softmax(y, -1), reduction="none")
+
+
+def variance_of_scaled(x, y):
+    return (x / x.std(-1, keepdim=True)).var(-1)
+
+
+def variance_of_shares(x, y):
+    return (x / x.sum(-1, keepdim=True)).var(-1)
+
+
+def residual(x, y):
+    dx, dy = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    slope = (dx * dy).mean(-1, keepdim=True) / (dx * dx).mean(-1, keepdim=True)
+    return ((dy - slope * dx) ** 2).mean(-1)
+
+
+def distance_of_directions(x, y):
+    return ((F.normalize(x, dim=-1) - F.normalize(y, dim=-1)) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize("near", [1.0, 1e-2], ids=["apart", "alike"])
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
+@pytest.mark.parametrize(
+    ("fn", "passes"),
+    [
+        (gap_to_maximum, 1),
+        (smoothed_cross_entropy, 1),
+        (soft_cross_entropy, 1),
+        (variance_of_scaled, 1),
+        (variance_of_shares, 1),
+        (residual, 2),  # two leaves whose difference is smaller than both: no anchor brings them together
+        (distance_of_directions, 2),
+    ],
+    ids=lambda p: getattr(p, "__name__", None),
+)
+def test_differences_behind_factors(fn: Callable, passes: int, offset: float, near: float):
+    x = _data(ROWS, 300, offset=offset)
+    y = x + near * _data(ROWS, 300, seed=1)
+    kernel = fusecade.compile(fn, (x, y), target="cpu", fuse="always")
+    assert [max(k.passes.values()) for k in kernel.report.kernels] == [passes]
+    _close(kernel(x, y), fn(x, y), fn(x.double(), y.double()))
+
+
+def test_a_gap_to_the_maximum_of_any_length():
+    x, y = _data(ROWS, 300, offset=1e4), _data(ROWS, 511, offset=1e4)
+    sizes = {argument: {1: "columns"} for argument in (0, 1)}
+    kernel = fusecade.compile(gap_to_maximum, (x, x), target="cpu", fuse="always", dynamic=sizes)
+    assert len(kernel.report.kernels) == 1
+    _close(kernel(y, y), gap_to_maximum(y, y), gap_to_maximum(y.double(), y.double()))
+
+
 def _close(actual, eager, exact) -> None:
     """Error against float64 at most twice eager's, plus one unit in the last place of the output's scale."""
     as_tuple = (lambda x: x) if isinstance(exact, tuple) else (lambda x: (x,))
