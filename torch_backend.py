@@ -49,9 +49,11 @@ def backend(
     Raises InvalidArgument for an option that there is not.
     """
     chosen = read_options(options or {})
+    devices = devices_of([*example_inputs, *gm.parameters(), *gm.buffers()])
+    if "meta" in devices:  # there is nothing to compute, and PyTorch's operators say what becomes of it
+        return gm.forward
     session = Session(settings_of(mode or chosen.mode, chosen.inductor))
     environment = Environment.read()
-    devices = devices_of([*example_inputs, *gm.parameters(), *gm.buffers()])
     target = pick_target(chosen.target, devices)
     check_parameters(chosen, target)
     check_device(target, devices, environment.interpret)

@@ -25,6 +25,7 @@ MAPS: dict[str, str] = {
     "ige": "torch.ge({0}, {1}, out={out})",
     "ieq": "torch.eq({0}, {1}, out={out})",
     "ine": "torch.ne({0}, {1}, out={out})",
+    "inside": "inside({0}, {1}, {out})",
     "and": "torch.bitwise_and({0}, {1}, out={out})",
     "or": "torch.bitwise_or({0}, {1}, out={out})",
     "xor": "torch.bitwise_xor({0}, {1}, out={out})",
@@ -41,7 +42,7 @@ MAPS: dict[str, str] = {
 
 # Where the second operand may be a Python number; elsewhere it has to be a tensor.
 TAKES_NUMBER = set(
-    "add sub mul div pow lt le gt ge eq ne iadd isub imul ilt ile igt ige ieq ine ifloordiv irem".split()
+    "add sub mul div pow lt le gt ge eq ne iadd isub imul ilt ile igt ige ieq ine inside ifloordiv irem".split()
 )
 COMMUTES = {"add", "mul", "maximum", "minimum", "iadd", "imul", "imaximum", "iminimum", "and", "or", "xor", "eq", "ne"}
 CLAMPS = {"maximum": "min", "imaximum": "min", "minimum": "max", "iminimum": "max"}  # torch.clamp, with a number
@@ -73,6 +74,12 @@ def powers(x, out):
         return torch.exp(x, out=out)
     torch.exp(torch.clamp(x, min=-87.3, out=out), out=out)
     return torch.threshold_(out, 1.22e-38, 0.0)
+''',
+    "inside": '''
+def inside(index, size, out):
+    """True; where an index is none of so many elements, torch raises IndexError."""
+    torch.zeros(1, dtype=torch.bool).expand(size).index_select(0, index.reshape(-1))
+    return out.fill_(True)
 ''',
     "cut": '''
 def cut(slot, *shape):

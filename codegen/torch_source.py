@@ -155,6 +155,10 @@ class _Printer(Accesses):
         elif numbers and not (numbers == [1] and function in TAKES_NUMBER):
             texts = [self.tensor(o) if n in numbers else texts[n] for n, o in enumerate(operands)]
         rounded = "" if held(kind.element_type) == dtype(kind.element_type) else f".to({dtype(kind.element_type)})"
+        if function == "inside":
+            if numbers != [1]:
+                raise NotPrintable("a size that is no number")
+            self.helpers.add(function)
         if function in OF_TILES and len(kind.names) > 1:
             row = OF_TILES[function]
             self.helpers.add(row.partition("(")[0])

@@ -148,6 +148,10 @@ class Scalar:
             return self.to(i64).compare(name, self.of(other).to(i64))
         return self.call(name if self.floating else "i" + name, other)
 
+    def inside(self, size: Any) -> Scalar:
+        """Whether an index is one of so many elements; a kernel for the CPU raises IndexError where it is not."""
+        return self.call("inside", size)
+
     def __lt__(self, other: Any) -> Scalar:
         return self.compare("lt", other)
 

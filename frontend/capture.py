@@ -142,7 +142,7 @@ def capture(
     try:
         with (
             compiling(), mode, torch.no_grad(), by_definition(), _compiling(), _quiet(), preserve_node_meta(),
-            Definitions(), _Lines(),
+            Definitions(), _Lines(), _no_dlpack(),
         ):  # fmt: skip
             gm = make_fx(
                 functional, decomposition_table=decompositions(), tracing_mode="real", _allow_non_fake_inputs=True
@@ -173,7 +173,8 @@ _INSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 # What gives a tensor's memory away: while tracing, nothing has been written to it.
-_MEMORY = {getattr(torch.Tensor, name) for name in ("numpy", "__array__", "__dlpack__", "tolist")}
+_MEMORY = {getattr(torch.Tensor, name) for name in ("numpy", "__array__", "__dlpack__", "tolist", "data_ptr")}
+_DLPACK = ((torch._C, "_to_dlpack"), (torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
 
 
 class _Lines(TorchFunctionMode):
@@ -185,12 +186,7 @@ class _Lines(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in _MEMORY:
             if _TORCH._is_functional_tensor(args[0]) or isinstance(args[0], FakeTensor):
-                raise UnsupportedProgram(
-                    f"Tensor.{func.__name__} reads the values of a tensor, and while a function is compiled there are "
-                    "none",
-                    source=_innermost(traceback.extract_stack()),
-                    next_step=REWRITE,
-                )
+                raise _without_values(f"Tensor.{func.__name__}")
             with (
                 _disable_current_modes()
             ):  # under a FakeTensorMode, the real tensor would show memory that is not its own
@@ -203,6 +199,34 @@ class _Lines(TorchFunctionMode):
             code = linecache.getline(file, line).strip()
             set_stack_trace([f'  File "{file}", line {line}, in {name}\n    {code}\n'])
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _no_dlpack() -> Iterator[None]:
+    """`to_dlpack` is no function that a mode of torch sees: its names in torch are replaced, for tensors that are traced."""
+    real = torch._C._to_dlpack
+
+    def to_dlpack(data, *args, **kwargs):
+        if isinstance(data, torch.Tensor) and (_TORCH._is_functional_tensor(data) or isinstance(data, FakeTensor)):
+            raise _without_values("to_dlpack")
+        return real(data, *args, **kwargs)
+
+    places = [(m, n) for m, n in _DLPACK if getattr(m, n, None) is real]
+    for module, name in places:
+        setattr(module, name, to_dlpack)
+    try:
+        yield
+    finally:
+        for module, name in places:
+            setattr(module, name, real)
+
+
+def _without_values(name: str) -> UnsupportedProgram:
+    return UnsupportedProgram(
+        f"{name} reads the values of a tensor, and while a function is compiled there are none",
+        source=_innermost(traceback.extract_stack()),
+        next_step=REWRITE,
+    )
 
 
 @contextmanager

@@ -4,7 +4,8 @@
     y[i, k] = u  where k is one of t[i, c]   =  { u where k = t[i, 0] or k = t[i, 1] ..., else x[i, k] }
 
 Used when the other dimensions of the index are those of the tensor, and the index has a few elements along the row.  An index
-out of range, for which PyTorch raises an error, reads NaN and writes nothing.  A negative one is out of range.
+out of range (a negative one is) that is read at raises IndexError on the CPU, as in PyTorch, and gives NaN on a GPU, where
+PyTorch's kernels stop the device; one that is written to writes nothing.
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ def picked(t, node: fx.Node, source: Tensor, index: Tensor, k: int) -> View:
     (found,) = e.finish([Out("sum", hit.select(x, 0), dims, dtype, "picked")])
     e = Einsum(t, node, dict(zip(dims, index.shape, strict=True)))
     at = [e.rank(d) for d in dims]
-    i = e.read(index, at)
-    inside = (i >= 0) & (i < e.index(source.shape[k]))
+    inside = e.read(index, at).inside(e.index(source.shape[k]))
     value = inside.select(e.read(Tensor(found, index.shape, dtype), at), math.nan)
     return e.finish([Out("map", value, dims, dtype)])[0]
 

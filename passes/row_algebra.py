@@ -68,6 +68,7 @@ _SYMPY = {
     "ige": ex.ge,
     "ieq": ex.eq,
     "ine": ex.ne,
+    "inside": lambda i, n: ex.land(ex.ge(i, 0), ex.lt(i, n)),
     "and": ex.land,
     "or": ex.lor,
     "xor": ex.lxor,

@@ -70,6 +70,12 @@ class Entry:
                 return self.kernel.run(inputs[: self._inputs], sizes[: self._sizes], self.device)
             except (torch.OutOfMemoryError, MemoryError):
                 raise  # running the parts one by one takes more memory, not less
+            except IndexError as error:  # an index out of range: PyTorch says which operator met it
+                if self.strict or self.fallback is None:
+                    raise
+                results = self._run_fallback(inputs, sizes)
+                self._fail(error, inputs, sizes)  # it found nothing wrong
+                return results
             except Exception as error:
                 refusal = error if isinstance(error, InvalidArgument) else self._misfit(inputs, sizes)
                 if refusal is not None:

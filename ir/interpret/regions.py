@@ -38,6 +38,7 @@ def torch_function(name: str) -> Callable:
         "ige": torch.ge,
         "ieq": torch.eq,
         "ine": torch.ne,
+        "inside": lambda i, n: (i >= 0) & (i < n),
         "and": torch.bitwise_and,
         "or": torch.bitwise_or,
         "xor": torch.bitwise_xor,

@@ -361,9 +361,16 @@ class TestWrongOptions:
         assert "fusecade.explain" not in caught.value.next_step
 
     @pytest.mark.parametrize(
-        "fn", [lambda x: torch.from_numpy(x.numpy() * 2), lambda x: torch.as_tensor(np.asarray(x) * 2)]
+        "fn",
+        [
+            lambda x: torch.from_numpy(x.numpy() * 2),
+            lambda x: torch.as_tensor(np.asarray(x) * 2),
+            lambda x: torch.from_dlpack(torch.utils.dlpack.to_dlpack(x + 1)),
+            lambda x: torch.from_dlpack(torch.to_dlpack(x + 1)),
+            lambda x: x + x.data_ptr() % 2,
+        ],
     )
-    def test_a_detour_over_numpy(self, fn):
+    def test_a_detour_over_memory(self, fn):
         with pytest.raises(UnsupportedProgram, match="reads the values of a tensor") as caught:
             compiled(fn, (torch.randn(3),))
         assert caught.value.source is not None
@@ -373,6 +380,9 @@ class TestWrongOptions:
         c, x = torch.randn(3), torch.randn(3)
         made = compiled(lambda x: x * torch.from_numpy(c.numpy() * 2), (x,))
         torch.testing.assert_close(made(x), x * c * 2)
+        made = compiled(lambda x: x * torch.from_dlpack(torch.utils.dlpack.to_dlpack(c)), (x,))
+        torch.testing.assert_close(made(x), x * c)
+        assert torch.utils.dlpack.to_dlpack is torch._C._to_dlpack
 
     def test_what_torch_logs_is_not_repeated(self, caplog):
         with pytest.raises(UnsupportedProgram, match="must have same reduction dim"):

@@ -134,16 +134,34 @@ class TestResults:
             torch.testing.assert_close(compiled(fn, fuse="always")(*inputs), fn(*inputs))
         assert kernels() >= 1
 
+    @pytest.mark.parametrize("remainder", REMAINDERS)
     @pytest.mark.parametrize("label", [-3, 30, 1 << 40])
-    def test_a_label_out_of_range_reads_nan(self, label: int):
-        """PyTorch raises an error, also for negative ones, which do not count from the end."""
+    def test_a_label_out_of_range(self, label: int, remainder: str):
+        """It is an error as in PyTorch, also a negative one, which does not count from the end; the next call is none."""
         h, w, t = torch.randn(10, 16), torch.randn(16, 30), torch.randint(30, (10,))
-        run = compiled(lambda h, w, t: F.cross_entropy(h @ w, t, reduction="none"), fuse="always")
-        wanted = F.cross_entropy(h @ w, t, reduction="none")
-        torch.testing.assert_close(run(h, w, t), wanted)
-        t[4], wanted[4] = label, torch.nan
-        torch.testing.assert_close(run(h, w, t), wanted, equal_nan=True)
+
+        def loss(h, w, t):
+            return F.cross_entropy(h @ w, t, reduction="none")
+
+        run = compiled(loss, remainder, fuse="always")
+        for ignored in (-100, 29):
+            t[4] = label
+            for fn in (loss, run):
+                with pytest.raises((IndexError, RuntimeError), match=f"{label} is out of bounds"):
+                    fn(h, w, t)
+            t[4] = ignored
+            torch.testing.assert_close(run(h, w, t), loss(h, w, t))
         assert kernels() >= 1
+
+    def test_a_label_out_of_range_in_many_programs(self):
+        x, t = torch.randn(4096, 640), torch.randint(640, (4096,))
+        kernel = fusecade.compile(
+            lambda x, t: torch.log_softmax(x, -1).gather(1, t[:, None]), (x, t), target="cpu", fuse="always", strict=True
+        )
+        kernel(x, t)
+        t[4000] = 640
+        with pytest.raises(IndexError, match="out of range"):
+            kernel(x, t)
 
     @pytest.mark.parametrize("given", [torch.float64, torch.bfloat16], ids=str)
     def test_products_of_weights_in_another_dtype_in_a_new_order(self, given: torch.dtype):

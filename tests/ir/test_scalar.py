@@ -38,6 +38,7 @@ MEANING = {
     "ige": torch.ge,
     "ieq": torch.eq,
     "ine": torch.ne,
+    "inside": lambda a, b: torch.logical_and(a >= 0, a < b),
     "and": torch.logical_and,
     "or": torch.logical_or,
     "xor": torch.logical_xor,
