@@ -156,7 +156,11 @@ class TestResults:
     def test_a_label_out_of_range_in_many_programs(self):
         x, t = torch.randn(4096, 640), torch.randint(640, (4096,))
         kernel = fusecade.compile(
-            lambda x, t: torch.log_softmax(x, -1).gather(1, t[:, None]), (x, t), target="cpu", fuse="always", strict=True
+            lambda x, t: torch.log_softmax(x, -1).gather(1, t[:, None]),
+            (x, t),
+            target="cpu",
+            fuse="always",
+            strict=True,
         )
         kernel(x, t)
         t[4000] = 640

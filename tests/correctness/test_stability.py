@@ -157,6 +157,36 @@ def test_a_gap_to_the_maximum_of_any_length():
     _close(kernel(y, y), gap_to_maximum(y, y), gap_to_maximum(y.double(), y.double()))
 
 
+def test_scores_too_large_for_fp16():
+    """A product that is not written is not rounded to its dtype: eager has inf in its place, and NaN after the softmax."""
+    q, k, v = ((s * _data(4, 64, 64, seed=n)).half() for n, s in enumerate((100, 100, 1)))
+
+    def attend(q, k, v):
+        return torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+
+    assert attend(q, k, v).isnan().all()
+    kernel = fusecade.compile(attend, (q, k, v), target="cpu", fuse="always")
+    torch.testing.assert_close(
+        kernel(q, k, v).double(), attend(q.double(), k.double(), v.double()), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_mean_of_a_row_with_an_infinity():
+    """As `mean` has it; PyTorch's kernels of `var_mean` and `layer_norm` give NaN there, those of batch norm the infinity."""
+    x = _data(3, 40)
+    x[0, 0], x[1, 20] = torch.inf, -torch.inf
+
+    def statistics(x):
+        variance, mean = torch.var_mean(x, -1)
+        return mean, variance, F.layer_norm(x, (40,)), x.mean(-1)
+
+    mean, variance, normalised, same = fusecade.compile(statistics, (x,), target="cpu", fuse="always")(x)
+    _close(mean, x.mean(-1), x.double().mean(-1))
+    _close(same, x.mean(-1), x.double().mean(-1))
+    for ours, eager in ((variance, x.var(-1)), (normalised, F.layer_norm(x, (40,)))):
+        torch.testing.assert_close(ours, eager, equal_nan=True)
+
+
 def _close(actual, eager, exact) -> None:
     """Error against float64 at most twice eager's, plus one unit in the last place of the output's scale."""
     as_tuple = (lambda x: x) if isinstance(exact, tuple) else (lambda x: (x,))

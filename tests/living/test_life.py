@@ -13,6 +13,7 @@ import pytest
 import torch
 from programs import Block, attend, compiled, qkv, same_gradients
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import fusecade
 from fusecade import torch_backend
@@ -44,6 +45,17 @@ class TestGraphs:
     def test_fullgraph(self):
         inputs = qkv(4, 64, 64)
         close(compiled(attend, fullgraph=True)(*inputs), attend(*inputs))
+
+    def test_without_values(self):
+        """Meta tensors, and fake ones: PyTorch's operators say what comes out, and no kernel runs."""
+        run, inputs = compiled(attend), qkv(4, 64, 64)
+        found = run(*[x.to("meta") for x in inputs])
+        assert (found.device.type, found.shape) == ("meta", inputs[0].shape)
+        with FakeTensorMode() as mode:
+            found = run(*map(mode.from_tensor, inputs))
+        assert isinstance(found, FakeTensor)
+        assert found.shape == inputs[0].shape
+        close(run(*inputs), attend(*inputs))
 
     def test_dynamo_explains_a_compiled_function(self):
         found = torch._dynamo.explain(compiled(attend))(*qkv(4, 64, 64))
