@@ -64,6 +64,7 @@ class OnlineWriter:
             for s, f in self.forms.items()
             if not as_written(f) and self.ops[s].combiner_names[0] not in ORDER and self._is_real(s)
         }
+        rewritten |= self._beside(rewritten)
         by_level: dict[int, list[sp.Symbol]] = {}
         for s in self.ops:
             if s in rewritten:
@@ -83,6 +84,18 @@ class OnlineWriter:
             {s: e.text() for s, e in self.exchanged.items()},
         )
         self.note("derivation", [*lines, *self._legend()])
+
+    def _beside(self, rewritten: Mapping[sp.Symbol, OnlineForm]) -> dict[sp.Symbol, OnlineForm]:
+        """Sums that may stay as they are, of exponentials that another one of their traversal writes anew: with x / s here and
+        x · (1 / s) there, weights would not add up to 1."""
+        level = self.levels.level
+        written = {(level[s], z) for s, f in rewritten.items() for a in f.accumulators for z in a.psi.atoms(sp.exp)}
+        return {
+            s: f
+            for s, f in self.forms.items()
+            if s not in rewritten and self.ops[s].combiner_names[0] == "sum" and self._is_real(s)
+            if any((level[s], z) in written for z in f.accumulators[0].psi.atoms(sp.exp))
+        }
 
     def note(self, key: str, lines: Sequence[str]) -> None:
         """Add lines to an attribute of the kernel."""

@@ -143,8 +143,9 @@ class RegionWriter:
         total: SSAValue | None = None
         for a, b in self.close:
             for sign in (1, -1):
-                if sign * a in terms and -sign * b in terms:
-                    terms = [t for t in terms if t not in (sign * a, -sign * b)]
+                pair = [*(sign * t for t in sp.Add.make_args(a)), *(-sign * t for t in sp.Add.make_args(b))]
+                if all(t in terms for t in pair):
+                    terms = [t for t in terms if t not in pair]
                     value = self.op("sub", self.r(a), self.r(b)) if sign == 1 else self.op("sub", self.r(b), self.r(a))
                     total = value if total is None else self.op("add", total, value)
         for a, b in self.close:

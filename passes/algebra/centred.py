@@ -28,7 +28,7 @@ MAX_DEGREE = 4
 def centre(form: OnlineForm, maxima: Mapping[Expr, Symbol]) -> OnlineForm:
     """`form` with those anchors replaced for which `maxima` has the running maxima of the anchored value's terms."""
     for anchor, z in form.anchors:
-        m = _follows(z, maxima)
+        m = follows(z, maxima)
         if m is None:
             continue
         holding = [a for a in form.accumulators if anchor in a.psi.free_symbols]
@@ -53,13 +53,11 @@ def centre(form: OnlineForm, maxima: Mapping[Expr, Symbol]) -> OnlineForm:
     return form
 
 
-def _follows(z: Expr, maxima: Mapping[Expr, Symbol]) -> Expr | None:
+def follows(z: Expr, maxima: Mapping[Expr, Symbol]) -> Expr | None:
     """The running maximum of z; for a linear combination of values that have one, that combination of theirs."""
     if z in maxima:
         return maxima[z]
-    if not z.is_Add:
-        return None
-    terms = [t.as_coeff_Mul() for t in z.args]
+    terms = [t.as_coeff_Mul() for t in sp.Add.make_args(z)]
     return sp.Add(*[c * maxima[t] for c, t in terms]) if all(t in maxima for _, t in terms) else None
 
 

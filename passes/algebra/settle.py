@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import sympy as sp
 from sympy import Expr, Symbol
 
-from .centred import centre
+from .centred import centre, follows
 from .exponentials import above, finite
 from .expressions import eq, select
 from .forms import Accumulator, Cascade, OnlineForm, as_written
@@ -55,10 +55,10 @@ class _Settler:
         self.near: list[tuple[Expr, Symbol]] = []
 
     def close(self) -> tuple[tuple[Expr, Expr], ...]:
-        """(anchor, extreme), or (anchor, -extreme), of the same values."""
+        """(anchor, extreme of the same values), or sums of extremes, with their signs."""
         extremes = {self.map[m]: m for m in self.map if self.combiner[m] in ("max", "min")}
-        extremes |= {-z: -m for z, m in extremes.items()}
-        return tuple((c, extremes[z]) for c, z in self.anchors.items() if z in extremes)
+        followed = ((c, follows(z, extremes)) for c, z in self.anchors.items())
+        return tuple((c, m) for c, m in followed if m is not None)
 
     def _anchored(self, form: OnlineForm) -> OnlineForm:
         """The form with each anchor following a running maximum, or else shared by all that measure the same value."""

@@ -116,6 +116,14 @@ def variance_of_shares(x, y):
     return (x / x.sum(-1, keepdim=True)).var(-1)
 
 
+def tempered(x, y):
+    return (torch.softmax(x / x.std(-1, keepdim=True), -1) * y).sum(-1)
+
+
+def distance_of_logarithms(x, y):
+    return F.mse_loss(torch.log_softmax(x, -1), torch.log_softmax(y, -1), reduction="none").mean(-1)
+
+
 def residual(x, y):
     dx, dy = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
     slope = (dx * dy).mean(-1, keepdim=True) / (dx * dx).mean(-1, keepdim=True)
@@ -136,6 +144,8 @@ def distance_of_directions(x, y):
         (soft_cross_entropy, 1),
         (variance_of_scaled, 1),
         (variance_of_shares, 1),
+        (distance_of_logarithms, 1),
+        (tempered, 2),  # an exponent that is scaled by what is still summed
         (residual, 2),  # two leaves whose difference is smaller than both: no anchor brings them together
         (distance_of_directions, 2),
     ],
@@ -147,6 +157,14 @@ def test_differences_behind_factors(fn: Callable, passes: int, offset: float, ne
     kernel = fusecade.compile(fn, (x, y), target="cpu", fuse="always")
     assert [max(k.passes.values()) for k in kernel.report.kernels] == [passes]
     _close(kernel(x, y), fn(x, y), fn(x.double(), y.double()))
+
+
+def test_a_difference_is_taken_before_its_anchor():
+    x = _data(ROWS, 300, offset=1e4)
+    y = x - 63.3 + 0.01 * _data(ROWS, 300, seed=1)
+    kernel = fusecade.compile(distance_of_logarithms, (x, y), target="cpu", fuse="always")
+    assert [set(k.passes.values()) for k in kernel.report.kernels] == [{1}]
+    _close(kernel(x, y), distance_of_logarithms(x, y), distance_of_logarithms(x.double(), y.double()))
 
 
 def test_a_gap_to_the_maximum_of_any_length():

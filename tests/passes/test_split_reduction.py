@@ -150,7 +150,7 @@ def test_rows_that_are_masked_in_front_behind_and_everywhere():
     check_parts(masked, [torch.randn(4, 12), keep, torch.randn(12, 3)], (2, 3, 5))
 
 
-@pytest.mark.parametrize("fn", [lambda x: x.var(-1), lambda x: x.softmax(-1).var(-1), lambda x: x.logsumexp(-1)])
+@pytest.mark.parametrize("fn", [lambda x: x.var(-1), lambda x: (x.softmax(-1) * x).sum(-1), lambda x: x.logsumexp(-1)])
 def test_far_from_zero(fn: Callable):
     check_parts(fn, [torch.randn(3, 40) + 1e4], (4,))
 
