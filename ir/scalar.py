@@ -80,9 +80,8 @@ _ROWS: tuple[Scalar, ...] = (
     Scalar("ige", 2, arith.CmpiOp, "bool", 5),
     Scalar("ieq", 2, arith.CmpiOp, "bool", 0),
     Scalar("ine", 2, arith.CmpiOp, "bool", 1),
-    Scalar(
-        "inside", 2, arith.CmpiOp, "bool", 6
-    ),  # 0 <= i < n for n >= 0; a kernel for the CPU raises IndexError elsewhere
+    # 0 <= i < n for n >= 0, by a comparison without signs; a kernel for the CPU raises IndexError where it does not hold.
+    Scalar("inside", 2, arith.CmpiOp, "bool", 6),
     Scalar("and", 2, arith.AndIOp),
     Scalar("or", 2, arith.OrIOp),
     Scalar("xor", 2, arith.XOrIOp),
