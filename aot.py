@@ -18,11 +18,12 @@ from .api import named_hints
 from .assembly.build import make_plan
 from .assembly.c_output.write import write as write_c
 from .assembly.devices import devices_of
-from .assembly.package import EXTRAS, Part, binaries_for, largest, pack
+from .assembly.package import Part, binaries_for, largest, pack
+from .assembly.package_choices import Choices
 from .assembly.package_inputs import package_inputs
 from .assembly.package_steps import Steps
 from .assembly.plan_cache import tuned_kernels
-from .driver import Environment, Options, check_parameters, pick_target, tuned_for
+from .driver import Environment, pick_target, tuned_for
 from .errors import InvalidArgument, SourceLine, UnsupportedProgram
 from .frontend.capture import callable_of, capture
 from .ir.target import get_target
@@ -61,6 +62,7 @@ def export(
     keep: Sequence[str] = (),
     tune: str = "off",
     fuse: str = "by_cost",
+    remainder: str | None = None,
     skip: str = "by_cost",
     lazy: str = "off",
     parameters: Mapping[str, int] | None = None,
@@ -74,6 +76,8 @@ def export(
     targets: "cpu", "sm_80", ... .  dynamic, tune, fuse, skip, lazy, parameters: as in `fusecade.compile`.  buckets: sizes by
     name, from small to large: kernels are chosen for each, and a call takes the first that its sizes do not exceed; what is
     larger than all takes the last.  keep: "ttir" and "assembly" (PTX, amdgcn) are kept besides the binaries.
+    remainder: what becomes of operations that are in no fused kernel: they are left to PyTorch, "eager", or become a kernel
+    each where they can, "kernels"; by default the latter for C, which has no PyTorch.
     format: "package" writes a file for `fusecade.load`, "c" a folder of C (`docs/aot.md`), where prefix is that of all names
     and example the dynamic sizes of the call in its main.c.
 
@@ -87,25 +91,23 @@ def export(
         raise InvalidArgument("prefix and example are for C", next_step="add format='c', or leave them out")
     if format == "c" and targets and all(get_target(target).kind == "cpu" for target in targets):
         raise UnsupportedProgram(NO_CPU, next_step="name a GPU: targets=['sm_90']")
-    names = {name for sizes in (dynamic or {}).values() for name in sizes.values()}
-    chosen_targets, bounds = _targets(targets, keep), bounds_of(buckets, names)
+    remainder = remainder or ("kernels" if format == "c" else "eager")
+    choices = Choices(targets, dynamic, buckets, keep, tune, fuse, remainder, skip, lazy, parameters)
     environment = Environment.read()
     folder = usable_folder(environment.cache_dir)
     reports: dict[str, tuple[Report, ...]] = {}
     parts: dict[str, list[Part]] = {}
-    for name in chosen_targets:
-        options = Options(name, "eager", tune, fuse, skip=skip, lazy=lazy, parameters=parameters or {})
-        found = []
-        for upto in bounds:
+    for name in choices.target_names:
+        options, found = choices.options(name), []
+        for upto in choices.bounds:
             captured = capture(fn, args, kwargs, dynamic)
             chosen = pick_target(name, devices_of(captured.example))
-            check_parameters(options, chosen)
             hints = named_hints(captured) | dict(upto)
             fallbacks: list[tuple[str, str]] = []
             tuning = tuned_for(environment, chosen, tune)
             # Without the plans of the cache: there one plan serves all likely sizes, whichever came first.
             plan = make_plan(captured.gm, chosen, options, None, fallbacks, captured.size_names, hints, tuning)
-            compiled, sizes = {}, largest(sorted(names), upto, hints)
+            compiled, sizes = {}, largest(sorted(choices.names), upto, hints)
             if chosen.kind != "cpu":
                 tick = lambda done, total, name=name: on_progress(name, done, total)  # noqa: E731
                 compiled = binaries_for(plan, folder, sizes, tick)
@@ -145,37 +147,14 @@ class _Lines:
         return Steps(part.plan, part.captured).lines[step]
 
 
-def inputs_of(
-    fn: Callable[..., Any],
-    args: Sequence[Any],
-    *,
-    targets: Sequence[str] = ("cpu",),
-    dynamic: Mapping[Any, Mapping[int, str]] | None = None,
-    buckets: Sequence[Mapping[str, int]] = (),
-    keep: Sequence[str] = (),
-    tune: str = "off",
-    fuse: str = "by_cost",
-    skip: str = "by_cost",
-    lazy: str = "off",
-    parameters: Mapping[str, int] | None = None,
-) -> dict[str, str]:
+def inputs_of(fn: Callable[..., Any], args: Sequence[Any], choices: Choices) -> dict[str, str]:
     """Hashes of all that decides what `export` would write, by what it is, but for what was tuned: `still_tuned`.
 
     The function is captured, and nothing else is done.  Raises as `export` does, for what can be seen by then.
     """
     fn, args, kwargs = callable_of(fn, args, None)
-    names = {name for sizes in (dynamic or {}).values() for name in sizes.values()}
-    chosen, bounds = _targets(targets, keep), bounds_of(buckets, names)
-    for name in chosen:
-        check_parameters(
-            Options(name, "eager", tune, fuse, skip=skip, lazy=lazy, parameters=parameters or {}), get_target(name)
-        )
-    options = {
-        "targets": chosen, "buckets": bounds, "keep": sorted(set(keep)), "tune": tune, "fuse": fuse, "skip": skip, "lazy": lazy,
-        "parameters": dict(parameters or {}),
-    }  # fmt: skip
-    captured = capture(fn, args, kwargs, dynamic)
-    return package_inputs(fn, captured, named_hints(captured), options)
+    captured = capture(fn, args, kwargs, choices.dynamic)
+    return package_inputs(fn, captured, named_hints(captured), choices.to_json())
 
 
 def still_tuned(tuned: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
@@ -186,35 +165,6 @@ def still_tuned(tuned: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
         if not all(tuning.current(about) for about in kernels):
             return False
     return True
-
-
-def _targets(targets: Sequence[str], keep: Sequence[str]) -> list[str]:
-    """Their names, each once.  Raises InvalidArgument for those that there are not, and for other things to keep."""
-    if not targets:
-        raise InvalidArgument("a package needs a target", next_step="name one: targets=['cpu']")
-    for name in keep:
-        if name not in EXTRAS:
-            raise InvalidArgument.choice("keep", name, EXTRAS)
-    return list(dict.fromkeys(get_target(target).name for target in targets))
-
-
-def bounds_of(buckets: Sequence[Mapping[str, int]], names: set[str]) -> list[dict[str, int]]:
-    """The bounds of each bucket; without buckets, one for all sizes.  Raises InvalidArgument."""
-    found: list[dict[str, int]] = []
-    for bucket in buckets:
-        for name, size in bucket.items():
-            if name not in names:
-                raise InvalidArgument.choice("a size of a bucket", name, sorted(names))
-            if isinstance(size, bool) or not isinstance(size, int) or size < 2:
-                raise InvalidArgument(f"the size {name} of a bucket is {size!r}, and has to be an integer of 2 or more")
-        bounds = {name: bucket[name] for name in sorted(bucket)}
-        if found and any(bounds.get(n, 0) < most for n, most in found[-1].items()):
-            raise InvalidArgument(
-                f"the bucket {bounds} does not cover the one before it, {found[-1]}",
-                next_step="give buckets from small to large, each with all the sizes",
-            )
-        found.append(bounds)
-    return found or [{}]
 
 
 __all__ = ["Exported", "export", "export_c"]

@@ -61,7 +61,8 @@ def compile(
     softmax, and the state with it, only when it is exceeded by a factor of 256; it has not been seen to be faster.
     parameters: launch parameters of the kernels by name, in place of what the cost model or the default says
     (num_warps, num_stages, persistent, warp_specialize, descriptors; `ir/launch.py`).  remainder: what runs
-    the parts that do not fuse, "inductor" or "eager".  strict: raise where a part would run eagerly.
+    the parts that do not fuse: "inductor", "eager", or "kernels", a kernel for each operation that can be one, and else
+    PyTorch.  strict: raise where a part would run eagerly.
 
     Raises UnsupportedProgram when `fn` cannot be traced, InvalidArgument for an option that there is not.
     """
@@ -76,7 +77,7 @@ def compile(
     check_parameters(options, chosen)
     if chosen.kind == "cpu":
         check_device(chosen, devices, environment.interpret)
-    if dynamic or (chosen.kind != "cpu" and devices == {"cpu"}):
+    if options.remainder == "inductor" and (dynamic or (chosen.kind != "cpu" and devices == {"cpu"})):
         # Inductor's guards on sizes are not ours to check; and it has nothing to win where tensors are elsewhere.
         options = replace(options, remainder="eager")
     fallbacks: list[tuple[str, str]] = []
@@ -152,6 +153,7 @@ def explain(
     target: str = "sm_90",
     dynamic: Mapping[Any, Mapping[int, str]] | None = None,
     fuse: str = "by_cost",
+    remainder: str = "eager",
     skip: str = "by_cost",
     lazy: str = "off",
     parameters: Mapping[str, int] | None = None,
@@ -161,11 +163,11 @@ def explain(
 ) -> Report:
     """What `fn` would become on `target`, which need not be in this machine; nothing runs, and meta tensors will do.
 
-    fuse, skip, lazy, parameters: as in `compile`.  compile_binaries: also compile each GPU kernel, for its registers,
-    spills, shared memory and matrix instructions; `on_progress(done, total)` is called after each.
+    fuse, remainder, skip, lazy, parameters: as in `compile`.  compile_binaries: also compile each GPU kernel, for its
+    registers, spills, shared memory and matrix instructions; `on_progress(done, total)` is called after each.
     """
     environment = Environment.read()
-    options = Options(target=target, remainder="eager", fuse=fuse, skip=skip, lazy=lazy, parameters=parameters or {})
+    options = Options(target, remainder, fuse=fuse, skip=skip, lazy=lazy, parameters=parameters or {})
     fn, args, kwargs = callable_of(fn, args, kwargs)
     captured = capture(fn, args, kwargs, dynamic)
     chosen = pick_target(target, devices_of(captured.example))

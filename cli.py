@@ -162,6 +162,9 @@ def _add_program(verb: argparse.ArgumentParser, *, out: bool) -> None:
     from .commands.export_c_arguments import add_options as add_c_options
 
     _add_function(verb, optional=out)
+    verb.add_argument("--remainder", choices=("eager", "kernels"),
+                      help="kernels: operations that are in no fused kernel become one each, where they can (default: "
+                      "eager, PyTorch runs them; of C, kernels)")  # fmt: skip
     verb.add_argument("--no-binaries", action="store_true", help="do not compile binaries: no registers, no spills")
     if out:
         verb.add_argument(

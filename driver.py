@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fusecade")
 
-REMAINDERS = ("inductor", "eager")
+REMAINDERS = ("inductor", "eager", "kernels")
 TUNING = ("off", "quick", "full")
 FUSING = ("by_cost", "always")
 SKIPPING = ("by_cost", "bounds", "always", "never")
@@ -73,6 +73,8 @@ SAVING = ("by_cost", "torch")
 class Options:
     """What a user may choose.  Raises InvalidArgument for a value that is none of the known ones.
 
+    remainder: what becomes of operations that are in no fused kernel: "inductor" compiles them, "eager" runs PyTorch's own,
+    "kernels" makes a kernel of each that is no opaque operator, and PyTorch runs those.
     fuse: "by_cost" takes a kernel that is predicted to be faster than its operations apart, "always" each that there is.
     skip: whether kernels ask data (a mask) which tiles to leave out, before they load them: "by_cost" where asking is
     predicted to cost next to nothing, "always" where there is something to ask, "never"; "bounds" has a kernel ahead find the
@@ -318,12 +320,14 @@ class _Pipeline:
         for node, view in imported.views.items():
             self.views_of.setdefault(view.value, []).append(node)
         self.aliases: dict[SSAValue, list[tuple[fx.Node, tuple[sympy.Expr, ...]]]] = {}
+        self.written: dict[SSAValue, tuple[fx.Node, tuple[sympy.Expr, ...]]] = {}  # where a kernel leaves a value
 
     def run(self) -> Plan:
         program = self.imported.program
         with collector_paused():
             fused = self._fused(program)
         verify(program)
+        self._anchor_results(fused)
         uses: dict[Operation, Uses] = {}
         for kernel in fused.kernels:
             call = self._lower(kernel, fused)
@@ -370,6 +374,7 @@ class _Pipeline:
             self._exists,
             self._readable,
             always=self.options.fuse == "always",
+            complete=self.options.remainder == "kernels",
             options=self.options.loops,
             known=self.known,
         )
@@ -393,15 +398,15 @@ class _Pipeline:
         inputs: list[tuple[fx.Node, tile.BufferType]] = []
         for n in trial.reads:
             value = kernel.inputs[n]
-            found = self._anchor_of(fused.origin.get(value, value))
+            origin = fused.origin.get(value, value)
+            found = self.written.get(origin) or self._anchor_of(origin)
             if found is None:
                 return Refused("an input has no node of the graph with an affine layout")
             node, exprs = found
             inputs.append((node, self._input_layout(node, value, exprs)))
         outputs: list[tuple[fx.Node, tile.BufferType, AccessMap]] = []
-        members = {n for op in fused.members[kernel] for n in self.imported.nodes_of.get(op, [])}
         for result, inner in zip(kernel.results, kernel.returned, strict=True):
-            found = self._output_anchor(fused.origin[result], members)
+            found = self.written.get(fused.origin[result])
             if found is None:
                 return Refused("an output has no node of the graph with an affine layout")
             node, exprs = found
@@ -466,6 +471,14 @@ class _Pipeline:
         return self.printed[key]
 
     # --- the graph around a kernel -------------------------------------------------------------------------------
+
+    def _anchor_results(self, fused: Fused) -> None:
+        """Which nodes the kernels write: what reads a result reads the same node, or that would be left to compute it again."""
+        for kernel in fused.kernels:
+            members = {n for op in fused.members[kernel] for n in self.imported.nodes_of.get(op, [])}
+            for value in (fused.origin[result] for result in kernel.results):
+                if (found := self._output_anchor(value, members)) is not None:
+                    self.written[value] = found
 
     def _aliases(self, value: SSAValue) -> list[tuple[fx.Node, tuple[sympy.Expr, ...]]]:
         """The nodes that hold exactly the elements of `value`, with their dimensions as affine expressions over it."""

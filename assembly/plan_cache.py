@@ -105,6 +105,7 @@ def key_of(gm: fx.GraphModule, target: Target, options: Options, size_names: Map
         "target": asdict(target),
         "tune": options.tune,
         "fuse": options.fuse,
+        "complete": options.remainder == "kernels",
         "skip": options.skip,
         "lazy": options.lazy,
         "parameters": options.loops.launch,

@@ -65,7 +65,8 @@ def run(chosen: Namespace, console: Console) -> int:
 
             report = api.explain(
                 function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
-                parameters=parameters(chosen.parameter), compile_binaries=not chosen.no_binaries, on_progress=tick,
+                remainder=chosen.remainder or "eager", parameters=parameters(chosen.parameter),
+                compile_binaries=not chosen.no_binaries, on_progress=tick,
             )  # fmt: skip
             missing += write(report, chosen.out / target, binaries=not chosen.no_binaries)
             progress.remove_task(task)
@@ -81,6 +82,7 @@ def _check_spec(chosen: Namespace) -> None:
         "MODULE:FUNCTION": chosen.program, "--shape": chosen.shape, "--target": chosen.target, "--bucket": chosen.bucket,
         "--keep": chosen.keep, "--parameter": chosen.parameter, "--factory": chosen.factory,
         "--no-binaries": chosen.no_binaries, "--fuse": chosen.fuse != "by_cost", "--dtype": chosen.dtype != "f32",
+        "--remainder": chosen.remainder,
         "--format": chosen.format != "files", "--prefix": chosen.prefix, "--example": chosen.example,
     }  # fmt: skip
     for name, value in given.items():
@@ -123,6 +125,7 @@ def _export(
         made = aot.export(
             function, tensors, chosen.out, targets=chosen.target or [DEFAULT_TARGET], dynamic=dynamic or None,
             buckets=[sizes(text) for text in chosen.bucket], keep=chosen.keep, fuse=chosen.fuse,
+            remainder=chosen.remainder,
             parameters=parameters(chosen.parameter), on_progress=tick, format=format, prefix=chosen.prefix,
             example=None if chosen.example is None else sizes(chosen.example),
         )  # fmt: skip

@@ -27,7 +27,8 @@ def run(chosen: Namespace, console: Console) -> int:
     for target in targets:
         report = api.explain(
             function, *tensors, target=target, dynamic=dynamic or None, fuse=chosen.fuse,
-            parameters=parameters(chosen.parameter), compile_binaries=not chosen.no_binaries,
+            remainder=chosen.remainder or "eager", parameters=parameters(chosen.parameter),
+            compile_binaries=not chosen.no_binaries,
         )  # fmt: skip
         if chosen.json:
             console.print(report.to_json(), markup=False, highlight=False, soft_wrap=True)

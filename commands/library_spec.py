@@ -10,7 +10,7 @@ shapes = ["8,n=1024,64 8,m=1024,64 8,m=1024,64", "8,1,64 8,m=4096,64 8,m=4096,64
 dtypes = ["f16", "bf16"]                 # of the arguments that name none
 buckets = [{ n = 512, m = 512 }, { n = 4096, m = 4096 }]
 dynamic = ["m"]                          # of the named sizes; without it all of them
-keep, factory, fuse, skip, lazy, tune, parameters = ...       # as `fusecade.export` and `--factory`
+keep, factory, fuse, remainder, skip, lazy, tune, parameters = ...       # as `fusecade.export` and `--factory`
 
 Each set of shapes in each dtype is one package, `attend-f16-8xnx64_8xmx64_8xmx64.fcade`.
 """
@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..aot import bounds_of
 from ..assembly.package import EXTRAS
+from ..assembly.package_choices import REMAINDERS, bounds_of
 from ..driver import FUSING, SKIPPING, SWITCH, TUNING
 from ..errors import InvalidArgument, UserError
 from ..ir.launch import checked
@@ -36,7 +36,7 @@ from .program import Shape, dtype_name, shapes_of
 PACKAGE = ".fcade"
 LONGEST_LABEL = 80
 OWN = ("name", "function", "shapes")  # these are never shared
-OPTIONS = {"fuse": FUSING, "skip": SKIPPING, "lazy": SWITCH, "tune": TUNING}
+OPTIONS = {"fuse": FUSING, "remainder": REMAINDERS, "skip": SKIPPING, "lazy": SWITCH, "tune": TUNING}
 EXAMPLE = "`docs/aot.md` has an example"
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from .. import aot
+from ..assembly.package_choices import Choices
 from ..autotune.worker_side import NO_MEMORY, Failed, serve, speaks_of
 from ..errors import FallbackWarning, FusecadeError, InternalCompilerError, InvalidPackage
 from ..runtime.package.manifest import Package
@@ -82,7 +83,7 @@ def _built(request: Mapping[str, Any]) -> dict[str, Any]:
     tensors, dynamic = arguments([Shape.read(text, entry.dtype) for text in entry.shapes])
     check_arguments(function, entry.function, tensors, shape="shape", factory="add factory = true")
     options = {**entry.options, "targets": entry.targets, "dynamic": dynamic or None}
-    inputs = aot.inputs_of(function, tensors, **options)
+    inputs = aot.inputs_of(function, tensors, Choices(**options))
     reasons = _changed(inputs, before, Path(request["package"]))
     if not reasons:
         return {"state": "kept", "reasons": [], "record": before}
@@ -119,7 +120,7 @@ def _changed(inputs: Mapping[str, str], before: Mapping[str, Any] | None, packag
 
 def _warm() -> None:
     """What PyTorch imports and builds for the first function that it traces, once and not in every child."""
-    aot.inputs_of(_nothing, [torch.empty(4, 4, device="meta")], dynamic={0: {0: "n"}})
+    aot.inputs_of(_nothing, [torch.empty(4, 4, device="meta")], Choices(dynamic={0: {0: "n"}}))
 
 
 def _nothing(x: torch.Tensor) -> torch.Tensor:

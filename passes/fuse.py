@@ -25,6 +25,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from ..ir.attributes import AccessMap, TensorType
 from ..ir.cascade import EinsumOp, KernelOp, OnlineOp, ProgramOp
+from ..ir.names import note
 from ..ir.target import Target
 from ..ir.tile import BufferType
 from .algebra.forms import Refused
@@ -102,6 +103,7 @@ def fuse_program(
     readable: Callable[[SSAValue], bool] | None = None,
     *,
     always: bool = False,
+    complete: bool = False,
     options: LoopOptions | None = None,
     known: Known | None = None,
 ) -> Fused:
@@ -109,11 +111,12 @@ def fuse_program(
 
     sizes: likely values of symbolic sizes, for pricing.  exists: whether a value can be passed between kernels (some live
     only inside a larger library call).  readable: whether a kernel can read it (default: if it exists).  always: take what
-    can be one kernel, though it is predicted to be slower.  options: of the loops of kernels.  known: what was decided in
-    other programs; it grows.
+    can be one kernel, though it is predicted to be slower.  complete: make kernels of what is then left, too, down to single
+    operations.  options: of the loops of kernels.  known: what was decided in other programs; it grows.
     """
     known = known or Known()
-    return _Fuser(program, target, dict(sizes or {}), exists, always, options, known, readable).run()
+    fuser = _Fuser(program, target, dict(sizes or {}), exists, always, options, known, readable)
+    return fuser.run(complete)
 
 
 class _Fuser:
@@ -144,11 +147,11 @@ class _Fuser:
         self.taken: set[Operation] = set()
         self.tried: set[frozenset[EinsumOp]] = set()
         self.result = Fused()
-        self.known, self.context = known, (target.name, tuple(sorted(sizes.items())), always, options)
+        self.known = known
         self.fingerprints = Fingerprints(known.numbers)
         self.verdicts: dict[tuple, tuple[Trial | Refused, Sequence[str]]] = {}  # with the operations' labels
 
-    def run(self) -> Fused:
+    def run(self, complete: bool) -> Fused:
         clusters = self.candidates.all()
         found = {c: form for c in clusters if (form := self._gain(c)) is not None}
         gain = {c: g for c, (g, _) in found.items()}
@@ -171,7 +174,9 @@ class _Fuser:
         for cluster in sorted(clusters, key=lambda c: c in later):
             if not cluster & self.taken:
                 self._consider(cluster)
-        if self.always and not self.result.kernels:  # who asks for kernels gets its products as such, one by one
+        if complete:
+            self._take_the_rest(clusters)
+        elif self.always and not self.result.kernels:  # who asks for kernels gets its products as such, one by one
             for op in [o for o in self.position if isinstance(o, EinsumOp) and o.reduced and len(o.inputs) > 1]:
                 self._consider(frozenset({op}))
         restore(self.nested)
@@ -179,6 +184,38 @@ class _Fuser:
             merge(self.block)
         sort_block(self.block)
         return self.result
+
+    def _take_the_rest(self, clusters: Iterable[frozenset[EinsumOp]]) -> None:
+        """Kernels of all that none took: clusters at any price, then reductions and maps with what is best computed along."""
+        self.always = True
+        self.tried.clear()
+        self.verdicts.clear()
+        for cluster in clusters:
+            if not cluster & self.taken:
+                self._consider(cluster)
+        left = [o for o in self.position if isinstance(o, EinsumOp)]
+        # Maps last, and of those the last ones first: each takes along what only it reads.
+        for op in [*(o for o in left if not o.is_map), *(o for o in reversed(left) if o.is_map)]:
+            for cluster in self._around(op) if op not in self.taken else ():
+                if op not in self.taken:
+                    self._consider(cluster)
+        kernels = [set(note(k, "nodes").split()) for k in self.result.kernels]
+        self.result.refusals = [r for r in self.result.refusals if not any(k.issuperset(r.what) for k in kernels)]
+
+    def _around(self, op: EinsumOp) -> Iterator[frozenset[EinsumOp]]:
+        """The smallest kernels for one operation: with the maps that only it reads, or without; both with the operations
+        that it shares values with that do not exist by themselves."""
+        cluster = {op}
+        self.candidates.take_private(cluster, self.taken)
+        for smallest in (cluster, {op}):
+            more = smallest
+            while more and not more & self.taken:
+                smallest = smallest | more
+                hidden = {v.owner for o in smallest for v in o.inputs if not self.readable(v)}
+                hidden |= {u.operation for o in smallest for r in o.results if not self.exists(r) for u in r.uses}
+                more = {o for o in hidden - smallest if isinstance(o, EinsumOp)}
+            if not smallest & self.taken:
+                yield frozenset(smallest)
 
     def _at_real_boundaries(self, cluster: frozenset[EinsumOp]) -> frozenset[EinsumOp]:
         """The cluster without operations that would read, or leave behind, a value that does not exist by itself."""
@@ -360,7 +397,9 @@ class _Fuser:
 
     def _everywhere(self, key: tuple, ops: Sequence[EinsumOp]) -> tuple:
         """The key of a cluster among those of all programs."""
-        return self.context, key, tuple(o in self.candidates.inner for o in ops)
+        sizes = tuple(sorted(self.sizes.items()))
+        context = self.target.name, sizes, self.always, self.options
+        return context, key, tuple(o in self.candidates.inner for o in ops)
 
     def _price(
         self, kernel: KernelOp, ops: Sequence[EinsumOp], outputs: Sequence[SSAValue], join: bool

@@ -1,4 +1,7 @@
-"""What the example has to give: the tile programs of a package, run in float64 on inputs that C fills in the same way."""
+"""What the example has to give: the tile programs of a package, run in float64 on inputs that C fills in the same way.
+
+What a kernel leaves in memory is rounded to what that memory holds: the next kernel reads it so.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ KINDS = {
     "i1": ("FC_I1", 1, 0), "i8": ("FC_I8", 1, 0), "ui8": ("FC_UI8", 1, 0), "i16": ("FC_I16", 2, 0),
     "i32": ("FC_I32", 4, 0), "i64": ("FC_I64", 8, 0),
 }  # fmt: skip
+FLOATS = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
 MOST_SAMPLES = 512  # of each tensor
 MOST_ELEMENTS = 1 << 26
 MOST_PROGRAMS = 1 << 15  # of the tile programs, which are run one after another
@@ -186,8 +190,13 @@ class _Run:
         if place.root.kind == "buffer":
             return self._buffers[place.root.number]
         layout = place.layout
-        dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64}
-        kinds = dtype | {"i1": torch.bool, "i8": torch.int8, "ui8": torch.uint8, "i16": torch.int16, "i32": torch.int32}
+        kinds = FLOATS | {
+            "i1": torch.bool,
+            "i8": torch.int8,
+            "ui8": torch.uint8,
+            "i16": torch.int16,
+            "i32": torch.int32,
+        }
         kind = (kinds | {"i64": torch.int64})[layout.dtype]
         data = bytearray(self._interface.constants[place.root.number :])
         usable = len(data) // kind.itemsize * kind.itemsize
@@ -222,8 +231,8 @@ class _Run:
             ]
             inputs, outputs = tensors[: len(kernel.inputs)], tensors[len(kernel.inputs) :]
             found = run_kernel(_text(self._package, call.kernel, n), inputs, named)
-            for to, x in zip(outputs, found, strict=True):
-                to.copy_(x)
+            for to, x, layout in zip(outputs, found, kernel.outputs, strict=True):
+                to.copy_(x.to(FLOATS[layout.dtype]) if layout.dtype in FLOATS else x)
         self._buffers += [flat for flat, _ in memory[len(memory) - len(artifact.outputs) :]]
 
 

@@ -191,7 +191,10 @@ class Built:
     def _kernel_of(self, image: int, symbol: str) -> tuple[Binary, KernelArtifact]:
         for binary, artifact in self._kernels:
             data = self.package.data(binary.member)
-            if binary.symbol == symbol and ctypes.string_at(image, 4096) == data[:4096]:
+            start = data[
+                :512
+            ]  # no binary is shorter than its headers, and others may lie at the end of readable memory
+            if binary.symbol == symbol and ctypes.string_at(image, len(start)) == start:
                 if ctypes.string_at(image, len(data)) == data:
                     return binary, artifact
         raise AssertionError(f"{symbol} of a binary that is not in the package")
