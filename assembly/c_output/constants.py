@@ -54,13 +54,15 @@ def held(package: Package) -> list[torch.Tensor]:
 
 
 def computed(step: Step, values: list[torch.Tensor | None], names: tuple[str, ...]) -> list[torch.Tensor] | None:
-    """What an operator gives that is the same for each call: of constants alone, in fixed sizes, without chance.
+    """What an operator gives that is the same for each call: of constants alone, in fixed sizes, without chance; or nothing.
 
     values: the constants among the values so far.  None where that is not so.
     """
     used = references([list(step.args), *step.kwargs.values()])
     gives = [x for x in step.gives if isinstance(x, Layout)]
     fixed = len(gives) == len(step.gives) and all(isinstance(n, int) for x in gives for n in x.shape)
+    if fixed and gives and all(0 in x.shape for x in gives):
+        return [torch.empty_strided(x.shape, x.strides, dtype=dtype_of(x.dtype)) for x in gives]  # type: ignore[arg-type]
     if not fixed or any(values[n] is None for n in used) or _has_size([list(step.args), *step.kwargs.values()]):
         return None
     op = find(step.operator)

@@ -75,10 +75,11 @@ def main(source: Source, found: Reference) -> str:
 
 def _compare(name: str, dtype: str, count: int, found: Reference) -> list[str]:
     x = found.expected.get(name)
-    expected = "NULL, 0, NAN, NAN"
+    expected, tolerance = "NULL, 0, NAN, NAN", tolerance_of(dtype)
     if x is not None:
+        tolerance = x.tolerance
         expected = f"expected_{name}, {len(x.samples)}, {_double(x.total)}, {_double(x.size)}"
-    call = f'fc_compare("{name}", {name}, {kind_of(dtype)}, {count}, {expected}, {tolerance_of(dtype)})'
+    call = f'fc_compare("{name}", {name}, {kind_of(dtype)}, {count}, {expected}, {tolerance:.3g})'
     return [f"if ({call} != FC_OK)", "    wrong = 1;"]
 
 

@@ -14,13 +14,20 @@ import torch
 
 from ...codegen.artifact import Layout
 from ...errors import InternalCompilerError, SourceLine, UnsupportedProgram
+from ...frontend.externs import reason_of
+from ...frontend.table import TABLE
 from ...runtime.package.manifest import Bucket, Kernel, Package, Step
+from ...runtime.package.operators import find
 from ...runtime.package.signature import TensorLeaf
 from ...runtime.package.values import dtype_of, expression
 from .arithmetic import plus, simplified, times
 from .constants import Constants, computed, held
 from .views import NoView, is_view, view_of
 
+KEEP_OUT = (
+    "keep this line outside of the function, and pass what it gives as an argument; write it in operations that become kernels "
+    "(`fusecade inspect` lists what did); or use the package from Python"
+)
 Number = int | str  # an integer, or an expression over the package's sizes
 LineOf = Callable[[int], SourceLine | None]  # of a step
 
@@ -140,7 +147,10 @@ class _Bucket:
         for leaf in builder._leaves:
             found = self._package.signature.leaves[leaf]
             assert isinstance(found, TensorLeaf)
-            self._append(found.layout, Place(Root("argument", leaf), 0, found.layout))
+            # Of a tensor without elements all is known: what operators make of such alone is the same each time.
+            empty = 0 in found.layout.shape and all(isinstance(n, int) for n in found.layout.shape)
+            known = torch.empty(found.layout.shape, dtype=dtype_of(found.layout.dtype)) if empty else None
+            self._append(found.layout, Place(Root("argument", leaf), 0, found.layout), known)
         for n, step in enumerate(bucket.steps):
             self._step(n, step)
         self._results()
@@ -166,7 +176,7 @@ class _Bucket:
 
     def _view(self, n: int, step: Step) -> None:
         if not is_view(step):
-            raise self._refused(n, step, "it computes, and C has no PyTorch")
+            raise self._refused(n, step, *_why_left(step))
         try:
             view = view_of(step, self._layouts, self._names, self._samples)
         except NoView as error:
@@ -294,14 +304,26 @@ class _Bucket:
                 expected *= n
         return True
 
-    def _refused(self, n: int, step: Step, why: str) -> UnsupportedProgram:
+    def _refused(self, n: int, step: Step, why: str, next_step: str = KEEP_OUT) -> UnsupportedProgram:
         what = step.operator or f"kernel {step.kernel}"
         return UnsupportedProgram(
             f"{what}, step {n} of {self._package.signature.name}, has no form in C: {why}",
             source=self._line_of(n),
-            next_step="keep this line outside of the function, and pass what it gives as an argument; write it in operations "
-            "that become kernels (`fusecade inspect` lists what did), with fuse='always'; or use the package from Python",
+            next_step=next_step,
         )
+
+
+def _why_left(step: Step) -> tuple[str, str]:
+    """Why an operator that computes is no kernel, and what to do."""
+    op = find(step.operator)
+    if isinstance(op, torch._ops.OpOverload) and op.overloadpacket in TABLE:
+        return (
+            "it computes, and C has no PyTorch",
+            "export the package with remainder='kernels', as format='c' does (`fusecade compile --remainder kernels`): then "
+            f"what can be a kernel is one. If this was: {KEEP_OUT}",
+        )
+    reason = f": {reason_of(op)}" if isinstance(op, torch._ops.OpOverload) else ""
+    return f"it computes, C has no PyTorch, and no kernel does this{reason}", KEEP_OUT
 
 
 class Slots:
