@@ -11,21 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .api import named_hints
+from .assembly.binaries import Binaries
 from .assembly.build import make_plan
 from .assembly.c_output.write import write as write_c
-from .assembly.devices import devices_of
-from .assembly.package import Part, binaries_for, largest, pack
+from .assembly.package import Part, check_compiled, largest, pack
 from .assembly.package_choices import Choices
 from .assembly.package_inputs import package_inputs
 from .assembly.package_steps import Steps
 from .assembly.plan_cache import tuned_kernels
-from .driver import Environment, pick_target, tuned_for
+from .driver import Environment, Plan, tuned_for
 from .errors import InvalidArgument, SourceLine, UnsupportedProgram
-from .frontend.capture import callable_of, capture
+from .frontend.capture import Captured, callable_of, capture
 from .ir.target import get_target
 from .report import Report, report_of
 from .runtime.files import usable_folder, write_whole
@@ -97,23 +98,19 @@ def export(
     folder = usable_folder(environment.cache_dir)
     reports: dict[str, tuple[Report, ...]] = {}
     parts: dict[str, list[Part]] = {}
-    for name in choices.target_names:
-        options, found = choices.options(name), []
-        for upto in choices.bounds:
-            captured = capture(fn, args, kwargs, dynamic)
-            chosen = pick_target(name, devices_of(captured.example))
-            hints = named_hints(captured) | dict(upto)
-            fallbacks: list[tuple[str, str]] = []
-            tuning = tuned_for(environment, chosen, tune)
-            # Without the plans of the cache: there one plan serves all likely sizes, whichever came first.
-            plan = make_plan(captured.gm, chosen, options, None, fallbacks, captured.size_names, hints, tuning)
-            compiled, sizes = {}, largest(sorted(choices.names), upto, hints)
-            if chosen.kind != "cpu":
-                tick = lambda done, total, name=name: on_progress(name, done, total)  # noqa: E731
-                compiled = binaries_for(plan, folder, sizes, tick)
-            report = report_of(plan, fallbacks, compiled)
-            found.append((Part(plan, captured, upto, sizes, compiled, report.to_dict()), report))
-        parts[name], reports[name] = [part for part, _ in found], tuple(report for _, report in found)
+    with Binaries(folder) as binaries:
+        planned = [
+            _planned(fn, args, kwargs, choices, name, upto, environment, binaries)
+            for name in choices.target_names
+            for upto in choices.bounds
+        ]
+        for p in planned:  # their binaries were begun while others were planned
+            target = p.plan.target.name
+            compiled = binaries.of(p.plan, p.sizes, partial(on_progress, target))
+            check_compiled(p.plan, compiled)
+            report = report_of(p.plan, p.fallbacks, compiled)
+            reports[target] = (*reports.get(target, ()), report)
+            parts.setdefault(target, []).append(Part(p.plan, p.captured, p.upto, p.sizes, compiled, report.to_dict()))
     from . import __version__
 
     data = pack(fn, parts, tuple(keep), __version__)
@@ -123,6 +120,38 @@ def export(
         write_whole(path, data)
     tuned = {name: tuple(about for part in made for about in tuned_kernels(part.plan)) for name, made in parts.items()}
     return Exported(path, digest(read(data)[MANIFEST]), reports, tuned)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One target for one bucket, whose binaries are under way."""
+
+    plan: Plan
+    captured: Captured
+    upto: Mapping[str, int]
+    sizes: Mapping[str, int]
+    fallbacks: list[tuple[str, str]]
+
+
+def _planned(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    choices: Choices,
+    target: str,
+    upto: Mapping[str, int],
+    environment: Environment,
+    binaries: Binaries,
+) -> _Planned:
+    captured = capture(fn, args, kwargs, choices.dynamic)
+    chosen, hints = get_target(target), named_hints(captured) | dict(upto)
+    fallbacks: list[tuple[str, str]] = []
+    tuning = tuned_for(environment, chosen, choices.tune)
+    # Without the plans of the cache: there one plan serves all likely sizes, whichever came first.
+    plan = make_plan(captured.gm, chosen, choices.options(target), None, fallbacks, captured.size_names, hints, tuning)
+    sizes = largest(sorted(choices.names), upto, hints)
+    binaries.begin(plan, sizes)
+    return _Planned(plan, captured, upto, sizes, fallbacks)
 
 
 def export_c(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from .assembly.binaries import compile_binaries as binaries_of
+from .assembly.binaries import Binaries
 from .assembly.build import build, make_plan
 from .assembly.devices import check_device, devices_of, hints_of
 from .assembly.guards import Guards
@@ -177,8 +177,10 @@ def explain(
     tuning = tuned_for(environment, chosen)
     hints = named_hints(captured)
     plan = make_plan(captured.gm, chosen, options, folder, fallbacks, captured.size_names, hints, tuning)
-    compiled = binaries_of(plan, folder, on_progress=on_progress) if compile_binaries and chosen.kind != "cpu" else {}
-    return report_of(plan, fallbacks, compiled)
+    if not compile_binaries:
+        return report_of(plan, fallbacks)
+    with Binaries(folder) as binaries:
+        return report_of(plan, fallbacks, binaries.of(plan, on_progress=on_progress))
 
 
 @dataclass(frozen=True)

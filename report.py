@@ -216,9 +216,7 @@ def _resources(compiled: Compiled | CompileFailure | None) -> dict[str, Any]:
         return {}
     if not compiled.ok:
         return {"not_compiled": compiled.reason}  # type: ignore[union-attr]
-    from .runtime.resources import read_resources
-
-    found = read_resources(compiled)  # type: ignore[arg-type]
+    found = compiled.resources  # type: ignore[union-attr]
     return {
         "registers": found.registers,
         "spills": found.spills_bytes,

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from ..runtime.package import archive
 from ..runtime.package.manifest import FORMAT, SCHEMA, Package
 from ..runtime.package.values import dtype_name
 from ..runtime.triton_compile import Compiled, CompileFailure, triton_version
-from .binaries import blocks_of, compile_binaries
+from .binaries import blocks_of
 from .package_signature import home_of, signature_data
 from .package_steps import Steps, constants_of
 
@@ -61,19 +60,15 @@ def largest(names: Sequence[str], upto: Mapping[str, int], hints: Mapping[str, i
     return {name: upto.get(name) or max(4096, hints.get(name, 0)) for name in names}
 
 
-def binaries_for(
-    plan: Plan, folder: Path, sizes: Mapping[str, int], on_progress: Callable[[int, int], object]
-) -> dict[str, Compiled | CompileFailure]:
-    """By the kernel's fingerprint.  Raises InternalCompilerError for a kernel that does not compile."""
-    compiled = compile_binaries(plan, folder, on_progress=on_progress, sizes=sizes)
+def check_compiled(plan: Plan, compiled: Mapping[str, Compiled | CompileFailure]) -> None:
+    """compiled: by the kernel's fingerprint.  Raises InternalCompilerError for a kernel that did not compile."""
     for call in plan.calls:
         for kernel in call.artifact.kernels:
-            found = compiled[kernel.fingerprint]
+            found = compiled.get(kernel.fingerprint)
             if isinstance(found, CompileFailure):
                 raise InternalCompilerError(
                     f"Triton did not compile {kernel.name} for {kernel.target}: {found.reason}", stage="emit"
                 )
-    return compiled
 
 
 def pack(fn: Callable[..., Any], parts: Mapping[str, Sequence[Part]], keep: Sequence[str], version: str) -> bytes:

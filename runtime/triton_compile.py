@@ -30,11 +30,13 @@ import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import CacheWarning, InternalCompilerError, InvalidArgument, MissingTool, UserError
 from .files import write_kept
+from .resources import Resources, read_resources
 
 Constant = int | float | bool | str | None
 
@@ -92,6 +94,11 @@ class Compiled:
     @property
     def ok(self) -> bool:
         return True
+
+    @cached_property
+    def resources(self) -> Resources:
+        """What the kernel uses: registers, spills, matrix instructions; the tools that say it take up to a second."""
+        return read_resources(self)
 
     @property
     def ptx(self) -> str:

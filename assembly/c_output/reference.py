@@ -218,7 +218,7 @@ class _Run:
         kind = (kinds | {"i64": torch.int64})[layout.dtype]
         data = bytearray(self._interface.constants[place.root.number :])
         usable = len(data) // kind.itemsize * kind.itemsize
-        found = torch.frombuffer(data[:usable], dtype=kind)
+        found = torch.frombuffer(data[:usable], dtype=kind) if usable else torch.empty(0, dtype=kind)
         return found if kind == torch.bool else found.to(torch.float64 if kind.is_floating_point else torch.int64)
 
     def _read(self, place: Place) -> torch.Tensor:
