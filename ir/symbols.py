@@ -168,6 +168,7 @@ def _terms(total: sympy.Add) -> list[sympy.Expr]:
     return terms
 
 
+@lru_cache(maxsize=4096)
 def to_python(expression: sympy.Expr | int) -> int | str:
     """The same expression for Python: an integer where it is one, else text over the size names."""
     e = cast(sympy.Expr, sympy.sympify(expression))

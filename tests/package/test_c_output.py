@@ -349,6 +349,7 @@ class TestRefused:
 
         found = self.refusal(best, tmp_path, torch.empty(100, 32), torch.empty(32, 48))
         assert "aten.sort.default, step 1 of best, has no form in C: it computes" in found.message
+        assert "order statistics are not reductions" in found.message
         assert found.source is not None and "this line" in found.source.code
         assert "keep this line outside" in found.next_step
 
@@ -564,12 +565,7 @@ def test_descriptors_are_made_in_the_workspace(tmp_path: Path):
     assert built.workspace_bytes() == (0, binary.scratch_bytes * 128)
 
 
-# What is left to PyTorch beside the kernels: the largest scores, and products with nothing to fuse.
-BESIDE = {
-    "dynamic_mask": r"aten\.topk\.default",
-    "low_rank_projections": r"aten\.mm\.default",
-    "absorbed_projections": r"aten\.mm\.default",
-}
+BESIDE = {"dynamic_mask": r"aten\.topk\.default"}  # what no kernel does
 
 
 @pytest.mark.slow
@@ -584,9 +580,32 @@ def test_the_gallery_everywhere(name: str, tmp_path: Path):
 def test_an_operator_of_the_gallery_is_refused(name: str, tmp_path: Path):
     """From a package the line is not known any more."""
     test_gallery_of_gpus.build(name, tmp_path / "p.fcade")
-    with pytest.raises(UnsupportedProgram, match=rf"{BESIDE[name]}, step \d of attend") as error:
+    with pytest.raises(UnsupportedProgram, match=rf"{BESIDE[name]}, step \d of attend.*order statistics") as error:
         fusecade.export_c(tmp_path / "p.fcade", tmp_path / "c")
-    assert error.value.source is None
+    assert error.value.source is None and "outside of the function" in error.value.next_step
+
+
+def mixed(x, w, u, nothing):
+    """A product alone, a map of it, a sum, a product over no elements: nothing that fuses well."""
+    y = x @ w
+    return torch.sin(y), y.t() @ u, u.sum(0), x[:, :0] @ nothing
+
+
+MIXED = [(37, 32), (32, 16), (37, 16), (0, 16)]
+
+
+def test_what_does_not_fuse_becomes_kernels(tmp_path: Path):
+    """`format="c"` asks for that by itself; a package has to be asked for it, and says so."""
+    args = [torch.empty(s) for s in MIXED]
+    options: Any = {"targets": ["sm_90"]}
+    fusecade.export(mixed, args, tmp_path / "p.fcade", remainder="kernels", **options)
+    check_everywhere(tmp_path / "p.fcade", ["sm_90"])
+    made = fusecade.export(mixed, args, tmp_path / "direct", format="c", **options)
+    assert contents(made.path) == contents(tmp_path / "c")
+    fusecade.export(mixed, args, tmp_path / "q.fcade", **options)
+    with pytest.raises(UnsupportedProgram, match=r"aten\.mm\.default, step 0") as error:
+        fusecade.export_c(tmp_path / "q.fcade", tmp_path / "d")
+    assert "export the package with remainder='kernels'" in error.value.next_step
 
 
 @pytest.mark.slow
