@@ -53,14 +53,15 @@ from ..passes.walk import LoopOptions
 
 @dataclass(frozen=True)
 class Fuse(ProgramPass):
-    """`fuse`, priced for a target, or `always`.  What was refused stands in the program's attribute `refusals`."""
+    """`fuse`, priced for a target, or `always`; `complete` makes kernels of the rest, too.  What was refused stands in the program's attribute `refusals`."""
 
     name = "fuse"
     target: str = "cpu"
     always: bool = False
+    complete: bool = False
 
     def on_program(self, program: ProgramOp) -> None:
-        fused = fuse_program(program, get_target(self.target), always=self.always)
+        fused = fuse_program(program, get_target(self.target), always=self.always, complete=self.complete)
         if fused.refusals:
             reasons = dict.fromkeys(f"{' '.join(dict.fromkeys(r.what))}: {r.reason}" for r in fused.refusals)
             program.attributes["refusals"] = ArrayAttr([StringAttr(text) for text in reasons])

@@ -166,13 +166,13 @@ class TestCompile:
         assert "cannot be made: File exists" in err
 
     def test_a_kernel_without_a_binary_is_said(self, capsys, program, tmp_path: Path, monkeypatch):
-        from fusecade import api
+        from fusecade.assembly.binaries import Binaries
         from fusecade.runtime.triton_compile import CompileFailure
 
-        def fails(plan, folder, **_):
+        def fails(self, plan, *_, **__):
             return {c.artifact.fingerprint: CompileFailure(c.artifact.name, "out of registers", "") for c in plan.calls}
 
-        monkeypatch.setattr(api, "binaries_of", fails)
+        monkeypatch.setattr(Binaries, "of", fails)
         status, out, _ = run(capsys, "compile", f"{program}:attend", *QKV, "--target", "sm_80", "-o", tmp_path / "out")
         assert status == exits.INCOMPLETE
         assert "no binary of k0 for sm_80: out of registers" in out
