@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import inspect
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 import fusecade
+from fusecade.assembly.package_choices import Choices
 from fusecade.errors import InvalidArgument, InvalidPackage, UnsupportedProgram
 from fusecade.runtime.package import archive
 
@@ -410,3 +413,11 @@ def test_the_same_again_in_another_process_and_folder(small: Path, tmp_path: Pat
     arguments = [sys.executable, "-c", ANOTHER, str(Path(__file__).parent), str(other)]
     subprocess.run(arguments, check=True, cwd=tmp_path, timeout=300)
     assert other.read_bytes() == small.read_bytes()
+
+
+def test_every_choice_is_an_argument_of_export():
+    """And has the same default there: what decides whether a package is built again is what builds it."""
+    arguments = inspect.signature(fusecade.export).parameters
+    for field in dataclasses.fields(Choices):
+        default = {"remainder": None}.get(field.name, field.default)  # it is another one for C
+        assert arguments[field.name].default == default
