@@ -53,7 +53,10 @@ from ..passes.walk import LoopOptions
 
 @dataclass(frozen=True)
 class Fuse(ProgramPass):
-    """`fuse`, priced for a target, or `always`; `complete` makes kernels of the rest, too.  What was refused stands in the program's attribute `refusals`."""
+    """`fuse`, priced for a target, or `always`; `complete` makes kernels of the rest, too.
+
+    What was refused stands in the program's attribute `refusals`.
+    """
 
     name = "fuse"
     target: str = "cpu"
