@@ -14,7 +14,7 @@ import torch
 
 from ...codegen.artifact import Layout
 from ...errors import InternalCompilerError, SourceLine, UnsupportedProgram
-from ...frontend.externs import reason_of
+from ...frontend.externs import REASONS, reason_of
 from ...frontend.table import TABLE
 from ...runtime.package.manifest import Bucket, Kernel, Package, Step
 from ...runtime.package.operators import find
@@ -316,14 +316,15 @@ class _Bucket:
 def _why_left(step: Step) -> tuple[str, str]:
     """Why an operator that computes is no kernel, and what to do."""
     op = find(step.operator)
-    if isinstance(op, torch._ops.OpOverload) and op.overloadpacket in TABLE:
+    if not isinstance(op, torch._ops.OpOverload):
+        return "it computes, and C has no PyTorch", KEEP_OUT
+    if op.overloadpacket in TABLE and str(op.overloadpacket) not in REASONS:  # a row may do some calls and not others
         return (
             "it computes, and C has no PyTorch",
             "export the package with remainder='kernels', as format='c' does (`fusecade compile --remainder kernels`): then "
             f"what can be a kernel is one. If this was: {KEEP_OUT}",
         )
-    reason = f": {reason_of(op)}" if isinstance(op, torch._ops.OpOverload) else ""
-    return f"it computes, C has no PyTorch, and no kernel does this{reason}", KEEP_OUT
+    return f"it computes, C has no PyTorch, and no kernel does this: {reason_of(op)}", KEEP_OUT
 
 
 class Slots:
