@@ -168,9 +168,8 @@ class Census:
         self.listing = Listing(kernel, sizes)
         self.held = HeldTiles(kernel, self.listing)
         self.sums: dict[tuple, int] = {}
-        self.walks: list[
-            tuple[tuple[str, ...], tuple[Bounds, ...]]
-        ] = []  # loops around operations, and bounds of those
+        # The loops around operations, with the bounds of those that have some: each pair once.
+        self.walks: list[tuple[tuple[str, ...], tuple[Bounds, ...]]] = []
         self.counted: list[_Counted] = []
         numbers: dict[tuple, int] = {}
         extent, bands, grid = self.listing.extent, self.listing.bands, self.listing.grid

@@ -30,8 +30,8 @@ LATENCY_S = 0.6e-6  # from asking for a tile to having it, out of the shared cac
 CPU_RATES = {
     "exp": 2.6e9, "exp2": 1.9e9, "expm1": 1.0e9, "log": 1.5e9, "log2": 1.5e9, "log1p": 0.55e9, "sqrt": 2.8e9,
     "rsqrt": 2.0e9, "tanh": 1.9e9, "sin": 1.4e9, "cos": 1.4e9, "erf": 0.88e9, "pow": 0.3e9, "div": 1.9e9,
-    "lt": 0.55e9, "le": 0.55e9, "gt": 0.55e9, "ge": 0.55e9, "eq": 0.55e9, "ne": 0.55e9,
-    "ilt": 0.55e9, "ile": 0.55e9, "igt": 0.55e9, "ige": 0.55e9, "ieq": 0.55e9, "ine": 0.55e9, "inside": 0.4e9, "select": 0.95e9,
+    "lt": 0.55e9, "le": 0.55e9, "gt": 0.55e9, "ge": 0.55e9, "eq": 0.55e9, "ne": 0.55e9, "inside": 0.4e9,
+    "ilt": 0.55e9, "ile": 0.55e9, "igt": 0.55e9, "ige": 0.55e9, "ieq": 0.55e9, "ine": 0.55e9, "select": 0.95e9,
     "reduce": 5.5e9, "any": 10e9, "all": 10e9, "argmin": 2.5e9, "argmax": 2.5e9, "fill": 8.0e9, "pick": 30.0e9,
 }  # fmt: skip
 CPU_MAP_RATE = 3.0e9

@@ -155,6 +155,14 @@ def test_far_from_zero(fn: Callable):
     check_parts(fn, [torch.randn(3, 40) + 1e4], (4,))
 
 
+def test_what_takes_two_passes_far_from_zero_is_in_no_parts():
+    """The mean of a softmax is known when all of it is: its variance is not expanded, which would lose it."""
+    x = torch.randn(3, 40) + 1e4
+    program, (kernel,) = repaired(lambda x: x.softmax(-1).var(-1), [x], "sm_90")
+    agree(run_program(program, [x]), [x.double().softmax(-1).var(-1)], "whole")
+    assert isinstance(split_kernel(kernel, kernel.streamed, 4), Refused)
+
+
 def test_the_first_of_equal_extremes_wins_across_parts():
     x = torch.tensor([[3.0, 1, 2, 1, 1, 3], [2, 2, 2, 2, 2, 2], [5, 4, math.nan, 1, math.nan, 0]])
     check_parts(lambda x: (3 * x).argmin(-1), [x], (2, 3, 6))
