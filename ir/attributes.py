@@ -100,9 +100,12 @@ class AccessMap(Data[tuple[sympy.Expr, ...]]):
 
     def bare(self) -> tuple[str, ...] | None:
         """The rank names when every index is one bare symbol, else None."""
-        if all(isinstance(e, sympy.Symbol) for e in self.data):
-            return tuple(cast(sympy.Symbol, e).name for e in self.data)
-        return None
+        names: list[str] = []
+        for e in self.data:
+            if not isinstance(e, sympy.Symbol):
+                return None
+            names.append(e.name)
+        return tuple(names)
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> tuple[sympy.Expr, ...]:

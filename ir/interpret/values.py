@@ -27,6 +27,8 @@ class Named:
 
     def over(self, order: Sequence[str]) -> Tensor:
         """The tensor with its ranks in `order`; ranks that it does not depend on get length 1."""
+        if self.ranks == tuple(order):
+            return self.tensor
         present = [r for r in order if r in self.ranks]
         if len(present) != len(self.ranks):
             raise InternalCompilerError(f"a value over {list(self.ranks)} is needed over {list(order)}")

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from correctness.forced import close, data
+from in_parts import in_parts
 from torch import Tensor
 
 import fusecade
@@ -114,7 +115,7 @@ def shared(fn: Callable, args, programs: int, monkeypatch, tmp_path, largest: in
 @pytest.mark.parametrize(
     ("programs", "dtype"), [(3, torch.float32), pytest.param(7, torch.float16, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", in_parts(CASES, of=2))
 def test_results(name: str, programs: int, dtype: torch.dtype, monkeypatch, tmp_path):
     fn, make = CASES[name]
     args = make(dtype)

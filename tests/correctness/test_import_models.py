@@ -74,7 +74,7 @@ def test_model(name: str, attention: str, masked: bool) -> None:
         assert not any("floordiv" in a.text() or " mod " in a.text() for a in op.accesses.data), op
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("name", [pytest.param("bert", marks=pytest.mark.slow), "llama"])
 def test_aot_autograd_gives_the_same_kind_of_graph(name: str) -> None:
     """Through torch.compile, with symbolic sizes; the program runs at other sizes as well."""
     from torch._dynamo.backends.common import aot_autograd

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from in_parts import in_parts
 
 import fusecade
 from fusecade.testing import count_io_of_launch
@@ -64,7 +65,7 @@ def fused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("FUSECADE_CACHE_DIR", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize(("fn", "shapes"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(("fn", "shapes"), in_parts([c[1:] for c in CASES], of=2), ids=[c[0] for c in CASES])
 def test_results_are_those_of_eager(fn: Callable, shapes: list[tuple[int, ...]]):
     inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n, shape in enumerate(shapes)]
     kernel = fusecade.compile(fn, inputs, target="cpu", fuse="always")
@@ -72,7 +73,7 @@ def test_results_are_those_of_eager(fn: Callable, shapes: list[tuple[int, ...]])
     torch.testing.assert_close(kernel(*inputs), fn(*inputs), atol=2e-5, rtol=2e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["causal", "window", "prefix", "blocks", "earlier"])
+@pytest.mark.parametrize("name", in_parts(["causal", "prefix", "window", "blocks", "earlier"], of=2))
 def test_under_the_interpreter_to_the_byte(name: str):
     fn = {"causal": causal, **MASKS}[name]
     inputs = [torch.randn(1, 300, 16, generator=torch.Generator().manual_seed(n)) for n in range(3)]

@@ -154,9 +154,9 @@ def meta(*shapes: tuple[int, ...]) -> list[Tensor]:
     [
         (attention, [(32, 16, 128), (32, 65536, 128), (32, 65536, 128)]),
         (attention, [(1, 1, 128), (1, 65536, 128), (1, 65536, 128)]),
-        (logsumexp_of_words, [(2048, 256), (30522, 256)]),
+        pytest.param(logsumexp_of_words, [(2048, 256), (30522, 256)], marks=pytest.mark.slow),
         (best_word, [(2048, 256), (30522, 256)]),
-        (lambda x: x.logsumexp(-1), [(4, 1 << 20)]),
+        pytest.param(lambda x: x.logsumexp(-1), [(4, 1 << 20)], marks=pytest.mark.slow),
     ],
     ids=["16 queries", "1 query", "logsumexp head", "argmax head", "long rows"],
 )

@@ -17,9 +17,17 @@ from fusecade.report import Report
 ALL = (*ROWS, *TWO_PASSES)
 
 
-def table(which: Sequence[Row], what: str) -> list[Any]:
-    """Parameters for pytest; rows that do not get there yet are expected to fail, for the reason they give."""
-    return [pytest.param(row, id=row.name, marks=expected_to_fail(row, what)) for row in which]
+def table(which: Sequence[Row], what: str, every: int = 1) -> list[Any]:
+    """Parameters for pytest; rows that do not get there yet are expected to fail, for the reason they give.
+
+    One of `every` rows runs in CI, all with the slow tests.
+    """
+    return [
+        pytest.param(
+            row, id=row.name, marks=[*expected_to_fail(row, what), *([pytest.mark.slow] if at % every else [])]
+        )
+        for at, row in enumerate(which)
+    ]
 
 
 def expected_to_fail(row: Row, what: str) -> list[pytest.MarkDecorator]:
@@ -114,13 +122,13 @@ def test_a_second_pass_has_a_reason(row: Row, target: str) -> None:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", table(ALL, "results"))
+@pytest.mark.parametrize("row", table(ALL, "results", every=2))
 def test_results_are_those_of_eager(row: Row) -> None:
     check_results(row, 0.0)
 
 
 @pytest.mark.parametrize(
-    "row", table([r for r in ALL if r.offset and any(a.shifted for a in r.cpu)], "results far from zero")
+    "row", table([r for r in ALL if r.offset and any(a.shifted for a in r.cpu)], "results far from zero", every=4)
 )
 def test_results_are_those_of_eager_far_from_zero(row: Row) -> None:
     check_results(row, row.offset)

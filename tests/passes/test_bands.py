@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import CASES, shifted
 from harness import agree, check, program_of
+from in_parts import taking_turns
 from torch.nn import functional as F
 
 from fusecade.ir import tile
@@ -21,8 +22,7 @@ from fusecade.passes.scheduled import Scheduled
 BANDS = {name: 2 if name == "relative_both" else 1 for name in CASES if name.startswith("relative_")}
 
 
-@pytest.mark.parametrize("target", ["cpu", "sm_90"])
-@pytest.mark.parametrize("name", BANDS)
+@pytest.mark.parametrize(("name", "target"), taking_turns(BANDS, ["cpu", "sm_90"]))
 def test_no_product_is_left(name: str, target: str):
     """All of it is one kernel, which holds a band of each product that is read along one, and no more."""
     case = CASES[name]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import CASES, K, Q, V, attention
 from harness import program_of
+from in_parts import in_parts
 
 from fusecade.ir.cascade import EinsumOp
 from fusecade.ir.verify import verify
@@ -23,7 +24,7 @@ def whole(fn, tensors):
     return ops, outline(ops, outputs, "k")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", in_parts(CASES))
 def test_ranks_of_one_operation_stay_apart(name: str):
     """Each copy has as many ranks as the operation it was made of, reduces as many, and keeps their extents."""
     ops, kernel = whole(CASES[name].fn, CASES[name].tensors)

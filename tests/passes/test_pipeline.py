@@ -9,6 +9,7 @@ import pytest
 import torch
 from cases import CASES
 from harness import agree, check, layouts, own_walk, program_of, ranks_of, run_lanes
+from in_parts import in_parts, taking_turns
 
 from fusecade.ir import tile
 from fusecade.ir.attributes import AccessMap, TensorType
@@ -32,13 +33,7 @@ ROWWISE = [
 ]  # fmt: skip
 
 
-def some(names: list[str], first: int) -> list:
-    """A third of the names in CI, all with the slow tests: what differs between them is seen in the tests above as well."""
-    return [pytest.param(n, marks=() if at % 3 == first else pytest.mark.slow) for at, n in enumerate(names)]
-
-
-@pytest.mark.parametrize("target", ["cpu", "sm_90"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "target"), taking_turns(CASES, ["cpu", "sm_90"]))
 def test_every_stage_computes_the_same(name: str, target: str):
     case = CASES[name]
     walks = 4 if len(name) % 2 else 2  # six of all cases: the slow test below
@@ -54,20 +49,20 @@ def test_walks_of_any_kind_compute_the_same(name: str):
     check(CASES[name].fn, CASES[name].tensors, walks=6, seed=len(name))
 
 
-@pytest.mark.parametrize("name", some(ROWWISE, 0))
+@pytest.mark.parametrize("name", in_parts(ROWWISE, 0))
 def test_in_double_precision(name: str):
     case = CASES[name]
     check(case.fn, [t.double() if t.dtype.is_floating_point else t for t in case.tensors], walks=1)
 
 
-@pytest.mark.parametrize("name", some(ROWWISE, 1))
+@pytest.mark.parametrize("name", in_parts(ROWWISE, 1))
 def test_in_half_precision(name: str):
     """Nothing is rounded by the interpreter; this is about types."""
     case = CASES[name]
     check(case.fn, [t.half() if t.dtype.is_floating_point else t for t in case.tensors], walks=1, eager=False)
 
 
-@pytest.mark.parametrize("name", ROWWISE)
+@pytest.mark.parametrize("name", in_parts(ROWWISE, 2, of=4))
 def test_nan_and_infinities_come_out_as_in_eager(name: str):
     """The first element of the first two floating inputs is not finite."""
     poisoned = []

@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import attention, attention_causal, kmeans
 from harness import layouts, program_of
+from in_parts import taking_turns
 
 from fusecade.ir import tile
 from fusecade.ir.cascade import EinsumOp
@@ -48,8 +49,7 @@ ONE_PASS = {
 }
 
 
-@pytest.mark.parametrize("target", ["cpu", "sm_80", "sm_90"])
-@pytest.mark.parametrize("name", ONE_PASS)
+@pytest.mark.parametrize(("name", "target"), taking_turns(ONE_PASS, ["cpu", "sm_80", "sm_90"]))
 def test_one_kernel_in_one_pass(name: str, target: str):
     """Whatever exists only between two operations stays in one kernel, which walks the streamed rank once."""
     fn, shapes = ONE_PASS[name]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import CASES
 from harness import agree, layouts, own_walk, program_of, run_lanes
+from in_parts import in_parts, taking_turns
 from torch import Tensor
 from xdsl.dialects.builtin import StringAttr
 
@@ -120,15 +121,14 @@ def check_parts(fn: Callable, tensors: Sequence[Tensor], parts: Sequence[int], t
         agree(found, expected, f"{count} parts")
 
 
-@pytest.mark.parametrize("target", ["cpu", "sm_90"])
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize(("name", "target"), taking_turns(SPLIT, ["cpu", "sm_90"]))
 def test_parts_that_are_merged_are_the_whole(name: str, target: str):
     """16 parts of 5 to 11 elements: most of them are empty."""
     case = CASES[name]
     check_parts(case.fn, case.tensors, (3, 2, 1, 16) if target == "sm_90" else (2,), target)
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", in_parts(SPLIT, 1))
 def test_nan_and_infinities_come_out_as_of_the_whole(name: str):
     """In several parts, and in none that a mask of indices closes: whether those are visited is another pass's business."""
     case = CASES[name]

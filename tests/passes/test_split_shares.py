@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from cases import CASES
 from harness import agree, layouts, own_walk, run_lanes
+from in_parts import in_parts
 from test_split_reduction import SPLIT, repaired, split_of
 from xdsl.dialects.builtin import IntegerAttr, i64
 
@@ -83,7 +84,7 @@ def shared_out(kernel: KernelOp, choose: random.Random, sizes, each: int, repeat
     return made, pieces
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", in_parts(SPLIT, 2))
 def test_shares_that_are_merged_are_the_whole(name: str):
     """Shares shorter than a tile, about as long, and of several tiles."""
     case = CASES[name]
