@@ -29,6 +29,7 @@ from ..frontend.statistics import hides_rows, written_out
 from ..ir.target import Target
 from .joint import Joint
 from .joint_rewrites import rewritten
+from .row_sums import bound_sums, sums_of_powers
 from .saved import Saved, saved_by
 from .saving import NoCut, Prices, Unwritten, cheapest
 
@@ -67,6 +68,7 @@ class Partitioner:
             log.debug("PyTorch's own rules decide what is saved: no kernel of the backward holds %s", decided.rounded)
             decided = Decided(untouched)
             parts = min_cut_rematerialization_partition(untouched, inputs, num_fwd_outputs=num_fwd_outputs, **rest)
+        bound_sums(parts[1], decided.sums)
         self.note(saved_by(parts[0], num_fwd_outputs, Prices(self.target, Unwritten()), decided.rows))
         return parts
 
@@ -94,6 +96,7 @@ class Partitioner:
             gm,
             {name: whole for whole, names in opened.items() for name in names},
             frozenset(n.name for n in saving.again if n in hidden.wide and _rounded(n)),
+            frozenset(sums_of_powers(gm.graph)),
         )
 
     def _within(self, backward: fx.GraphModule) -> set[str]:
@@ -108,12 +111,13 @@ class Decided:
 
     rows: the values of rows that were made for it, each with the name of what follows from them.  rounded: products that the
     backward computes again and that are 16 bits wide in memory.  What is known of their rows was taken from products that
-    were never rounded, and fits only those.
+    were never rounded, and fits only those.  sums: values that are sums of e to what lies below the maximum of a row.
     """
 
     joint: fx.GraphModule
     rows: Mapping[str, str] = field(default_factory=dict)
     rounded: frozenset[str] = frozenset()
+    sums: frozenset[str] = frozenset()
 
 
 def _copy(gm: fx.GraphModule) -> fx.GraphModule:

@@ -26,6 +26,7 @@ from ..ir.cascade import MAP, EinsumOp, ProgramOp, YieldOp
 from .canonicalise import erase_dead
 from .outline import label
 from .pass_classes import ProgramPass
+from .ranges import ranges_of, reach_of
 from .reassociate import Rewrite
 from .reassociation.terms import polynomial
 
@@ -198,13 +199,13 @@ def _match(
     (summed,) = beside.reduced
     if beside.extents[summed] != extents[k]:
         return None
-    binding: dict[str, Expr] = {summed: symbols.symbol(k)}
-    for x in factors:  # bare reads in `beside` say what its ranks are here
+    pairs: list[tuple[Expr, Expr]] = []
+    for x in factors:
         there_too = next(w for w in wanted if w.value is x.value and w.power == x.power)
-        for e, g in zip(x.access, there_too.access, strict=True):
-            if isinstance(e, sympy.Symbol) and e.name in beside.extents:
-                binding.setdefault(e.name, g)
-    if not set(beside.ranks.names) <= set(binding):
+        pairs += zip(x.access, there_too.access, strict=True)
+    binding = _bound({summed: symbols.symbol(k)}, beside.extents, pairs)
+    ranges = ranges_of(extents)
+    if binding is None or not all(_runs_below(e, beside.extents[r], ranges) for r, e in binding.items()):
         return None
     moved = [Factor(x.value, _moved(x.access, binding, extents), x.power) for x in factors]
     if sorted(map(_key, moved)) != sorted(map(_key, wanted)):
@@ -213,6 +214,36 @@ def _match(
     # Of the ranks that are summed, the result may carry the one over features only.
     free = set().union(*(symbols.names(e) for e in at))
     return at if f in free and k not in free else None
+
+
+def _bound(
+    known: Mapping[str, Expr], ranks: Mapping[str, Expr], pairs: Sequence[tuple[Expr, Expr]]
+) -> dict[str, Expr] | None:
+    """What each of `ranks` is where the first index of each pair is the second; None where the pairs do not say.
+
+    Bare indices say it at once; what these leave open follows from indices with one rank that is not yet known, as the
+    feature k of head b in b * 64 + k.
+    """
+    binding = dict(known)
+    for bare in (True, False):
+        for e, g in pairs:
+            form = symbols.affine(e, list(ranks))
+            open_ = [r for r, c in form[0].items() if c and r not in binding] if form is not None else []
+            if form is None or len(open_) != 1 or (bare and not isinstance(e, sympy.Symbol)):
+                continue
+            (rank,) = open_
+            rest = e - form[0][rank] * symbols.symbol(rank)
+            rest = AccessMap((sympy.expand(rest),)).substitute(binding).data[0]
+            binding[rank] = sympy.expand((g - rest) / form[0][rank])
+    return binding if set(ranks) <= set(binding) else None
+
+
+def _runs_below(e: Expr, extent: Expr, ranges: Mapping[str, tuple[Expr, Expr]]) -> bool:
+    """Whether an index is a whole number from 0 to below `extent`."""
+    reach = reach_of(e, ranges)
+    return bool(
+        e.is_integer and reach is not None and reach[0].is_nonnegative and (extent - 1 - reach[1]).is_nonnegative
+    )
 
 
 def _moved(access: tuple[Expr, ...], binding: Mapping[str, Expr], extents: Mapping[str, Expr]) -> tuple[Expr, ...]:

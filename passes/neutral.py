@@ -201,7 +201,8 @@ class Neutral:
         return found
 
     def _computed(self, name: str, op: Operation) -> Facts:
-        """A function of what is constant in places, and products with what is zero and sums with what is infinite."""
+        """A function of what is constant in places, products with what is zero, zero divided by what is not, and sums with
+        what is infinite."""
         operands = [self.facts(o) for o in op.operands]
         found: dict[Number, Predicate] = {}
 
@@ -221,6 +222,8 @@ class Neutral:
             infinities = self.infinities(other)
             for c, where in known.items():
                 if c == 0 and (name == "imul" or (name == "mul" and not infinities)):
+                    differs(c, where)
+                if c == 0 and name == "div" and n == 0 and not infinities and self.positive(op.operands[1]):
                     differs(c, where)
                 if name in ("add", "sub") and c in (-math.inf, math.inf):
                     met = c if name == "sub" else -c  # of the other operand: what would make it NaN
@@ -352,7 +355,7 @@ class Neutral:
         if name == "sub" and not of[1]:
             return of[0]
         if name in ("mul", "div") and not of[1] and self._nonzero(op.operands[1]):
-            return of[0] if self._constant(op.operands[1]) > 0 else frozenset(-x for x in of[0])
+            return of[0] if self.positive(op.operands[1]) else frozenset(-x for x in of[0])
         return INFINITE
 
     def _constant(self, value: SSAValue) -> float:
@@ -362,7 +365,19 @@ class Neutral:
         return float(scalar.constant_value(op)) if is_constant else 0.0  # pyright: ignore
 
     def _nonzero(self, value: SSAValue) -> bool:
-        return self._constant(value) != 0.0
+        return self._constant(value) != 0.0 or self.positive(value)
+
+    def positive(self, value: SSAValue) -> bool:
+        """Whether a float scalar is known to be greater than zero, or NaN: a constant, or bounded by one from below."""
+        if isinstance(value, BlockArgument):
+            inner = _map_behind(self.arguments[value][0]) if value in self.arguments else None
+            return inner is not None and self.positive(inner)
+        op = value.owner
+        if scalar.name_of(op) == "maximum":
+            return any(map(self.positive, op.operands))
+        if scalar.name_of(op) == "minimum":
+            return all(map(self.positive, op.operands))
+        return self._constant(value) > 0.0
 
 
 def _map_behind(tensor: SSAValue) -> SSAValue | None:

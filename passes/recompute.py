@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import sympy
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from ..ir.cascade import EinsumOp
 from .candidates import Candidates
@@ -120,7 +120,8 @@ class _Product:
         return wide
 
     def _upwards(self, last: Iterable[EinsumOp]) -> set[EinsumOp]:
-        """Operations with what they are computed from, down to the product; maps without inputs come along."""
+        """Operations with what they are computed from, down to the product; maps without inputs come along, and what they
+        alone read that is a small map of something loaded (a bound of it, say)."""
         found: set[EinsumOp] = set()
         pending: list[Operation] = list(last)
         while pending:
@@ -130,7 +131,10 @@ class _Product:
                 owners = {
                     v.owner
                     for v in op.inputs
-                    if v in self.kept or not getattr(v.owner, "inputs", True) or self._beside(v)
+                    if v in self.kept
+                    or not getattr(v.owner, "inputs", True)
+                    or self._beside(v)
+                    or self._of_loaded(v, found)
                 }
                 pending.extend(o for o in owners if isinstance(o, Operation))
         return found
@@ -155,6 +159,17 @@ class _Product:
                 )
             self.others[value] = found
         return self.others[value]
+
+    def _of_loaded(self, value: SSAValue, readers: set[EinsumOp]) -> bool:
+        """Whether a value is a map of values of the block's arguments, no larger than it, that nothing but `readers` read."""
+        op = value.owner
+        return (
+            isinstance(op, EinsumOp)
+            and op.is_map
+            and all(isinstance(v, BlockArgument) and self.elements(v) <= self.elements(value) for v in op.inputs)
+            and MUCH_LARGER * self.elements(value) <= self.large
+            and {u.operation for r in op.results for u in r.uses} <= readers
+        )
 
     def _stands_alone(self, ops: frozenset[EinsumOp]) -> bool:
         """Whether a cone reads nothing large, and nothing that something else makes of the product."""

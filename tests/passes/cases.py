@@ -57,6 +57,13 @@ def attention_causal(q, k, v):
     return torch.softmax(s.masked_fill(~keep, -math.inf), -1) @ v
 
 
+def shares_causal(q, k, m, s, o):
+    """What a backward does with a row's maximum and sum: its shares again, times what belongs to the rows."""
+    at = torch.arange(q.shape[-2])
+    x = torch.where(at[:, None] >= at, q @ k.transpose(-1, -2), -math.inf)
+    return (torch.exp(x - m) / s.clamp_min(0.5)).transpose(-1, -2) @ o
+
+
 def added(keep):
     """A mask as language models write it: the least finite number is added where a key is not seen."""
 
@@ -306,6 +313,7 @@ CASES: dict[str, Case] = {
     "attention_few_keys_minimum": Case(added(lambda i, j: j >= i - 2), [LONG, K, V]),
     "attention_of_positions": Case(of_positions, [LONG] * 3),
     "attention_causal_finite": Case(masked(lambda i, j: j < i, -1e9), [LONG] * 3),
+    "shares_causal": Case(shares_causal, [LONG, LONG, _r(2, 9, 1), _r(2, 9, 1).abs(), LONG]),
     "attention_causal_biased": Case(attention_shifted_bias, [LONG, LONG, LONG, _r(2, 1, 9)]),
     "linear_attention_causal": Case(masked(lambda i, j: j <= i, 0.0, lambda s: s), [LONG] * 3, None),
     "logsumexp_causal": Case(logsumexp_causal, [Q, K, V], None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,35 @@ def test_one_kernel_in_one_pass(name: str, target: str):
     assert len(outermost) == (2 if name == "causal" else len(walks))
     assert s.work.programs >= 8
     assert s.price.fits
+
+
+def shares(bound: float | None, minimum: bool = False):
+    """Shares of causal rows whose maximum and sum are loaded, as a backward has them, times what belongs to the rows."""
+
+    def run(q, k, m, s, o):
+        at = torch.arange(q.shape[-2])
+        x = torch.where(at[:, None] >= at, q @ k.transpose(-1, -2), -math.inf)
+        total = s if bound is None else torch.minimum(s, torch.tensor(bound)) if minimum else s.clamp_min(bound)
+        return (torch.exp(x - m) / total).transpose(-1, -2) @ o
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("fn", "bounded"),
+    [
+        (shares(0.5), True),
+        (shares(None), False),
+        (shares(0.0), False),
+        (shares(-1.0), False),
+        (shares(2.0, True), False),
+    ],
+)
+def test_zero_divided_by_what_cannot_be_zero_is_not_visited(fn, bounded: bool):
+    """A quotient by a sum that might be zero is NaN where it is, and then no step may be left out."""
+    rows, numbers = (8, 4096, 64), (8, 4096, 1)
+    (s,), _ = compiled(fn, [rows, rows, numbers, numbers, rows], "sm_90")
+    assert ("visited" in s.kernel.attributes) == bounded
 
 
 def test_the_space_is_ordered_and_its_first_is_bound():
