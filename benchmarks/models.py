@@ -5,10 +5,11 @@
     python benchmarks/models.py --quick                # small ones: does it run at all?
 
 Attention is written in plain PyTorch (`attn_implementation="eager"`), or calls `scaled_dot_product_attention` ("sdpa"): then
-eager already has a fused kernel.  Weights are random, from
-configurations; each contender has a copy of them. A training step is the loss, its gradients of
-all parameters, and nothing else: the optimiser is the same for all. Times and memory as in `run.py`; the difference is that
-of the last hidden state, and of the largest gradient of the embedding.
+eager already has a fused kernel.  Weights are random, from configurations; each contender has a copy of them.  Each model
+with each attention has a process of its own, in which the contenders take turns: what one model leaves in the heap decides
+how soon eager finds room for large tensors of the next.  A training step is the loss, its gradients of all parameters, and
+nothing else: the optimiser is the same for all.  Times and memory as in `run.py`; the difference is that of the last hidden
+state, and of the largest gradient of the embedding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import copy
 import itertools
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -135,10 +138,13 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = chosen.rounds or (2 if chosen.quick else 7)
     path = chosen.json or RESULTS / f"models-cpu-{date.today().isoformat()}{'-quick' if chosen.quick else ''}.json"
     console = Console()
+    cases = list(itertools.product(chosen.model or MODELS, chosen.attention or ATTENTION))
+    if len(cases) > 1:
+        return apart(cases, chosen.what or list(KINDS), rounds, chosen.quick, path)
     results, kernels = [], {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
-        for name, attention in itertools.product(chosen.model or MODELS, chosen.attention or ATTENTION):
+        for name, attention in cases:
             for kind in chosen.what or KINDS:
                 before = len(fusecade.reports())
                 tick = lambda text: progress.update(task, description=text)  # noqa: E731
@@ -155,6 +161,25 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"{case}: kernels in each graph: {counts}", highlight=False)
     console.print(f"written to {path}")
     return 0
+
+
+def apart(cases: list[tuple[str, str]], kinds: list[str], rounds: int, quick: bool, path: Path) -> int:
+    """Each case in a process of its own, which prints its tables; all results in one file.  Returns the worst exit status."""
+    body: dict[str, Any] = {"versions": versions(), "rounds": rounds, "kernels": {}, "results": []}
+    worst = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, attention in cases:
+            part = Path(folder) / f"{name}-{attention}.json"
+            command = [sys.executable, __file__, "--model", name, "--attention", attention, "--rounds", str(rounds)]
+            command += [f"--what={kind}" for kind in kinds] + ["--quick"] * quick + ["--json", str(part)]
+            worst = max(worst, abs(subprocess.run(command, check=False).returncode))
+            if part.exists():
+                found = json.loads(part.read_text(encoding="utf-8"))
+                body["kernels"] |= found["kernels"]
+                body["results"] += found["results"]
+                path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"all written to {path}")
+    return worst
 
 
 if __name__ == "__main__":

@@ -381,7 +381,7 @@ def tables(results: list[Result]) -> Iterator[Table]:
                 f"{milliseconds.min:.0f}–{milliseconds.max:.0f}",
                 "" if speedup is None else f"[{'green' if met else 'red'}]{speedup.median:.2f}[/]",
                 "" if speedup is None else f"{speedup.min:.2f}–{speedup.max:.2f}",
-                "" if wanted is None else f"≥ {wanted:.1f}",
+                "" if wanted is None else f"≥ {wanted:g}",
             )
             used = contender.memory
             memory.add_row(
