@@ -1,11 +1,12 @@
 """A training step of attention: what it saves for its backward, and what it takes, by each way of choosing.
 
     python benchmarks/saved.py            # 8 heads, 1024 and 2048 rows of 64; about two minutes on two cores
+    python benchmarks/saved.py --causal   # the same with a causal mask, as language models write it
     python benchmarks/saved.py --quick    # 128 rows: does it run at all?
 
-The program is softmax(q kᵀ / 8) v in fp32, with the gradients of q, k and v. Contenders take turns in one process; a ratio is
-that of two neighbours in time, to the step that Inductor makes. "saved" counts the tensors that autograd keeps between forward
-and backward, inputs not among them.
+The program is softmax(q kᵀ / 8 + mask) v in fp32, with the gradients of q, k and v. Contenders take turns in one process; a
+ratio is that of two neighbours in time, to the step that Inductor makes. "saved" counts the tensors that autograd keeps
+between forward and backward, inputs not among them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,18 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(WIDTH), -1) @ v
 
 
-CONTENDERS: dict[str, Callable[[], Callable[..., torch.Tensor]]] = {
-    "eager": lambda: attend,
-    "inductor": lambda: torch.compile(attend),
-    "fusecade, save=torch": lambda: torch.compile(attend, backend="fusecade", options={"save": "torch"}),
-    "fusecade": lambda: torch.compile(attend, backend="fusecade"),
+def attend_causally(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    at = torch.arange(q.shape[-2])
+    mask = torch.where(at[:, None] >= at, 0.0, torch.finfo(torch.float32).min)
+    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(WIDTH) + mask, -1) @ v
+
+
+Program = Callable[..., torch.Tensor]
+CONTENDERS: dict[str, Callable[[Program], Program]] = {
+    "eager": lambda fn: fn,
+    "inductor": lambda fn: torch.compile(fn),
+    "fusecade, save=torch": lambda fn: torch.compile(fn, backend="fusecade", options={"save": "torch"}),
+    "fusecade": lambda fn: torch.compile(fn, backend="fusecade"),
 }
 
 
@@ -58,15 +66,15 @@ def saved_bytes(called: Callable[..., torch.Tensor], inputs: list[torch.Tensor])
     return sum(kept.values())
 
 
-def measure(rows: int, rounds: int) -> Table:
+def measure(fn: Program, rows: int, rounds: int) -> Table:
     torch.manual_seed(0)
     inputs = [torch.randn(HEADS, rows, WIDTH, requires_grad=True) for _ in range(3)]
     seed = torch.randn(HEADS, rows, WIDTH)
-    reference = step(attend, [x.detach().double().requires_grad_() for x in inputs], seed.double())
+    reference = step(fn, [x.detach().double().requires_grad_() for x in inputs], seed.double())
     calls, saved = {}, {}
     for name, make in CONTENDERS.items():
         torch.compiler.reset()
-        called = make()
+        called = make(fn)
         gradients = step(called, inputs, seed)
         for ours, right in zip(gradients, reference, strict=True):
             torch.testing.assert_close(ours.double(), right, rtol=1e-3, atol=1e-4)
@@ -87,11 +95,14 @@ def measure(rows: int, rounds: int) -> Table:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What a training step of attention saves, and what it takes.")
     parser.add_argument("--quick", action="store_true", help="few rows, few rounds")
+    parser.add_argument("--causal", action="store_true", help="with a causal mask")
     parser.add_argument("--rounds", type=int, help="of one step each (default 15, with --quick 2)")
     chosen = parser.parse_args(arguments)
     console = Console(width=100)
     for rows in (128,) if chosen.quick else (1024, 2048):
-        console.print(measure(rows, chosen.rounds or (2 if chosen.quick else 15)))
+        console.print(
+            measure(attend_causally if chosen.causal else attend, rows, chosen.rounds or (2 if chosen.quick else 15))
+        )
 
 
 if __name__ == "__main__":

@@ -373,6 +373,7 @@ class Neutral:
             inner = _map_behind(self.arguments[value][0]) if value in self.arguments else None
             return inner is not None and self.positive(inner)
         op = value.owner
+        assert isinstance(op, Operation)
         if scalar.name_of(op) == "maximum":
             return any(map(self.positive, op.operands))
         if scalar.name_of(op) == "minimum":
