@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from correctness.forced import close, compiled, data
+from in_parts import in_parts
 from torch import Tensor
 
 import fusecade
@@ -64,7 +65,7 @@ def test_on_torch(name: str, parts: int, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("parts", "dtype"), [(1, torch.float32), (3, torch.float16), (7, torch.float32)])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", in_parts(CASES, of=2))
 def test_on_triton(name: str, parts: int, dtype: torch.dtype, monkeypatch, tmp_path):
     fn, make = CASES[name]
     args = make(dtype)
