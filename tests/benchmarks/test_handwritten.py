@@ -77,6 +77,7 @@ def measure(what: str, folder: Path) -> list[dict]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_launcher_that_asks_the_device_is_compiled_for_it(tmp_path: Path) -> None:
     theirs, ours, missing = measure("binaries", tmp_path)
     [launch] = theirs["launches"]

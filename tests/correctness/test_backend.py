@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 import torch
 from data.broken import break_kernels
+from in_parts import in_parts
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn import functional as F
@@ -86,7 +87,7 @@ class TestResults:
         with torch.no_grad():
             torch.testing.assert_close(compiled(block, remainder)(x), block(x))
 
-    @pytest.mark.parametrize("remainder", REMAINDERS)
+    @pytest.mark.parametrize("remainder", in_parts(REMAINDERS, of=2))
     def test_gradients(self, remainder: str):
         block = Block()
         other = copy.deepcopy(block)
@@ -98,7 +99,7 @@ class TestResults:
         for mine, theirs in zip(block.parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(mine.grad, theirs.grad)
 
-    @pytest.mark.parametrize("remainder", REMAINDERS)
+    @pytest.mark.parametrize("remainder", in_parts(REMAINDERS, 1, of=2))
     def test_training_steps(self, remainder: str):
         block = Block()
         other = copy.deepcopy(block)
