@@ -52,7 +52,7 @@ def pytest_collection_finish() -> None:
     """What was imported stays: to walk through all of it again and again took a tenth of the tests' time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _why_no_gpu() -> str | None:
