@@ -14,11 +14,14 @@ def in_parts(cases: Iterable[Any], first: int = 0, *, of: int = 3) -> list[Any]:
     A case that is a tuple is several parameters.
     """
     return [
-        pytest.param(
-            *(case if isinstance(case, tuple) else (case,)), marks=() if at % of == first else pytest.mark.slow
-        )
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=slow_unless(at, first, of=of))
         for at, case in enumerate(cases)
     ]
+
+
+def slow_unless(at: int, first: int = 0, *, of: int = 3) -> list[pytest.MarkDecorator]:
+    """The marks of the case at a position: none where it runs in CI."""
+    return [] if at % of == first else [pytest.mark.slow]
 
 
 def taking_turns(names: Iterable[str], places: Iterable[str]) -> list[Any]:

@@ -98,15 +98,14 @@ def test_a_causal_backward_leaves_out_later_keys(fn: Callable):
     found = gradients(run, inputs)
     exact, eager = gradients(fn, inputs, torch.float64), gradients(fn, inputs)
     for mine, right, usual in zip(found, exact, eager, strict=True):
-        assert (mine - right).abs().max() <= 2 * (usual - right).abs().max() + torch.finfo(
-            mine.dtype
-        ).eps * right.abs().max()
+        ulp = torch.finfo(mine.dtype).eps * right.abs().max()
+        assert (mine - right).abs().max() <= 2 * (usual - right).abs().max() + ulp
     backward = torch_backend.compiled[-1]
     products = [c for c in backward.plan.calls if any(n.startswith("bmm") for n in c.nodes)]
     assert len(products) == 2
     for call in products:
-        assert any(f"start_{r}" in line and "min(" in line for r in "ijk" for line in call.artifact.source.splitlines()
-                   if "for start_" in line), call.artifact.source  # fmt: skip
+        loops = [line for line in call.artifact.source.splitlines() if "for start_" in line]
+        assert any("min(start_" in line for line in loops), loops  # bounds that depend on the tile
 
 
 def test_rows_with_nan_and_rows_without_a_key_are_those_of_eager():

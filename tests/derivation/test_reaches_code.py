@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from derivation.functions import ROWS, TWO_PASSES, Row, attention_softcap
+from in_parts import slow_unless
 from torch import Tensor
 
 import fusecade
@@ -23,9 +24,7 @@ def table(which: Sequence[Row], what: str, every: int = 1, first: int = 0) -> li
     Of `every` rows the one at `first` runs in CI, all with the slow tests.
     """
     return [
-        pytest.param(
-            row, id=row.name, marks=[*expected_to_fail(row, what), *([pytest.mark.slow] if at % every != first else [])]
-        )
+        pytest.param(row, id=row.name, marks=[*expected_to_fail(row, what), *slow_unless(at, first, of=every)])
         for at, row in enumerate(which)
     ]
 
