@@ -4,6 +4,8 @@ JOBS   ?= 2
 ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
+# A test that hangs fails, with where each thread was; the others go on.  The slowest takes half a minute on two cores.
+HANGS  := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-gpu goldens bench bench-gpu bench-memory bench-handwritten lint format clean
@@ -15,7 +17,7 @@ demo: $(VENV)/.demo ## embed real sentences with MiniLM, eager and compiled, and
 	$(BIN)/python examples/minilm_demo.py $(ARGS)
 
 test: $(VENV)/.test ## run the tests (ARGS="-k softmax" goes to pytest)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(HANGS) $(ARGS)
 
 test-slow: $(VENV)/.test $(VENV)/.cluster ## run the slow tests, with hypothesis at its long profile
 	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -m slow $(ARGS)

@@ -164,8 +164,10 @@ def test_closing_ends_everything():
         ask(pool, "echo")
         running = [pool.submit({"do": "hang"}, SOON) for _ in range(2)]
         waiting = pool.submit({"do": "echo"}, SOON)
-        while len(pids := pool.processes) < 2 or not all(f.running() for f in running):
+        give_up = time.monotonic() + SOON
+        while (len(pids := pool.processes) < 2 or not all(f.running() for f in running)) and time.monotonic() < give_up:
             time.sleep(0.01)
+        assert len(pids) == 2
     assert all(map(gone, pids)) and waiting.cancelled()
     for future in running:
         with pytest.raises(CancelledError):
@@ -186,27 +188,28 @@ def test_a_forgotten_pool_is_closed():
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_orphans_when_the_parent_ends(tmp_path: Path, how: signal.Signals):
     """A worker that hangs in a kernel, and the compiler that it started."""
-    note = tmp_path / "child"
     script = f"""
 import signal, sys, time
+from pathlib import Path
 from fusecade.autotune.workers import Pool
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its jobs in the background ignore
-pool = Pool([sys.executable, {str(FAKE)!r}], 2)
-idle = [pool.submit({{"do": "echo"}}, 60).result().value["pid"]]
-pool.submit({{"do": "hang with child", "note": {str(note)!r}}}, 60)
-while len(pool.processes) < 2:
+pool, note = Pool([sys.executable, {str(FAKE)!r}], 2), Path({str(tmp_path / "child")!r})
+hanging = pool.submit({{"do": "hang with child", "note": str(note)}}, 60)
+while not (note.exists() and note.read_text()) and not hanging.done():
     time.sleep(0.01)
-print(*pool.processes, flush=True)
+pool.submit({{"do": "echo"}}, 60).result(timeout=60)  # by the other one: before, either might take both requests
+print(note.read_text(), *pool.processes, flush=True)
 time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+    with (
+        open(tmp_path / "errors", "w+") as errors,
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=errors) as parent,
+    ):
         assert parent.stdout is not None
         pids = [int(word) for word in parent.stdout.readline().split()]
-        while not note.exists() or not note.read_text():
-            time.sleep(0.02)
-        os.kill(parent.pid, how)
-    assert len(pids) == 2
-    assert all(map(gone, [*pids, int(note.read_text())]))
+        parent.send_signal(how)
+    assert len(pids) == 3, (tmp_path / "errors").read_text()
+    assert all(map(gone, pids))
 
 
 # --- ahead of the one that is timed ----------------------------------------------------------------------------------
