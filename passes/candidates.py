@@ -235,7 +235,7 @@ class Candidates:
                     taken: set[EinsumOp] = set()
                     if producer.is_map:
                         cheap_input = uses <= cluster and not self._widens(producer, reads)
-                        if cheap_input or not producer.operands or (uses <= cluster and self._of_indices(producer)):
+                        if cheap_input or not producer.operands or (uses <= cluster and self.of_indices(producer)):
                             taken = {producer}
                     elif uses <= cluster and not self.is_contraction(producer):
                         taken = self._statistic_of_reads(producer, reads)
@@ -259,9 +259,9 @@ class Candidates:
             pending.extend(owner.operands)  # pyright: ignore
         return taken
 
-    def _of_indices(self, op: EinsumOp) -> bool:
+    def of_indices(self, op: EinsumOp) -> bool:
         """A map of maps of indices alone: it reads nothing, whatever the size of what lies between."""
-        return op.is_map and all(isinstance(v.owner, EinsumOp) and self._of_indices(v.owner) for v in op.operands)
+        return op.is_map and all(isinstance(v.owner, EinsumOp) and self.of_indices(v.owner) for v in op.operands)
 
     def _widens(self, op: EinsumOp, reads: Container[SSAValue]) -> bool:
         """A map that has a cluster read more than its result saves nothing by being recomputed per tile."""

@@ -120,8 +120,8 @@ class _Product:
         return wide
 
     def _upwards(self, last: Iterable[EinsumOp]) -> set[EinsumOp]:
-        """Operations with what they are computed from, down to the product; maps without inputs come along, and what they
-        alone read that is a small map of something loaded (a bound of it, say)."""
+        """Operations with what they are computed from, down to the product.  Maps without inputs come along, and so do maps
+        that they alone read: of indices, or small ones of something loaded (a bound of it, say)."""
         found: set[EinsumOp] = set()
         pending: list[Operation] = list(last)
         while pending:
@@ -134,7 +134,7 @@ class _Product:
                     if v in self.kept
                     or not getattr(v.owner, "inputs", True)
                     or self._beside(v)
-                    or self._of_loaded(v, found)
+                    or self._comes_along(v, found)
                 }
                 pending.extend(o for o in owners if isinstance(o, Operation))
         return found
@@ -160,15 +160,16 @@ class _Product:
             self.others[value] = found
         return self.others[value]
 
-    def _of_loaded(self, value: SSAValue, readers: set[EinsumOp]) -> bool:
-        """Whether a value is a map of values of the block's arguments, no larger than it, that nothing but `readers` read."""
+    def _comes_along(self, value: SSAValue, readers: set[EinsumOp]) -> bool:
+        """Whether nothing but `readers` read a map, and it is one of indices alone, or a small one of the block's arguments."""
         op = value.owner
-        return (
-            isinstance(op, EinsumOp)
-            and op.is_map
-            and all(isinstance(v, BlockArgument) and self.elements(v) <= self.elements(value) for v in op.inputs)
+        if not isinstance(op, EinsumOp) or not op.is_map:
+            return False
+        if any(u.operation not in readers for r in op.results for u in r.uses):
+            return False
+        return self.candidates.of_indices(op) or (
+            all(isinstance(v, BlockArgument) and self.elements(v) <= self.elements(value) for v in op.inputs)
             and MUCH_LARGER * self.elements(value) <= self.large
-            and {u.operation for r in op.results for u in r.uses} <= readers
         )
 
     def _stands_alone(self, ops: frozenset[EinsumOp]) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from harness import check, program_of
 from torch import Tensor
+from xdsl.ir import BlockArgument
 
 import fusecade
 from fusecade.passes.candidates import Candidates
@@ -91,11 +92,38 @@ def test_gradients_of_row_weights_keep_their_values(target: str):
     check(row_weights, rows_and_columns(), target)
 
 
+def masked_weights(q: Tensor, k: Tensor, v: Tensor, g: Tensor, m: Tensor, t: Tensor, d: Tensor) -> tuple[Tensor, ...]:
+    """The same where a row sees half of the columns, as a map of a map of indices has it."""
+    unseen = torch.ones(q.shape[0], k.shape[0]).tril() == 0
+    p = torch.exp((q @ k.T).masked_fill(unseen, -math.inf) - m) / t
+    s = p * (g @ v.T - d)
+    return s @ k, s.T @ q, p.T @ g
+
+
+def test_a_mask_of_indices_is_computed_again():
+    ((one, other),) = found(masked_weights, rows_and_columns())
+    for cone in (one, other):
+        read = {v for o in cone.ops for v in o.inputs if v.owner not in cone.ops}
+        assert all(isinstance(v, BlockArgument) for v in read)
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90"])
+def test_masked_gradients_keep_their_values(target: str):
+    check(masked_weights, rows_and_columns(), target)
+
+
 KEPT: dict[str, tuple[Callable, list[Tensor]]] = {
     "one way to reduce it": (lambda h, e, a, c: torch.softmax(h @ e.T, 1) @ a, drawn(24, 40, 4)),
     "it is a result": (lambda h, e, a, c: (h @ e.T, *ties(h, e, a, c)), drawn(24, 40, 4)),
     "a map of it is a result": (lambda h, e, a, c: (torch.relu(h @ e.T), *ties(h, e, a, c)), drawn(24, 40, 4)),
     "as large as an operand": (ties, drawn(24, 40, 24)),
+    "a mask as large is read elsewhere": (
+        lambda q, k, *rest: (
+            *masked_weights(q, k, *rest),
+            (torch.ones(q.shape[0], k.shape[0]).tril() == 0).sum(0),
+        ),
+        rows_and_columns(),
+    ),
     "as large a value is read": (
         lambda h, e, w, a, c: (lambda p: (p @ a, p.T @ c))((h @ e.T) * w),
         [*drawn(24, 40, 4)[:2], torch.ones(24, 40), *drawn(24, 40, 4)[2:]],
