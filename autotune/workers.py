@@ -177,7 +177,7 @@ class _Watchdog:
     """The process of `watchdog.py`.  Without it workers still end, but for when this process is killed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may come upon a forgotten pool, and close it, within `say`
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(WATCHDOG)], stdin=subprocess.PIPE, start_new_session=True, text=True
         )
