@@ -4,7 +4,7 @@ JOBS   ?= 2
 ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A test that hangs fails, with where each thread was; the others go on.  The slowest takes half a minute on two cores.
+# A test that hangs fails, with where each thread was; the others go on.  The slowest takes 20 s on two cores.
 HANGS  := -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
